@@ -1,0 +1,233 @@
+"""The run's configuration: frozen, typed pydantic models. `config_file.read_config` loads and checks a file.
+
+DeepSpeed's own configuration is derived from this one (`parallel/engine.py`); nothing is said twice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(Section):
+    """Shape of the encoder-decoder Transformer and the ids its tokenizer uses."""
+
+    vocab_size: Positive
+    hidden_size: Positive = 512
+    ffn_hidden_size: Positive = 2048
+    num_attention_heads: Positive = 8
+    encoder_layers: Positive = 6
+    decoder_layers: Positive = 6
+    pre_layer_norm: bool = False
+    """LayerNorm before each sublayer (and once at the end) instead of after it."""
+    activation: Literal["relu", "gelu"] = "gelu"
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    max_positions: Positive = 1024
+    """Rows of the position tables: the longest source, and the longest target with bos and eos."""
+    length_classes: Positive = 256
+    """Target lengths the length head tells apart; longer ones fall in the last class."""
+    scale_embedding: bool = False
+    """Multiply token embeddings by the square root of `hidden_size`."""
+    embedding_layer_norm: bool = True
+    dropout: Probability = 0.1
+    attention_dropout: Probability = 0.0
+    activation_dropout: Probability = 0.0
+    ar_position_offset: Literal[0, 1] = 1
+    """Where the AR query that predicts target token p sits: at p - 1 (0) or at p (1). Fixed for a model's life."""
+    pad_token_id: Count = 0
+    bos_token_id: Count = 1
+    eos_token_id: Count = 2
+    unk_token_id: Count = 3
+    mask_token_id: Count = 4
+
+
+class MaskingConfig(Section):
+    """Which target positions are masked, and what the encoder sees of them (METHOD §4)."""
+
+    kind: Literal["infill", "span", "uniform"]
+    """`infill`: denoising, the source is made from the target; `span`, `uniform`: a given source, whole spans or
+    as many single positions as a uniform draw says."""
+    ratio: Share = 0.3
+    """Share of the target the spans add up to before overlaps."""
+    mean_span_length: Annotated[float, Field(gt=0)] = 3.0
+    visible_share: Share = 0.5
+    """`infill`: share of spans left readable in the encoder input."""
+    rotate_probability: Share = 0.0
+    """`infill`: probability that the encoder input is rotated at a random place."""
+
+
+class ObjectiveConfig(Section):
+    """Weights of METHOD §3. `recipe` gives the defaults of all of them: `pretraining` or `translation`."""
+
+    recipe: Literal["pretraining", "translation"] = "pretraining"
+    ce_ar: Weight
+    ce_nar: Weight
+    ce_aux: Weight
+    kl_ar_aux: Weight
+    kl_aux_nar: Weight
+    kl_ar_nar: Weight
+    length: Weight
+    label_smoothing: Probability
+    normalize_by: Literal["slots", "tokens"]
+    """Divide each term by the number of its own slots, or every term by the number of target tokens."""
+    masking: MaskingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        recipe = RECIPES.get(given.get("recipe", "pretraining"))
+        if recipe is None:
+            return given
+        filled = {**recipe, **given}
+        if isinstance(given.get("masking"), dict):
+            filled["masking"] = {**recipe["masking"], **given["masking"]}
+        return filled
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretraining": {
+        **dict(ce_ar=0.5, ce_nar=0.5, ce_aux=0.5, kl_ar_aux=0.5, kl_aux_nar=0.5, kl_ar_nar=0.0, length=0.0),
+        **dict(label_smoothing=0.0, normalize_by="tokens", masking={"kind": "infill"}),
+    },
+    "translation": {
+        **dict(ce_ar=1.0, ce_nar=0.5, ce_aux=0.5, kl_ar_aux=3.0, kl_aux_nar=1.0, kl_ar_nar=1.0, length=0.1),
+        **dict(label_smoothing=0.1, normalize_by="slots"),
+        **dict(masking={"kind": "span", "ratio": 0.7, "mean_span_length": 2.0}),
+    },
+}
+
+
+class CorpusConfig(Section):
+    """One corpus of the mixture."""
+
+    path: str
+    """Folder of shards with its `manifest.json`: a local path or any fsspec URL."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DataConfig(Section):
+    """What is read, in which batches. A step reads `global_batch_size`, whatever the number of ranks."""
+
+    train: Annotated[tuple[CorpusConfig, ...], Field(min_length=1, strict=False)]
+    valid: str | None = None
+    """Corpus for the validation loss."""
+    batch_unit: Literal["tokens", "sequences"] = "tokens"
+    """Unit of the two sizes below; a sequence costs the longer of its source and target, padding counted."""
+    global_batch_size: Positive
+    """A step, over all ranks and accumulation steps."""
+    micro_batch_size: Positive
+    """One forward pass of one rank. Gradient accumulation is derived."""
+    window: Positive = 16384
+    """Samples among which batches of like length are formed."""
+    shuffle_shards: Positive = 16
+    """Shards among which samples are shuffled."""
+    num_workers: Count = 1
+    """Processes per rank that read and build batches ahead."""
+    cache_dir: str | None = None
+    """Where shards read from a URL are kept (default: `.cache/janus_pt` in the home folder)."""
+
+
+class OptimizerConfig(Section):
+    """AdamW; biases and LayerNorms are not decayed."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Weight = 0.01
+    clip_norm: Weight = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate: linear warm-up, then a decay that reaches `final_lr` at `run.max_steps` (not `inverse_sqrt`)."""
+
+    kind: Literal["inverse_sqrt", "polynomial", "cosine"] = "polynomial"
+    warmup_steps: Count = 0
+    final_lr: Weight = 0.0
+    power: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ParallelConfig(Section):
+    """How the model is spread; the data-parallel size is what remains of the world size."""
+
+    zero_stage: Literal[0, 1] = 1
+    """DeepSpeed ZeRO: 0 keeps the optimizer state on every rank, 1 shares it out."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+
+class PrecisionConfig(Section):
+    """Arithmetic of the forward and backward pass; master weights and optimizer state are float32."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written and which are kept."""
+
+    every: Positive = 1000
+    """Steps between two checkpoints; one is always written at the end."""
+    keep_last: Positive = 2
+    keep_best: bool = True
+    """Keep the checkpoint with the lowest validation loss as well."""
+
+
+class TrackingConfig(Section):
+    """MLflow; `metrics.jsonl` in the run folder is written in any case."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///runs/mlflow.db"
+    experiment: str = "janus_pt"
+    system_metrics: bool = True
+
+
+class RunConfig(Section):
+    """The run itself."""
+
+    output_dir: str
+    seed: Count = 1
+    max_steps: Positive
+    log_every: Positive = 10
+    eval_every: Count = 0
+    """Steps between two validations; 0 validates at the end only."""
+    init_from: str | None = None
+    """Export folder whose weights the run starts from."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """The device's peak for MFU; found out when not given."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig = Field(default_factory=lambda: ObjectiveConfig.model_validate({}))
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunConfig
+    deepspeed: dict[str, Any] = {}
+    """Added to DeepSpeed's derived configuration; a key that is derived is an error."""
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of one step, over all ranks."""
+        return self.data.global_batch_size // self.data.micro_batch_size

@@ -1,0 +1,37 @@
+"""The one exception that means "the user can fix this", and how a launcher reports it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(ValueError):
+    """Bad input: config, data, checkpoint or arguments.
+
+    The message names what is wrong (key, file, line) and what to do about it. Launchers print it without a
+    stack trace and leave with exit code 2; everything else is a defect of ours and keeps its trace.
+    """
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn a `UserError` raised inside into its message on stderr (first rank only) and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def entry_point(main: Callable[[], None]) -> None:
+    """Run a launcher's `main` with user errors reported as one message."""
+    with reported():
+        main()

@@ -1,0 +1,1 @@
+"""The encoder-decoder Transformer. Knows no process group, no objective and no data."""

@@ -1,0 +1,101 @@
+"""Transformer layers, post- or pre-LayerNorm. Parameter names follow fairseq and Hugging Face's BART."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_pt.config import ModelConfig
+from janus_pt.model.attention import Attention, LayerCache, Mask
+from janus_pt.model.layers import Layers
+
+LAYER_NORM_EPS = 1e-5
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+
+
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """A LayerNorm over the hidden size."""
+    return nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: self-attention's and the feed-forward network's parts."""
+
+    def __init__(self, config: ModelConfig, layers: Layers) -> None:
+        super().__init__()
+        self.pre_layer_norm = config.pre_layer_norm
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation = ACTIVATIONS[config.activation]
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.self_attn = self._attention(config, layers)
+        self.self_attn_layer_norm = layer_norm(config)
+        self.fc1 = layers.column(config.hidden_size, config.ffn_hidden_size)
+        self.fc2 = layers.row(config.ffn_hidden_size, config.hidden_size)
+        self.final_layer_norm = layer_norm(config)
+
+    @staticmethod
+    def _attention(config: ModelConfig, layers: Layers) -> Attention:
+        return Attention(config.hidden_size, config.num_attention_heads, config.attention_dropout, layers)
+
+    def _residual(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """`x` plus what the sublayer makes of it, normalised before or after."""
+        if self.pre_layer_norm:
+            return x + self.dropout(sublayer(norm(x)))
+        return norm(x + self.dropout(sublayer(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
+
+
+class EncoderLayer(Layer):
+    """Self-attention, feed-forward."""
+
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        """`x [batch, length, hidden]` to the same shape."""
+        attention = self.self_attn
+        x = self._residual(x, self.self_attn_layer_norm, lambda h: attention(h, attention.keys_values(h), mask))
+        return self._residual(x, self.final_layer_norm, self._feed_forward)
+
+
+class DecoderLayer(Layer):
+    """Self-attention on the content slots, cross-attention, feed-forward.
+
+    Keys and values are made of the layer's input at the content slots alone: this is two-stream attention,
+    queries and contents sharing all parameters.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Layers) -> None:
+        super().__init__(config, layers)
+        self.encoder_attn = self._attention(config, layers)
+        self.encoder_attn_layer_norm = layer_norm(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_out: Tensor,
+        num_content: int,
+        self_mask: Mask | None,
+        cross_mask: Mask | None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """`x [batch, slots, hidden]` to the same shape; `cache` carries earlier content slots and the source's keys."""
+
+        def self_attention(h: Tensor) -> Tensor:
+            keys_values = self.self_attn.keys_values(h[:, :num_content])
+            if cache is not None:
+                keys_values = cache.extend(*keys_values)
+            return self.self_attn(h, keys_values, self_mask)
+
+        def cross_attention(h: Tensor) -> Tensor:
+            memory = cache.memory if cache is not None else None
+            if memory is None:
+                memory = self.encoder_attn.keys_values(encoder_out)
+            if cache is not None:
+                cache.memory = memory
+            return self.encoder_attn(h, memory, cross_mask)
+
+        x = self._residual(x, self.self_attn_layer_norm, self_attention)
+        x = self._residual(x, self.encoder_attn_layer_norm, cross_attention)
+        return self._residual(x, self.final_layer_norm, self._feed_forward)

@@ -1,0 +1,79 @@
+"""The JANUS Transformer: one encoder, one decoder for all streams, one embedding for everything."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_pt.config import ModelConfig
+from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_mask, source_mask
+from janus_pt.model.layers import PLAIN, Layers, init_weight
+from janus_pt.model.stack import Decoder, Encoder
+from janus_pt.slots import POSITION, TOKEN, Slots, Source
+
+
+class JanusTransformer(nn.Module):
+    """Encoder-decoder Transformer over slots (Liang et al. 2022).
+
+    `embed_tokens` serves source, target and the output projection. `layers` decides how the weights are sharded.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = layers.embedding(config.vocab_size, config.hidden_size)
+        self.encoder = Encoder(config, layers)
+        self.decoder = Decoder(config, layers)
+        self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        init_weight(self.embed_length.weight.data)
+
+    def recompute_activations(self, recompute: bool) -> None:
+        """Turn activation checkpointing of every block on or off."""
+        self.encoder.recompute = self.decoder.recompute = recompute
+
+    def _blocks(self, source: Source) -> bool:
+        return block_masks_apply(source.tokens.device, self.config.attention_dropout if self.training else 0.0)
+
+    def encode(self, source: Source) -> Tensor:
+        """Encoder output `[batch, source, hidden]`; meaningless at padding."""
+        mask = source_mask(source.samples, source, self._blocks(source))
+        return self.encoder(self.embed_tokens(source.tokens), source.positions, mask)
+
+    def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
+        """Hidden states `[batch, slots, hidden]` of all slots in one pass."""
+        blocks = self._blocks(source)
+        return self.decoder(
+            self.embed_tokens(slots[TOKEN]),
+            slots[POSITION],
+            encoder_out,
+            slots.num_content,
+            decoder_mask(slots, blocks),
+            source_mask(slots.samples, source, blocks),
+        )
+
+    def decode_step(
+        self, tokens: Tensor, position: int, encoder_out: Tensor, cross_mask: Tensor, caches: list[LayerCache]
+    ) -> Tensor:
+        """One step of left-to-right decoding: hidden states `[batch, hidden]` of the query slot.
+
+        `tokens [batch, 2]`: the newest content token, which enters the caches, and the mask symbol, which never
+        does. Both sit at `position` and read all content so far; `cross_mask` is `[batch, 1, 1, source]`.
+        """
+        positions = tokens.new_full(tokens.shape, position)
+        hidden = self.decoder(self.embed_tokens(tokens), positions, encoder_out, 1, None, cross_mask, caches)
+        return hidden[:, 1]
+
+    def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
+        """Scores of the target lengths `[batch, length_classes]` from the mean of the encoder output."""
+        real = (source.samples >= 0).unsqueeze(-1).to(encoder_out.dtype)
+        pooled = (encoder_out * real).sum(1) / real.sum(1).clamp(min=1)
+        return self.embed_length(pooled)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary scores of hidden states, for an unsharded model; no bias."""
+        return F.linear(hidden, self.embed_tokens.weight)
+
+    def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
+        """Hidden states of all slots `[batch, slots, hidden]` and length scores `[batch, length_classes]`."""
+        encoder_out = self.encode(source)
+        return self.decode(slots, encoder_out, source), self.length_logits(encoder_out, source)

@@ -1,0 +1,108 @@
+"""Examples, and batches of them: padded slots and the places that predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from janus_pt.slots import PADDING, SlotArray, Slots, Source, pad_sources
+
+IntArray = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as numpy arrays.
+
+    source: `[length]` token ids; content, query: slots `[n, 7]`; targets: the predicted tokens `[rows]`, ordered so
+    that every stream predicts a prefix of them; predict: for each stream the slots that do, `[rows of the stream]`,
+    content slots counted from 0 and query slots after them; length: target tokens with bos and eos.
+    """
+
+    source: IntArray
+    content: SlotArray
+    query: SlotArray
+    targets: IntArray
+    predict: Mapping[str, IntArray]
+    length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples on a device. `predict[stream]` indexes `[batch × slots]`; its rows are a prefix of `targets`'.
+
+    `sample_ids` says where in the corpora the samples came from (for reports); `counted` is false for a batch that
+    only keeps the ranks in step.
+    """
+
+    source: Source
+    slots: Slots
+    targets: Tensor
+    predict: dict[str, Tensor]
+    lengths: Tensor
+    counted: bool = True
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device; the copies are asynchronous from pinned memory."""
+
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=True)
+
+        predict = {stream: move(slots) for stream, slots in self.predict.items()}
+        return Batch(
+            self.source.to(device), self.slots.to(device), move(self.targets), predict, move(self.lengths), self.counted
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; called by torch's DataLoader."""
+        source = Source(*(t.pin_memory() for t in (self.source.tokens, self.source.positions, self.source.samples)))
+        slots = Slots(self.slots.table.pin_memory(), self.slots.num_content)
+        predict = {stream: index.pin_memory() for stream, index in self.predict.items()}
+        return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory(), self.counted)
+
+
+def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
+    """Pad examples to a batch; contents to a common width, then queries."""
+    content = _pad_slots([e.content for e in examples], pad_token_id)
+    query = _pad_slots([e.query for e in examples], pad_token_id)
+    table = torch.from_numpy(np.concatenate((content, query), axis=1))
+    width, num_content = table.shape[1], content.shape[1]
+
+    streams = list(examples[0].predict)
+    depth = np.concatenate([_depth(e) for e in examples])
+    order = np.argsort(-depth, kind="stable")
+    targets = np.concatenate([e.targets for e in examples])[order]
+    predict = {}
+    for stream in streams:
+        slots = np.full(len(order), -1, dtype=np.int64)
+        offset = 0
+        for row, example in enumerate(examples):
+            index = example.predict[stream]
+            shift = np.where(index < len(example.content), 0, num_content - len(example.content))
+            slots[offset : offset + len(index)] = row * width + index + shift
+            offset += len(example.targets)
+        slots = slots[order]
+        predict[stream] = torch.from_numpy(slots[slots >= 0])
+    lengths = torch.tensor([e.length for e in examples])
+    source = pad_sources([e.source for e in examples], pad_token_id)
+    return Batch(source, Slots(table, num_content), torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+
+
+def _depth(example: Example) -> IntArray:
+    """Number of streams that predict each target."""
+    rows = np.arange(len(example.targets))
+    return np.sum([rows < len(index) for index in example.predict.values()], axis=0)
+
+
+def _pad_slots(slots: list[SlotArray], pad_token_id: int) -> SlotArray:
+    padded = np.empty((len(slots), max(len(s) for s in slots), PADDING.shape[0]), dtype=np.int32)
+    padded[:] = PADDING
+    padded[..., 0] = pad_token_id
+    for row, part in enumerate(slots):
+        padded[row, : len(part)] = part
+    return padded
