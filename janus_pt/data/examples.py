@@ -1,0 +1,58 @@
+"""From stored token arrays to examples of the objective: boundary symbols, noise, slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from janus_pt.config import MaskingConfig, ModelConfig, ObjectiveConfig
+from janus_pt.data.noise import infill, span_mask, uniform_mask
+from janus_pt.objectives import janus
+from janus_pt.objectives.batch import Example
+
+IntArray = np.ndarray[Any, np.dtype[Any]]
+Prepare = Callable[[Mapping[str, IntArray], Generator], Example]
+
+
+def example_maker(model: ModelConfig, objective: ObjectiveConfig) -> Prepare:
+    """A function from a stored sample (`text`, or `source` and `target`) and its generator to an `Example`."""
+    masking = objective.masking
+
+    def prepare(fields: Mapping[str, IntArray], rng: Generator) -> Example:
+        target = _with_boundaries(fields["target" if "target" in fields else "text"], model)
+        if masking.kind == "infill":
+            source, masked = _infilled(rng, target, model, masking)
+        else:
+            source = _with_boundaries(fields["source"], model)
+            masked = _masked(rng, len(target), masking)
+        return janus.example(source, target, masked, model.mask_token_id, model.ar_position_offset)
+
+    return prepare
+
+
+def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:
+    return np.concatenate(([model.bos_token_id], tokens, [model.eos_token_id])).astype(np.int32)
+
+
+def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:
+    if masking.kind == "uniform":
+        return uniform_mask(rng, length)
+    return span_mask(rng, length, masking.ratio, masking.mean_span_length)
+
+
+def _infilled(
+    rng: Generator, target: IntArray, model: ModelConfig, masking: MaskingConfig
+) -> tuple[IntArray, IntArray]:
+    return infill(
+        rng,
+        target,
+        model.mask_token_id,
+        masking.ratio,
+        masking.mean_span_length,
+        masking.visible_share,
+        masking.rotate_probability,
+        model.max_positions,
+    )
