@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,20 @@ from janus_pt.objectives import janus
 from janus_pt.objectives.batch import Example
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
-Prepare = Callable[[Mapping[str, IntArray], Generator], Example]
 
 
-def example_maker(model: ModelConfig, objective: ObjectiveConfig) -> Prepare:
-    """A function from a stored sample (`text`, or `source` and `target`) and its generator to an `Example`."""
+def make_example(
+    fields: Mapping[str, IntArray], rng: Generator, *, model: ModelConfig, objective: ObjectiveConfig
+) -> Example:
+    """A stored sample (`text`, or `source` and `target`) as the objective's example; all chance comes from `rng`."""
     masking = objective.masking
-
-    def prepare(fields: Mapping[str, IntArray], rng: Generator) -> Example:
-        target = _with_boundaries(fields["target" if "target" in fields else "text"], model)
-        if masking.kind == "infill":
-            source, masked = _infilled(rng, target, model, masking)
-        else:
-            source = _with_boundaries(fields["source"], model)
-            masked = _masked(rng, len(target), masking)
-        return janus.example(source, target, masked, model.mask_token_id, model.ar_position_offset)
-
-    return prepare
+    target = _with_boundaries(fields["target" if "target" in fields else "text"], model)
+    if masking.kind == "infill":
+        source, masked = _infilled(rng, target, model, masking)
+    else:
+        source = _with_boundaries(fields["source"], model)
+        masked = _masked(rng, len(target), masking)
+    return janus.example(source, target, masked, model.mask_token_id, model.ar_position_offset)
 
 
 def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:

@@ -34,18 +34,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device. `predict[stream]` indexes `[batch × slots]`; its rows are a prefix of `targets`'.
-
-    `sample_ids` says where in the corpora the samples came from (for reports); `counted` is false for a batch that
-    only keeps the ranks in step.
-    """
+    """Samples on a device. `predict[stream]` indexes `[batch × slots]`; its rows are a prefix of `targets`'."""
 
     source: Source
     slots: Slots
     targets: Tensor
     predict: dict[str, Tensor]
     lengths: Tensor
-    counted: bool = True
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; the copies are asynchronous from pinned memory."""
@@ -54,16 +49,14 @@ class Batch:
             return t.to(device, non_blocking=True)
 
         predict = {stream: move(slots) for stream, slots in self.predict.items()}
-        return Batch(
-            self.source.to(device), self.slots.to(device), move(self.targets), predict, move(self.lengths), self.counted
-        )
+        return Batch(self.source.to(device), self.slots.to(device), move(self.targets), predict, move(self.lengths))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
         source = Source(*(t.pin_memory() for t in (self.source.tokens, self.source.positions, self.source.samples)))
         slots = Slots(self.slots.table.pin_memory(), self.slots.num_content)
         predict = {stream: index.pin_memory() for stream, index in self.predict.items()}
-        return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory(), self.counted)
+        return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory())
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:

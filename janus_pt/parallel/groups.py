@@ -1,0 +1,80 @@
+"""Process groups: torch.distributed, started once, with megatron-core's `parallel_state` as the one truth."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from megatron.core import parallel_state
+
+TIMEOUT = timedelta(minutes=30)
+JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
+"""DeepSpeed would compile these at every start on a CPU, for a minute or two; gloo does their work."""
+
+
+class Mpu:
+    """What DeepSpeed asks of an `mpu`, answered by `parallel_state` (which lacks two of the names)."""
+
+    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
+    get_model_parallel_group = staticmethod(parallel_state.get_model_parallel_group)
+    get_tensor_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
+    get_tensor_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
+    get_data_parallel_world_size = staticmethod(parallel_state.get_data_parallel_world_size)
+    get_data_parallel_rank = staticmethod(parallel_state.get_data_parallel_rank)
+    get_data_parallel_group = staticmethod(parallel_state.get_data_parallel_group)
+
+
+def device() -> torch.device:
+    """This process's device."""
+    return torch.device(get_accelerator().current_device_name())
+
+
+def initialize(tensor_parallel_size: int = 1) -> torch.device:
+    """Join the job's process groups and return this process's device; all ranks take part.
+
+    Under plain `python` the job is one process. The launcher's environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
+    `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu:
+        accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        share_cores()
+    for op in JUST_IN_TIME_OPS:
+        deepspeed.ops.__compatible_ops__[op] = False
+    backend = "gloo" if on_cpu else accelerator.communication_backend_name()
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel_size)
+    return device()
+
+
+def share_cores() -> None:
+    """Give the processes of this node equal numbers of threads, unless OMP_NUM_THREADS decides."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def shutdown() -> None:
+    """Leave the process groups."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

@@ -1,0 +1,115 @@
+"""The training loop: read, step, report, validate, save, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param
+from megatron.core import parallel_state
+
+from janus_pt.config import Config
+from janus_pt.config_file import to_json
+from janus_pt.data.loader import valid_batches
+from janus_pt.export import save_export
+from janus_pt.parallel import groups
+from janus_pt.train import checkpoint
+from janus_pt.train.reporting import Reporter
+from janus_pt.train.run import Run, example_functions, prepare, tokenizer_file
+from janus_pt.train.schedule import learning_rate
+from janus_pt.train.step import StepResult, evaluate, report, train_step
+
+
+def train(config: Config, resume: bool) -> None:
+    """Train to `run.max_steps`, validating and saving on the way, and export the model; all ranks take part.
+
+    Raises:
+        UserError: something in the config, the data or the checkpoint is wrong.
+    """
+    try:
+        run = prepare(config, resume)
+        with Reporter(run) as reporter:
+            if run.step == 0:
+                validate(run, reporter)
+            for result in steps(run):
+                if due(run, config.run.log_every):
+                    reporter.train_step(report(run.module, result, run.group))
+                if due(run, config.run.eval_every):
+                    validate(run, reporter)
+                if due(run, config.checkpoint.every):
+                    save(run)
+            reporter.finished(export(run))
+    finally:
+        groups.shutdown()
+
+
+def due(run: Run, every: int) -> bool:
+    """Whether what happens every `every` steps (0: never) and at the end happens now."""
+    return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
+
+
+def steps(run: Run) -> Iterator[StepResult]:
+    """Train step after step; `run` has moved on when a result is given out."""
+    config = run.config
+    if run.step >= config.run.max_steps:
+        return
+    with closing(iter(run.loader)) as batches:  # type: ignore[type-var]
+        while run.step < config.run.max_steps:
+            step = run.step + 1
+            rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
+            for group in run.engine.optimizer.param_groups:
+                group["lr"] = rate
+            result = train_step(run.engine, next(batches), step, config.run.seed, run.group)
+            run.step = step
+            run.counts += result.counts
+            yield result
+
+
+def validate(run: Run, reporter: Reporter) -> None:
+    """Loss of every stream on `data.valid`; all ranks take part."""
+    config = run.config
+    if config.data.valid is None:
+        return
+    batches = valid_batches(
+        config.data,
+        **example_functions(config),
+        max_length=config.model.max_positions,
+        rank=parallel_state.get_data_parallel_rank(),
+        ranks=parallel_state.get_data_parallel_world_size(),
+    )
+    losses = report(run.module, evaluate(run.engine, batches, run.group), run.group)
+    run.validated = {"step": run.step, "loss": losses["loss/total"]}
+    reporter.validation(losses)
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint and remove those that are not kept; all ranks take part.
+
+    The best checkpoint is the one with the lowest validation loss among those validated at their own step.
+    """
+    config = run.config.checkpoint
+    if run.validated.get("step") == run.step and run.validated["loss"] < run.best.get("loss", float("inf")):
+        run.best = run.validated
+    checkpoint.save(run.engine, run.checkpoints, run.step, run.state(), to_json(run.config))
+    if dist.get_rank() == 0:
+        best = int(run.best["step"]) if config.keep_best and run.best else None
+        checkpoint.prune(run.checkpoints, config.keep_last, best)
+
+
+def export(run: Run) -> Path:
+    """Write the model as a folder that `JanusModel.from_pretrained` reads; all ranks take part."""
+    target = run.folder / "export"
+    weights = {name: full_weight(p) for name, p in run.module.model.named_parameters()}
+    if dist.get_rank() == 0:
+        save_export(target, weights, run.config.model, tokenizer_file(run.config))
+    dist.barrier()
+    return target
+
+
+def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The float32 master weight, on the CPU; gathered from the ranks that share it out, all of which take part."""
+    master = safe_get_full_fp32_param(parameter)
+    return (parameter if master is None else master).detach().float().cpu()

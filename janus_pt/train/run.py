@@ -1,0 +1,184 @@
+"""What a training run consists of, put together and checked before the first step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from janus_pt.config import Config
+from janus_pt.config_file import to_json
+from janus_pt.data.examples import make_example
+from janus_pt.data.index import Corpus, open_corpus
+from janus_pt.data.loader import TrainLoader
+from janus_pt.data.store import local_copy
+from janus_pt.errors import UserError
+from janus_pt.export import load_weights
+from janus_pt.objectives.batch import Batch, collate
+from janus_pt.parallel import groups
+from janus_pt.parallel.engine import build_engine, build_module
+from janus_pt.train import checkpoint
+from janus_pt.train.step import SIZES, TrainingModule
+
+
+@dataclass
+class Run:
+    """One training run on this rank.
+
+    `counts` is what has been trained on so far, over the whole job; `validated` and `best` are the step and loss of
+    the last validation, and of the best one that has a checkpoint.
+    """
+
+    config: Config
+    engine: Any
+    loader: TrainLoader[Any, Batch]
+    counts: Tensor
+    step: int = 0
+    validated: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def module(self) -> TrainingModule:
+        """The module inside the engine."""
+        return self.engine.module
+
+    @property
+    def group(self) -> Any:
+        """The data-parallel group."""
+        return parallel_state.get_data_parallel_group()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run.output_dir)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.folder / "checkpoints"
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
+        layout = {"world_size": dist.get_world_size(), "zero_stage": self.config.parallel.zero_stage}
+        counts = self.counts.tolist()
+        return {"step": self.step, "best": self.best, "counts": counts, "layout": layout, "loader": self.loader.state_dict()}
+
+
+def prepare(config: Config, resume: bool) -> Run:
+    """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
+
+    Raises:
+        UserError: config, corpus, weights and checkpoint do not fit together.
+    """
+    device = groups.initialize()
+    check_folder(config, resume)
+    check_corpora(config)
+    loader = build_loader(config)
+    module = build_module(config)
+    if config.run.init_from is not None:
+        module.model.load_state_dict(load_weights(Path(config.run.init_from), config.model))
+    engine = build_engine(config, module)
+    counts = torch.zeros(len(module.names) + len(SIZES), dtype=torch.float64, device=device)
+    run = Run(config, engine, loader, counts)
+    if resume:
+        _restore(run)
+    return run
+
+
+def build_loader(config: Config) -> TrainLoader[Any, Batch]:
+    """The training data of this rank."""
+    return TrainLoader(
+        config.data,
+        **example_functions(config),
+        seed=config.run.seed,
+        max_length=config.model.max_positions,
+        micro_batches_per_step=config.micro_batches_per_step,
+        rank=parallel_state.get_data_parallel_rank(),
+        ranks=parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def example_functions(config: Config) -> dict[str, Any]:
+    """`prepare` and `collate` for the loaders, picklable."""
+    return {
+        "prepare": partial(make_example, model=config.model, objective=config.objective),
+        "collate": partial(collate, pad_token_id=config.model.pad_token_id),
+    }
+
+
+def check_folder(config: Config, resume: bool) -> None:
+    """Refuse to write over another run."""
+    folder = Path(config.run.output_dir)
+    if not resume and (folder / "checkpoints" / checkpoint.LATEST).exists():
+        raise UserError(f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir")
+
+
+def check_corpora(config: Config) -> None:
+    """Refuse corpora that do not fit the model, the objective or each other."""
+    paths = [corpus.path for corpus in config.data.train] + ([config.data.valid] if config.data.valid else [])
+    corpora = [open_corpus(path, config.data.cache_dir) for path in paths]
+    problems = []
+    for path, corpus in zip(paths, corpora, strict=True):
+        problems += [f"{path}: {problem}" for problem in _corpus_problems(config, corpus)]
+        if corpus.manifest.tokenizer.sha256 != corpora[0].manifest.tokenizer.sha256:
+            problems.append(f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them")
+    if problems:
+        raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
+
+
+def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
+    problems = []
+    size = corpus.manifest.tokenizer.vocab_size
+    if size != config.model.vocab_size:
+        problems.append(f"its tokenizer has {size} tokens, model.vocab_size is {config.model.vocab_size}; set it to {size}")
+    parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
+    if not parallel and not infilled:
+        problems.append('has no target side, so objective.masking.kind must be "infill"')
+    if parallel and infilled:
+        problems.append('has source and target, objective.masking.kind "infill" makes the source from a text; use "span"')
+    return problems
+
+
+def tokenizer_file(config: Config) -> Path:
+    """The corpora's tokenizer on the local disk."""
+    url = config.data.train[0].path
+    manifest = open_corpus(url, config.data.cache_dir).manifest
+    return local_copy(f"{url.rstrip('/')}/{manifest.tokenizer.file}", manifest.tokenizer.sha256, config.data.cache_dir)
+
+
+def _restore(run: Run) -> None:
+    saved = run.checkpoints / checkpoint.LATEST
+    if saved.is_file():
+        _check_same_run(run, run.checkpoints / saved.read_text().strip())
+    state = checkpoint.load(run.engine, run.checkpoints)
+    if state is None:
+        return
+    run.loader.load_state_dict(state["loader"])
+    run.step, run.best = state["step"], state["best"]
+    run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
+
+
+def _check_same_run(run: Run, folder: Path) -> None:
+    """Refuse a checkpoint of another model or layout before DeepSpeed reads it."""
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+        layout = json.loads((folder / checkpoint.STATE).read_text())["layout"]
+    except (OSError, ValueError, KeyError):
+        return  # `checkpoint.load` names what is missing or damaged
+    current = json.loads(to_json(run.config))
+    changed = [
+        f"{section}.{key} (was {saved[section].get(key)}, is {value})"
+        for section in ("model", "precision")
+        for key, value in current[section].items()
+        if saved[section].get(key) != value
+    ]
+    changed += [f"{key} (was {layout[key]}, is {value})" for key, value in run.state()["layout"].items() if layout[key] != value]
+    if changed:
+        raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")

@@ -1,0 +1,33 @@
+"""Train a JANUS model.
+
+One process:        python launchers/pretrain.py --config configs/janus_tiny.json
+Two CPU processes:  DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/janus_tiny.json
+GPUs of one node:   deepspeed launchers/pretrain.py --config configs/janus_large.json
+Several nodes:      deepspeed --hostfile hosts launchers/pretrain.py --config configs/janus_large.json
+Any value:          ... --set run.max_steps=1000 --set optimizer.lr=2e-4
+After a stop:       ... --resume auto
+"""
+
+from __future__ import annotations
+
+from janus_pt.config_file import read_config
+from janus_pt.errors import entry_point
+from janus_pt.launch import parse_training_arguments, world_size
+
+
+def main() -> None:
+    """Read and check the configuration, then train, or print the plan."""
+    arguments = parse_training_arguments(__doc__)
+    config = read_config(arguments.config, arguments.set, world_size())
+    if arguments.dry_run:
+        from janus_pt.train.plan import print_plan
+
+        print_plan(config, world_size())
+        return
+    from janus_pt.train.loop import train  # torch, megatron and DeepSpeed take seconds: a bad config is told first
+
+    train(config, resume=arguments.resume == "auto")
+
+
+if __name__ == "__main__":
+    entry_point(main)
