@@ -1,0 +1,157 @@
+"""A corpus's table of contents, `manifest.json`.
+
+A corpus is a folder of plain WebDataset tars (`shard-000000.tar`, members `KEY.FIELD.npy`, token ids without bos
+and eos), a sidecar index for each (`shard-000000.idx.npy`), a copy of the tokenizer, and this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from janus_pt.data import store
+from janus_pt.errors import UserError
+
+FORMAT = "janus_pt corpus"
+VERSION = 1
+FILE_NAME = "manifest.json"
+MAX_BYTES = 1 << 30
+"""A manifest larger than this is refused before memory is taken."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A name in the corpus folder itself: no separators, so that no manifest leads out of it."""
+TarName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$")]
+Count = Annotated[int, Field(ge=0)]
+FieldName = Literal["text", "source", "target"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tokenizer(_Part):
+    """The SentencePiece model the corpus was made with."""
+
+    file: FileName
+    sha256: Sha256
+    vocab_size: Annotated[int, Field(gt=0, le=1 << 32)]
+
+
+class Source(_Part):
+    """A file the corpus was made from; not part of the fingerprint."""
+
+    path: str
+    sha256: Sha256
+    bytes: Count
+
+
+class Shard(_Part):
+    """One tar and its index."""
+
+    file: TarName
+    samples: Count
+    tokens: dict[FieldName, Count]
+    bytes: Count
+    sha256: Sha256
+    index_sha256: Sha256
+
+    @property
+    def index_file(self) -> str:
+        """Name of the sidecar index."""
+        return self.file.removesuffix(".tar") + ".idx.npy"
+
+
+class Manifest(_Part):
+    """The whole file. Sums over the shards are checked, so its numbers can be relied on."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    fields: tuple[Literal["text"]] | tuple[Literal["source"], Literal["target"]]
+    dtype: Literal["uint16", "uint32"]
+    """Of the stored token ids."""
+    samples: Count
+    tokens: dict[FieldName, Count]
+    """Stored tokens by field."""
+    max_tokens: Annotated[int, Field(gt=0)]
+    """No field of a sample has more, bos and eos not counted."""
+    tokenizer: Tokenizer
+    sources: tuple[Source, ...]
+    skipped: Count
+    """Bad input lines left out."""
+    shards: tuple[Shard, ...]
+
+    @field_validator("format")
+    @classmethod
+    def _ours(cls, value: str) -> str:
+        if value != FORMAT:
+            raise ValueError(f"{value!r} is not {FORMAT!r}")
+        return value
+
+    @field_validator("version")
+    @classmethod
+    def _readable(cls, value: int) -> int:
+        if value != VERSION:
+            raise ValueError(f"{value} was written by another release; this one reads version {VERSION}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if (self.dtype == "uint16") != (self.tokenizer.vocab_size <= 1 << 16):
+            raise ValueError(f"dtype {self.dtype} does not fit a vocabulary of {self.tokenizer.vocab_size}")
+        if len({shard.file for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is listed twice")
+        if sum(shard.samples for shard in self.shards) != self.samples:
+            raise ValueError("samples is not the sum over the shards")
+        if any(set(tokens) != set(self.fields) for tokens in (self.tokens, *(shard.tokens for shard in self.shards))):
+            raise ValueError(f"tokens must be counted for exactly the fields {', '.join(self.fields)}")
+        if any(sum(shard.tokens[name] for shard in self.shards) != self.tokens[name] for name in self.fields):
+            raise ValueError("tokens is not the sum over the shards")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that decides what is read: the manifest's canonical JSON without `sources`."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"sources"}), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def write(self, folder: str | Path) -> Path:
+        """Write `manifest.json` into a local folder; it is there whole or not at all. Returns its path."""
+        path = Path(folder) / FILE_NAME
+        part = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(self.model_dump(mode="json"), file, sort_keys=True, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        return path
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check the manifest of the corpus in `folder`, a local path or any fsspec URL.
+
+    Raises:
+        UserError: there is none, it is not JSON, not ours, of another version, damaged or absurdly large.
+    """
+    url = store.join(str(folder), FILE_NAME)
+    path = store.local_path(url)
+    if path is not None and not path.exists():
+        raise UserError(f"{folder}: no corpus here ({FILE_NAME} is missing); build one with data_prep/build_shards.py")
+    content = store.read_bytes(url, MAX_BYTES)
+    try:
+        return Manifest.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{url}: {_first_problem(error)}; copy or build the corpus again") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem: Any = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
