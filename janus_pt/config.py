@@ -1,6 +1,6 @@
 """The run's configuration: frozen, typed pydantic models. `config_file.read_config` loads and checks a file.
 
-DeepSpeed's own configuration is derived from this one (`parallel/engine.py`); nothing is said twice.
+DeepSpeed's own configuration is derived from this one (`deepspeed_config.py`); nothing is said twice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, strict about types, no unknown keys."""
+    """A part of the configuration: frozen, strict about types, no unknown keys, no infinities."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -90,9 +90,9 @@ class ObjectiveConfig(Section):
     def _fill_from_recipe(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        recipe = RECIPES.get(given.get("recipe", "pretraining"))
-        if recipe is None:
-            return given
+        name = given.get("recipe")
+        # A wrong recipe is reported as itself, not as the lack of all that a recipe stands for.
+        recipe = RECIPES[name] if isinstance(name, str) and name in RECIPES else RECIPES["pretraining"]
         filled = {**recipe, **given}
         if isinstance(given.get("masking"), dict):
             filled["masking"] = {**recipe["masking"], **given["masking"]}
@@ -165,8 +165,8 @@ class ScheduleConfig(Section):
 class ParallelConfig(Section):
     """How the model is spread; the data-parallel size is what remains of the world size."""
 
-    zero_stage: Literal[0, 1] = 1
-    """DeepSpeed ZeRO: 0 keeps the optimizer state on every rank, 1 shares it out."""
+    zero_stage: Literal[1] = 1
+    """DeepSpeed ZeRO: 1 shares the optimizer state out over the data-parallel ranks."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
 

@@ -1,19 +1,24 @@
 """Smoothed cross-entropies and symmetric KL divergences, fused with the output projection (METHOD §3).
 
-Hidden states and the (vocabulary-sharded) embedding go in; the weighted total and every term's sum come out. Rows
-are walked in chunks, and gradients are made in the same walk, so no [slots × vocabulary] tensor outlives a chunk.
+Hidden states and the (vocabulary-sharded) embedding go in; the weighted total and every term's sum come out. Target
+tokens are walked in chunks, and gradients are made in the same walk: no [slots × vocabulary] tensor outlives a chunk.
 
-With logits z sharded over the vocabulary, only sums over v of a few products cross ranks:
+For one target token let z_a be the logits of stream a, less their maximum, p_a the softmax of them, and
 
-    -log p_t              =  lse - z_t
-    mean_v(-log p_v)      =  lse - mean_v z_v
-    KL(p‖q) + KL(q‖p)     =  E_p[Δ] - E_q[Δ],   Δ = z^p - z^q
-    ∂/∂z^p of that        =  p∘(Δ - E_p[Δ]) + (p - q)
+    G_ab = E_{p_a}[z_b]                                              (one sum over the vocabulary for each a, b)
+
+Then, with J_ab = ½[KL(p_a‖p_b) + KL(p_b‖p_a)] and Laplacian L of the graph whose edges are the pairs, each with half
+its weight, everything about the pairs is linear in the streams:
+
+    J_ab              =  ½ (G_aa - G_ab - G_ba + G_bb)               (the log-normalisers cancel)
+    ∂(Σ w J) / ∂z_a   =  p_a ∘ ((L z)_a - Σ_b L_ab G_ab) + (L p)_a
+
+Sums over the vocabulary are all that tensor-parallel ranks exchange.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,100 +89,98 @@ class _FusedLosses(torch.autograd.Function):
         coefficients = coefficients.to(dtype)
         sums = torch.zeros_like(coefficients)
         wanted = any(ctx.needs_input_grad)
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if wanted else None
-        grad_hidden = [torch.zeros_like(h) for h in hidden] if wanted else []
-        rows = max(1, CHUNK_ELEMENTS // max(1, len(real)))
-        for first in range(0, len(targets), rows):
-            chunk = _Chunk.project(hidden, real, targets, slice(first, first + rows), dtype)
-            grad_logits = chunk.losses(sums, coefficients, terms, vocab, wanted)
+        grad_weight = torch.zeros_like(real, dtype=dtype) if wanted else None
+        grad_hidden = [torch.zeros_like(h) for h in hidden]
+        for rows, streams in _chunks([len(h) for h in hidden], len(real)):
+            inputs = torch.stack([hidden[s][rows] for s in streams], dim=1)
+            logits = (inputs @ real.t()).to(dtype)
+            grad = _chunk_losses(logits, targets[rows], streams, sums, coefficients, terms, vocab, wanted)
             if grad_weight is None:
                 continue
-            for stream, part in enumerate(grad_logits):
-                part = part.to(weight.dtype)
-                inputs = hidden[stream][first : first + rows]
-                grad_hidden[stream][first : first + rows] = part @ real
-                grad_weight[: len(real)] += part.t() @ inputs
-        for grad in grad_hidden:
-            vocab.reduce(grad)
+            grad = grad.to(weight.dtype)
+            grad_weight += grad.flatten(0, 1).t() @ inputs.flatten(0, 1)
+            for index, part in zip(streams, (grad @ real).unbind(1), strict=True):
+                grad_hidden[index][rows] = part
         if grad_weight is not None:
-            ctx.save_for_backward(grad_weight.to(weight.dtype), *grad_hidden)
+            for grad in grad_hidden:
+                vocab.reduce(grad)
+            whole = torch.zeros_like(weight)
+            whole[: len(real)] = grad_weight
+            ctx.save_for_backward(whole, *grad_hidden)
         ctx.mark_non_differentiable(sums)
         return coefficients @ sums, sums
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_weight, *grad_hidden = ctx.saved_tensors
-        return (grad_weight * grads[0], None, None, None, None, *(h * grads[0].to(h.dtype) for h in grad_hidden))
+        scale = grads[0].to(grad_weight.dtype)
+        return (grad_weight * scale, None, None, None, None, *(h * scale for h in grad_hidden))
 
 
-@dataclass
-class _Chunk:
-    """Logits of the same few target tokens under every stream, `[rows of the stream, local vocabulary]` each."""
-
-    logits: list[Tensor]
-    targets: Tensor
-
-    @classmethod
-    def project(
-        cls, hidden: tuple[Tensor, ...], weight: Tensor, targets: Tensor, rows: slice, dtype: torch.dtype
-    ) -> _Chunk:
-        return cls([(h[rows] @ weight.t()).to(dtype) for h in hidden], targets[rows])
-
-    def losses(
-        self, sums: Tensor, coefficients: Tensor, terms: Terms, vocab: VocabShard, wanted: bool
-    ) -> list[Tensor]:
-        """Add this chunk to the terms' `sums`; returns the total's gradient by the logits (if `wanted`)."""
-        index = {name: i for i, name in enumerate(terms.streams)}
-        pairs = [(index[a], index[b]) for a, b in terms.pairs]
-        maxima = _split(vocab.reduce(torch.cat([z.amax(1) for z in self.logits]), dist.ReduceOp.MAX), self.logits)
-        weights = [(z - m[:, None]).exp_() for z, m in zip(self.logits, maxima, strict=True)]
-        own, local = self._local_targets(vocab)
-        partial = [
-            torch.stack((w.sum(1), z.gather(1, local[: len(z), None])[:, 0] * own[: len(z)], z.sum(1)))
-            for w, z in zip(weights, self.logits, strict=True)
-        ]
-        deltas = [_difference(self.logits[a], self.logits[b]) for a, b in pairs]
-        moments = [
-            torch.stack(((weights[a][: len(d)] * d).sum(1), (weights[b][: len(d)] * d).sum(1)))
-            for (a, b), d in zip(pairs, deltas, strict=True)
-        ]
-        reduced = vocab.reduce(torch.cat([t.flatten() for t in (*partial, *moments)]))
-        pieces = reduced.split([t.numel() for t in (*partial, *moments)])
-        stats = [piece.view_as(t) for piece, t in zip(pieces, (*partial, *moments), strict=True)]
-
-        grads: list[Tensor] = []
-        smoothing = terms.label_smoothing
-        for i, (z, (total, target, mean)) in enumerate(zip(self.logits, stats, strict=False)):
-            log_normaliser = maxima[i] + total.log()
-            losses = log_normaliser - (1 - smoothing) * target - smoothing * mean / vocab.size
-            sums[i] += losses.sum()
-            weights[i].div_(total[:, None])
-            if wanted:
-                grad = (weights[i] - smoothing / vocab.size).mul_(coefficients[i])
-                grad.scatter_add_(1, local[: len(z), None], (own[: len(z), None] * -(1 - smoothing) * coefficients[i]))
-                grads.append(grad)
-        for j, ((a, b), delta) in enumerate(zip(pairs, deltas, strict=True), start=len(self.logits)):
-            rows = len(delta)
-            first, second = stats[j][0] / stats[a][0][:rows], stats[j][1] / stats[b][0][:rows]
-            sums[j] += 0.5 * (first - second).sum()
-            if wanted:
-                p, q, half = weights[a][:rows], weights[b][:rows], 0.5 * coefficients[j]
-                gap = p - q
-                grads[a][:rows] += (p * (delta - first[:, None]) + gap) * half
-                grads[b][:rows] -= (q * (delta - second[:, None]) + gap) * half
-        return grads
-
-    def _local_targets(self, vocab: VocabShard) -> tuple[Tensor, Tensor]:
-        """Which targets lie in this rank's rows (1 or 0), and their local index (0 for the others)."""
-        local = self.targets.long() - vocab.start
-        own = (local >= 0) & (local < self.logits[0].shape[1])
-        return own.to(self.logits[0].dtype), local * own
+def _chunks(lengths: list[int], vocab_rows: int) -> Iterator[tuple[slice, list[int]]]:
+    """Runs of target tokens with the streams that predict all of them."""
+    first = 0
+    while first < max(lengths):
+        streams = [s for s, length in enumerate(lengths) if length > first]
+        rows = max(1, CHUNK_ELEMENTS // (max(1, vocab_rows) * len(streams)))
+        last = min(first + rows, *(lengths[s] for s in streams))
+        yield slice(first, last), streams
+        first = last
 
 
-def _split(values: Tensor, like: list[Tensor]) -> tuple[Tensor, ...]:
-    return values.split([len(t) for t in like])
+def _chunk_losses(
+    logits: Tensor,
+    targets: Tensor,
+    streams: list[int],
+    sums: Tensor,
+    coefficients: Tensor,
+    terms: Terms,
+    vocab: VocabShard,
+    wanted: bool,
+) -> Tensor:
+    """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's gradient by them, if wanted.
+
+    Overwrites the logits.
+    """
+    smoothing, size = terms.label_smoothing, vocab.size
+    logits -= vocab.reduce(logits.amax(-1), dist.ReduceOp.MAX)[..., None]
+    p = logits.exp()
+    local = targets - vocab.start
+    own = (local >= 0) & (local < logits.shape[-1])
+    local = (local * own)[:, None, None].expand(-1, len(streams), 1)
+    target = logits.gather(-1, local)[..., 0] * own[:, None]
+    mean = logits.sum(-1) / size if smoothing else torch.zeros_like(target)
+    moments = torch.bmm(p, logits.transpose(1, 2))
+    total, target, mean, *moments = vocab.reduce(
+        torch.stack((p.sum(-1), target, mean, *moments.unbind(-1)))
+    ).unbind(0)
+    expected = torch.stack(moments, -1) / total[..., None]
+
+    count = len(terms.streams)
+    sums[streams] += (total.log() - (1 - smoothing) * target - smoothing * mean).sum(0)
+    laplacian = logits.new_zeros(len(streams), len(streams))
+    for j, (a, b) in enumerate(_active_pairs(terms, streams), start=count):
+        if a is None or b is None:
+            continue
+        gap = expected[:, a, a] - expected[:, a, b] - expected[:, b, a] + expected[:, b, b]
+        sums[j] += 0.5 * gap.sum()
+        laplacian[[a, b], [a, b]] += 0.5 * coefficients[j]
+        laplacian[[a, b], [b, a]] -= 0.5 * coefficients[j]
+    if not wanted:
+        return logits
+    p /= total[..., None]
+    weight = coefficients[streams]
+    pull = weight - (laplacian * expected).sum(-1)
+    if len(streams) == 1:
+        grad = p * pull[..., None]
+    else:
+        grad = (laplacian @ logits).add_(pull[..., None]).mul_(p).add_(laplacian @ p)
+    if smoothing:
+        grad -= (smoothing / size * weight)[:, None]
+    return grad.scatter_add_(-1, local, ((smoothing - 1) * weight * own[:, None])[..., None])
 
 
-def _difference(a: Tensor, b: Tensor) -> Tensor:
-    rows = min(len(a), len(b))
-    return a[:rows] - b[:rows]
+def _active_pairs(terms: Terms, streams: list[int]) -> Iterator[tuple[int | None, int | None]]:
+    """The pairs as places in `streams`; None for a stream that is not there."""
+    place = {terms.streams[s]: i for i, s in enumerate(streams)}
+    return ((place.get(a), place.get(b)) for a, b in terms.pairs)

@@ -12,21 +12,13 @@ from __future__ import annotations
 
 from janus_pt.config_file import read_config
 from janus_pt.errors import entry_point
-from janus_pt.launch import parse_training_arguments, world_size
+from janus_pt.launch import parse_training_arguments, run_training, world_size
 
 
 def main() -> None:
     """Read and check the configuration, then train, or print the plan."""
     arguments = parse_training_arguments(__doc__)
-    config = read_config(arguments.config, arguments.set, world_size())
-    if arguments.dry_run:
-        from janus_pt.train.plan import print_plan
-
-        print_plan(config, world_size())
-        return
-    from janus_pt.train.loop import train  # torch, megatron and DeepSpeed take seconds: a bad config is told first
-
-    train(config, resume=arguments.resume == "auto")
+    run_training(read_config(arguments.config, arguments.set, world_size()), arguments)
 
 
 if __name__ == "__main__":

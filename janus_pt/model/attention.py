@@ -35,6 +35,12 @@ class LayerCache:
         self.content = (keys, values)
         return self.content
 
+    def select(self, rows: Tensor) -> None:
+        """Row i of the content becomes what row `rows[i]` was; `memory` stays, so both must read the same source."""
+        if self.content is not None:
+            keys, values = self.content
+            self.content = (keys.index_select(0, rows), values.index_select(0, rows))
+
 
 class Attention(nn.Module):
     """Multi-head attention; with sharded `layers` it holds this rank's heads only."""

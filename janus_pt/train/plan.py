@@ -24,9 +24,8 @@ def plan(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
     """Rows of the plan: what, and how much."""
     data, parameters = config.data, count_parameters(config)
     low = config.precision.dtype == "bfloat16"
-    shares = world_size if config.parallel.zero_stage else 1
     weight_bytes = 2 if low else 4
-    optimizer = parameters * (ADAM_BYTES + MASTER_BYTES * low) / shares
+    optimizer = parameters * (ADAM_BYTES + MASTER_BYTES * low) / world_size
     yield "layout", f"{world_size} data-parallel ranks, ZeRO-{config.parallel.zero_stage}, {config.precision.dtype}"
     yield "parameters", f"{parameters:,}"
     yield "weights a rank", f"{parameters * weight_bytes / GIB:.2f} GiB"

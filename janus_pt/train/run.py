@@ -20,7 +20,7 @@ from janus_pt.data.index import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.store import local_copy
 from janus_pt.errors import UserError
-from janus_pt.export import load_weights
+from janus_pt.export import load_export
 from janus_pt.objectives.batch import Batch, collate
 from janus_pt.parallel import groups
 from janus_pt.parallel.engine import build_engine, build_module
@@ -83,7 +83,7 @@ def prepare(config: Config, resume: bool) -> Run:
     loader = build_loader(config)
     module = build_module(config)
     if config.run.init_from is not None:
-        module.model.load_state_dict(load_weights(Path(config.run.init_from), config.model))
+        module.model.load_state_dict(initial_weights(config))
     engine = build_engine(config, module)
     counts = torch.zeros(len(module.names) + len(SIZES), dtype=torch.float64, device=device)
     run = Run(config, engine, loader, counts)
@@ -144,6 +144,20 @@ def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     if parallel and infilled:
         problems.append('has source and target, objective.masking.kind "infill" makes the source from a text; use "span"')
     return problems
+
+
+def initial_weights(config: Config) -> dict[str, Tensor]:
+    """The weights of `run.init_from`, refused if shape or tokenizer are not this run's."""
+    assert config.run.init_from is not None
+    export = load_export(config.run.init_from)
+    theirs, ours = export.config.model_dump(), config.model.model_dump()
+    changed = [f"model.{key} (there {theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
+    changed = [change for change in changed if "dropout" not in change]
+    if export.tokenizer.fingerprint != open_corpus(config.data.train[0].path, config.data.cache_dir).manifest.tokenizer.sha256:
+        changed.append(f"the tokenizer (that of {config.data.train[0].path} is another one)")
+    if changed:
+        raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
+    return export.state
 
 
 def tokenizer_file(config: Config) -> Path:

@@ -1,0 +1,203 @@
+"""What is wrong with a configuration, said in the words of its JSON file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from janus_pt.config import Config, DataConfig, ModelConfig, ObjectiveConfig, Section
+from janus_pt.deepspeed_config import clashes
+
+KeyPath = tuple[str | int, ...]
+"""Where a value is: the keys and list indices that lead to it."""
+Problem = tuple[KeyPath, str]
+MAX_REPORTED = 50
+"""Problems told at once: enough for any honest file, and a bound for any other."""
+
+EXPECTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "model_type": "an object",
+    "dict_type": "an object",
+    "tuple_type": "a list",
+}
+BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def find_problems(data: dict[str, Any], world_size: int | None) -> list[Problem]:
+    """Everything wrong with the content of a configuration; empty if it is a good one.
+
+    Combinations are checked as far as the sections they involve are valid by themselves. `world_size` is the number
+    of ranks that share a step; None leaves that check out.
+    """
+    try:
+        return list(_combinations(dict(Config.model_validate(data)), world_size))
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    found = list(islice(_translate(errors), MAX_REPORTED))
+    wrong = {error["loc"][0] for error in errors}
+    valid = {
+        name: _section((name,)).model_validate(data.get(name, {}))
+        for name in Config.model_fields
+        if name not in wrong and name != "deepspeed"
+    }
+    if "deepspeed" not in wrong:
+        valid["deepspeed"] = data.get("deepspeed", {})
+    return found + list(_combinations(valid, world_size))
+
+
+def _translate(errors: Sequence[Any]) -> Iterator[Problem]:
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"][:MAX_REPORTED]
+    meant = {(*path[:-1], _nearest(path)) for path in unknown}
+    above = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
+    for error in errors:
+        path = error["loc"]
+        consequence = path in above or (error["type"] == "missing" and path in meant)
+        if not consequence:
+            yield path, _reason(path, error)
+
+
+def _reason(path: KeyPath, error: Any) -> str:
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing" and isinstance(path[-1], str):
+        return "is required: add it"
+    if kind == "missing":
+        return f"the list needs an item {path[-1]}, but has {len(given)}"
+    if kind in EXPECTED:
+        return f"expected {EXPECTED[kind]}, got {_show(given)}{_hint(kind, given)}"
+    if kind in BOUNDS:
+        key, words = BOUNDS[kind]
+        return f"must be {words} {error['ctx'][key]:g}, but is {_show(given)}"
+    if kind == "literal_error":
+        expected = error["ctx"]["expected"].replace("'", '"')
+        return f"must be {expected}, but is {_show(given)}"
+    if kind in ("too_short", "too_long"):
+        words, limit = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        return f"needs {words} {error['ctx'][limit]} items, but has {error['ctx']['actual_length']}"
+    return str(error["msg"])
+
+
+def _hint(kind: str, given: Any) -> str:
+    """How to turn the value given into the one that was probably meant."""
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f": write {int(given)}"
+    if kind == "string_type" and isinstance(given, int | float):
+        return ": write it in quotes"
+    literal = {"bool_type": r"true|false", "int_type": r"-?\d+", "float_type": r"-?\d+(\.\d+)?([eE][-+]?\d+)?"}.get(
+        kind
+    )
+    if literal and isinstance(given, str) and re.fullmatch(literal, given):
+        return ": write it without quotes"
+    return ""
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    if homes := list(_homes(key, Config)):
+        return f"unknown key here; it belongs in {' or '.join(homes)}"
+    if nearest := _nearest(path):
+        return f'unknown key; did you mean "{nearest}"?'
+    return f"unknown key; remove it or use one of: {', '.join(_section(path[:-1]).model_fields)}"
+
+
+def _homes(key: str, section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The dotted names of every key called `key`."""
+    for name, field in section.model_fields.items():
+        if name == key:
+            yield prefix + name
+        yield from _homes(key, _inner(field.annotation), f"{prefix}{name}.")
+
+
+def _nearest(path: KeyPath) -> str | None:
+    """The valid key that is spelt most like the last one of `path`."""
+    close = difflib.get_close_matches(str(path[-1]), _section(path[:-1]).model_fields, 1)
+    return close[0] if close else None
+
+
+def _section(path: KeyPath) -> type[Section]:
+    """The section that describes the object at `path`; one without keys where the object is free."""
+    section: type[Section] = Config
+    for key in path:
+        if isinstance(key, str):
+            section = _inner(section.model_fields[key].annotation)
+    return section
+
+
+def _inner(annotation: Any) -> type[Section]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inner = (_inner(argument) for argument in get_args(annotation) if argument is not ...)
+    return next((section for section in inner if section is not Section), Section)
+
+
+def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Problem]:
+    """Sections that are fine alone but not together; `valid` has the sections to look at."""
+    model, data, schedule, run = (valid.get(name) for name in ("model", "data", "schedule", "run"))
+    if model:
+        yield from _model_problems(model)
+    if data:
+        yield from _batch_problems(data, world_size)
+    if "objective" in valid:
+        yield from _objective_problems(valid["objective"])
+    if schedule and run and schedule.warmup_steps > run.max_steps:
+        reason = f"{schedule.warmup_steps} warm-up steps do not fit in run.max_steps, which is {run.max_steps}"
+        yield ("schedule", "warmup_steps"), f"{reason}: lower one or raise the other"
+    if schedule and "optimizer" in valid and schedule.final_lr > valid["optimizer"].lr:
+        yield ("schedule", "final_lr"), f"must be at most optimizer.lr ({valid['optimizer'].lr:g}): the rate only falls"
+    if data and run and run.eval_every and not data.valid:
+        yield ("run", "eval_every"), "needs a validation corpus: set data.valid, or eval_every to 0"
+    for path, reason in clashes(valid.get("deepspeed", {})):
+        yield ("deepspeed", *path), reason
+
+
+def _model_problems(model: ModelConfig) -> Iterator[Problem]:
+    size, heads = model.hidden_size, model.num_attention_heads
+    if size % heads:
+        below = size - size % heads
+        reason = f"must be a multiple of model.num_attention_heads ({heads}), but is {size}"
+        yield ("model", "hidden_size"), f"{reason}: use {below or heads} or {below + heads}"
+    owners: dict[int, str] = {}
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
+        token = getattr(model, name)
+        if token >= model.vocab_size:
+            yield ("model", name), f"must be below model.vocab_size ({model.vocab_size}), but is {token}"
+        if owners.setdefault(token, name) != name:
+            yield ("model", name), f"{token} is {owners[token]} already: give each special token an id of its own"
+
+
+def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Problem]:
+    batch, micro = data.global_batch_size, data.micro_batch_size
+    path: KeyPath = ("data", "global_batch_size")
+    if batch % micro:
+        nearest = max(micro, batch - batch % micro)
+        yield path, f"must be a multiple of data.micro_batch_size ({micro}), but is {batch}: use {nearest}"
+    elif world_size and batch // micro % world_size:
+        reason = f"a step of {batch // micro} micro-batches of {micro} cannot be shared by {world_size} ranks"
+        yield path, f"{reason}: use a multiple of {micro * world_size}"
+
+
+def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:
+    weights = [name for name in ObjectiveConfig.model_fields if name.startswith(("ce_", "kl_")) or name == "length"]
+    if not any(getattr(objective, name) for name in weights):
+        yield ("objective",), f"all weights are 0, so nothing would be learnt: raise one of {', '.join(weights)}"

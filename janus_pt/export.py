@@ -1,0 +1,189 @@
+"""An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`. No pickle anywhere.
+
+config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256"}.
+The weights are those of one unsharded model, the vocabulary without padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from janus_pt.config import ModelConfig, Section
+from janus_pt.errors import UserError
+from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
+from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.stack import SinusoidalPositions
+from janus_pt.tokenizer import Tokenizer
+
+FORMAT = "janus_pt model"
+VERSION = 1
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+MAX_CONFIG_BYTES = 1 << 20
+_AGAIN = "copy or export the model again"
+
+
+class ExportConfig(Section):
+    """`config.json`."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    model: ModelConfig
+    tokenizer_sha256: str
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a folder holds; every part has been checked against the others."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+    def model(self) -> JanusTransformer:
+        """The model with these very tensors (no copy), in evaluation mode."""
+        config, model = self.config, outline(self.config)
+        model.load_state_dict(self.state, assign=True)
+        for stack in (model.encoder, model.decoder):
+            if isinstance(stack.embed_positions, SinusoidalPositions):  # computed, hence in no file
+                table = SinusoidalPositions(config.max_positions, config.hidden_size)
+                stack.embed_positions = table.to(self.state["embed_tokens.weight"].dtype)
+        return model.eval()
+
+
+def save_export(
+    directory: str | Path, state: Mapping[str, Tensor], config: ModelConfig, tokenizer_path: str | Path
+) -> None:
+    """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
+
+    Args:
+        directory: created with its parents; if it exists it must be empty or an export.
+        state: a state dict of `JanusTransformer(config)`, of any device and floating type.
+        tokenizer_path: the SentencePiece model the ids of `config` belong to.
+
+    Raises:
+        UserError: the parts do not fit each other, or `directory` holds something else.
+    """
+    target = Path(directory).resolve()
+    if target.exists() and not _may_be_replaced(target):
+        raise UserError(f"{target}: exists and is no exported model; choose another folder")
+    tokenizer = Tokenizer.load(tokenizer_path)
+    check_tokenizer(str(tokenizer_path), tokenizer, config)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
+        check_shapes("the weights to export", stored_shapes(partial / WEIGHTS), config)
+        tokenizer.save(partial / TOKENIZER)
+        contents = ExportConfig(
+            model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=_sha256(partial / WEIGHTS)
+        )
+        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
+        (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_export(directory: str | Path) -> Export:
+    """Read an export folder.
+
+    Raises:
+        UserError: a part is missing, damaged, of another format or version, or does not fit the others. Sizes are
+            checked before memory is taken.
+    """
+    folder = Path(directory)
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no exported model here, {name} is missing")
+    contents = _read_config(folder / CONFIG)
+    if _sha256(folder / TOKENIZER) != contents.tokenizer_sha256:
+        raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    check_tokenizer(str(folder / TOKENIZER), tokenizer, contents.model)
+    check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
+    if _sha256(folder / WEIGHTS) != contents.model_sha256:
+        raise UserError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
+    return Export(contents.model, load_file(folder / WEIGHTS), tokenizer)
+
+
+def read_model_config(directory: str | Path) -> ModelConfig:
+    """The configuration of the model in an export folder; raises `UserError` if there is none."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
+    return _read_config(path).model
+
+
+def _read_config(path: Path) -> ExportConfig:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config")
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); {_AGAIN}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f'{path}: not the config of an exported model: "format" is not "{FORMAT}"')
+    if content.get("version") != VERSION:
+        raise UserError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
+    try:
+        return ExportConfig.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UserError(f"{path}: {place}: {problem['msg']}; {_AGAIN}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether nothing is lost if an export takes the place of `folder`: it is empty, or an export itself."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    if not names <= {CONFIG, WEIGHTS, TOKENIZER}:
+        return False
+    try:
+        return not names or bool(_read_config(folder / CONFIG))
+    except (OSError, UserError):
+        return False
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; what is there is put aside first, and removed last."""
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make sure that a file's content, or a folder's entries, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

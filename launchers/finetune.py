@@ -1,0 +1,27 @@
+"""Fine-tune an exported model on pairs, or train one on pairs from scratch.
+
+    python launchers/finetune.py --config configs/summary_tiny.json --set run.init_from=runs/pretrain/export
+
+The corpus is built from parallel files by data_prep/build_shards.py --source … --target …, with the model's own
+tokenizer. What `model` leaves out of the configuration is taken from the export. Several processes, resuming and
+--set work as in launchers/pretrain.py.
+"""
+
+from __future__ import annotations
+
+from janus_pt.config_file import read_config
+from janus_pt.errors import UserError, entry_point
+from janus_pt.launch import parse_training_arguments, run_training, world_size
+
+
+def main() -> None:
+    """Read and check the configuration, then fine-tune, or print the plan."""
+    arguments = parse_training_arguments(__doc__)
+    config = read_config(arguments.config, arguments.set, world_size())
+    if config.objective.masking.kind == "infill":
+        raise UserError('objective.masking.kind: "infill" is for pretraining; set objective.recipe to "translation"')
+    run_training(config, arguments)
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,231 @@
+"""`JanusModel.generate` and `launchers/generate.py`: order, batching, bad arguments, one line in and one line out."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tokenizer_bytes
+
+from janus_pt import JanusModel
+from janus_pt.api import Generation
+from janus_pt.errors import UserError, reported
+from janus_pt.generate.lines import BATCHES_AT_ONCE, generate_lines
+from janus_pt.tokenizer import Tokenizer
+
+LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "generate.py"
+TEXTS = ["the mask reads", "", "the beam writes a token and the slot reads the content", "pass", "ünï — \u2603", "  "]
+
+
+@pytest.fixture(scope="module")
+def model() -> JanusModel:
+    tokenizer = Tokenizer(tokenizer_bytes())
+    return JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(model: JanusModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "export"
+    model.save_pretrained(path)
+    return path
+
+
+# --- JanusModel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "ar"}, {"mode": "ar", "num_beams": 3, "length_penalty": 0.5}, {"mode": "nar", "length_beam": 3}],
+)
+def test_batches_change_nothing(model: JanusModel, options: dict[str, Any]) -> None:
+    alone = [model.generate([text], max_length=9, **options)[0] for text in TEXTS]
+    for batch_size in (1, 2, 32):
+        together = model.generate(TEXTS, max_length=9, batch_size=batch_size, **options)
+        for one, other in zip(alone, together, strict=True):
+            assert (one.text, one.tokens, one.decoder_passes) == (other.text, other.tokens, other.decoder_passes)
+            np.testing.assert_allclose([one.score, *one.token_scores], [other.score, *other.token_scores], rtol=1e-9)
+    ids = [model.tokenizer.encode(text) for text in TEXTS]
+    assert model.generate(ids, max_length=9, **options) == model.generate(TEXTS, max_length=9, **options)
+
+
+def test_a_generation_says_what_it_is(model: JanusModel) -> None:
+    for result in model.generate(TEXTS[2:5], mode="nar", iterations=3):
+        assert result.text == model.tokenizer.decode(result.tokens)
+        assert len(result.token_scores) == len(result.tokens) > 0
+        assert result.score == pytest.approx(np.mean(result.token_scores))
+        assert result.decoder_passes == 3
+    for result in model.generate(TEXTS[2:5], max_length=5):
+        assert result.decoder_passes == len(result.tokens) + 1
+        assert result.score * result.decoder_passes < sum(result.token_scores)  # eos counts too
+
+
+def test_an_empty_input_gives_an_empty_output(model: JanusModel) -> None:
+    for mode in ("ar", "nar"):
+        assert model.generate(["", []], mode=mode) == [Generation("", [], 0.0, [], 0)] * 2
+        assert model.generate([], mode=mode) == []
+
+
+def test_generating_is_not_random(model: JanusModel) -> None:
+    state = torch.get_rng_state()
+    first = model.generate(TEXTS)
+    assert torch.equal(torch.get_rng_state(), state)
+    model.model.train()
+    again = JanusModel(model.model, model.tokenizer).generate(TEXTS)
+    assert first == again and not model.model.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "sampling"}, "mode: there is no 'sampling'; use one of: ar, nar"),
+        ({"mode": "ar", "iterations": 4}, 'iterations: mode "ar" has no such option; it has '),
+        ({"mode": "ar", "length_beam": 2}, 'length_beam: mode "ar" has no'),
+        ({"mode": "nar", "num_beams": 2}, 'num_beams: mode "nar" has no'),
+        ({"mode": "nar", "length_penalty": 2.0}, 'length_penalty: mode "nar" has no'),
+        ({"temperature": 1.0}, "temperature: "),
+        ({"num_beams": 0}, "num_beams: .* greater than 0, but is 0"),
+        ({"num_beams": "4"}, "num_beams: .* integer, but is '4'"),
+        ({"length_penalty": float("nan")}, "length_penalty: "),
+        ({"mode": "nar", "iterations": 0}, "iterations: "),
+        ({"min_length": -1}, "min_length: "),
+        ({"max_length": 63}, "max_length: 63 is more than the 62 tokens"),
+        ({"min_length": 9, "max_length": 8}, "min_length: 9"),
+        ({"batch_size": 0}, "batch_size: "),
+    ],
+)
+def test_wrong_arguments_are_named(model: JanusModel, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        model.generate(["the mask"], **arguments)
+
+
+def test_wrong_inputs_are_named(model: JanusModel) -> None:
+    with pytest.raises(UserError, match=r"^inputs: .* put it in a list"):
+        model.generate("the mask")
+    with pytest.raises(UserError, match=r"^input 1: 65 tokens with bos and eos, the model reads at most 64"):
+        model.generate([[7] * 62, [7] * 63])
+    for ids in ([-1], [model.config.vocab_size]):
+        with pytest.raises(UserError, match=r"^input 0: token ids must be from 0 to"):
+            model.generate([ids])
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+class Echo:
+    """Stands for a model: says what it was given, with line breaks in it."""
+
+    def __init__(self) -> None:
+        self.portions: list[int] = []
+
+    def encode(self, text: str, name: str) -> str:
+        if text == "long":
+            raise UserError(f"{name}: too long")
+        return text
+
+    def generate(self, inputs: list[str], mode: str, batch_size: int) -> list[Generation]:
+        self.portions.append(len(inputs))
+        return [Generation(f"<{text}\r\n>", [], 0.0, [], 0) for text in inputs]
+
+
+def decoded(tmp_path: Path, content: bytes, model: Any, batch_size: int = 4) -> bytes:
+    (tmp_path / "in").write_bytes(content)
+    generate_lines(model, str(tmp_path / "in"), str(tmp_path / "out"), mode="ar", batch_size=batch_size)
+    return (tmp_path / "out").read_bytes()
+
+
+def test_one_line_in_one_line_out(tmp_path: Path) -> None:
+    assert decoded(tmp_path, b"a\r\n\n b\x0bc \xc3\xa9\nlast", Echo()).decode() == "<a >\n< >\n< b c é >\n<last >\n"
+    assert decoded(tmp_path, b"", Echo()) == b""
+
+
+def test_lines_are_read_in_bounded_portions(tmp_path: Path) -> None:
+    model, portion = Echo(), 4 * BATCHES_AT_ONCE
+    lines = [f"{number}" for number in range(2 * portion + 3)]
+    output = decoded(tmp_path, "\n".join(lines).encode(), model)
+    assert output.decode().splitlines() == [f"<{line} >" for line in lines]
+    assert model.portions == [portion, portion, 3]
+
+
+@pytest.mark.parametrize(("line", "reason"), [(b"long", "too long"), (b"\xff", "not valid UTF-8")])
+def test_a_bad_line_is_named_and_portions_before_it_are_written(tmp_path: Path, line: bytes, reason: str) -> None:
+    portion = 4 * BATCHES_AT_ONCE
+    with pytest.raises(UserError, match=f"in, line {portion + 2}: {reason}"):
+        decoded(tmp_path, b"a\n" * (portion + 1) + line + b"\na\n", Echo())
+    assert (tmp_path / "out").read_text() == "<a >\n" * portion
+
+
+# --- the launcher ----------------------------------------------------------------------------------------------------
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the launcher in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
+    main = runpy.run_path(str(LAUNCHER))["main"]
+    try:
+        with reported():
+            main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def test_from_file_to_file(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    model = JanusModel.from_pretrained(folder)
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n")
+    files = ("--model", folder, "--input", tmp_path / "in.txt", "--output", tmp_path / "out.txt", "--max-length", 12)
+    for arguments, options in (
+        (("--mode", "nar", "--iterations", 2, "--length-beam", 2), dict(mode="nar", iterations=2, length_beam=2)),
+        (("--num-beams", 2, "--length-penalty", 0.5, "--batch-size", 2), dict(num_beams=2, length_penalty=0.5)),
+    ):
+        assert launch(monkeypatch, *files, *arguments) == 0
+        expected = [" ".join(g.text.splitlines()) for g in model.generate(TEXTS, max_length=12, **options)]
+        assert (tmp_path / "out.txt").read_text().split("\n") == [*expected, ""]
+    output = capfd.readouterr()
+    assert not output.out and output.err.count("6 sentences in") == 2
+
+
+def test_in_a_pipe(folder: Path) -> None:
+    command = [sys.executable, str(LAUNCHER), "--model", str(folder), "--mode", "nar", "--dtype", "bfloat16"]
+    done = subprocess.run(command, input=b"the mask\n\nthe beam", capture_output=True, timeout=120, check=True)
+    assert done.stdout.count(b"\n") == 3 and done.stdout.split(b"\n")[1] == b""
+    assert b"3 sentences in " in done.stderr and b" sentences/s" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--model": "nowhere"}, "nowhere: no exported model here, config.json is missing"),
+        ({"--input": "nowhere"}, "nowhere: cannot be opened: No such file"),
+        ({"--output": "no/where"}, "no/where: cannot be opened"),
+        ({"--output": "in.txt"}, "in.txt: input and output are one file"),
+        ({"--iterations": "3"}, 'iterations: mode "ar" has no such option'),
+        ({"--num-beams": "0"}, "num_beams: "),
+        ({"--batch-size": "0"}, "batch_size: "),
+        ({"--max-length": "1000"}, "max_length: 1000 is more than"),
+        ({"--input": "long.txt"}, "long.txt, line 2: "),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.txt").write_text("the mask\n")
+    Path("long.txt").write_text("the mask\n" + "the mask " * 100)
+    arguments = {"--model": str(folder), "--input": "in.txt", "--output": "out.txt", **changes}
+    assert launch(monkeypatch, *[part for pair in arguments.items() for part in pair]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"error: {message}") and told.count("\n") == 1
+    assert Path("in.txt").read_text() == "the mask\n"
