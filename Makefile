@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python launchers/demo.py --output $(DEMO)
+	$(BIN)/python launchers/demo.py --output $(DEMO) $(DEMO_FLAGS)
 
 test: setup
 	$(BIN)/python -m pytest -q

@@ -73,7 +73,7 @@ def pack_blocks(tokenizer: Tokenizer, text: str, max_tokens: int) -> Iterator[li
             continue
         if block:
             yield block
-        *whole, block = _cut_tokens(tokenizer, tokenizer.encode(sentence.strip()), max_tokens)
+        *whole, block = _cut_tokens(tokenizer, tokenizer.encode(sentence.lstrip()), max_tokens)
         yield from whole
     if block:
         yield block

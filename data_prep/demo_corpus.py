@@ -26,7 +26,7 @@ from data_prep.docstrings import documents_of, paragraphs, source_files
 from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.errors import UserError, entry_point
 
-SOURCE_WORDS = range(20, 61)
+SOURCE_WORDS = range(20, 41)
 """A body has at least the first; what is behind the last is cut off."""
 TARGET_WORDS = range(3, 21)
 HELD_OUT = 300
@@ -34,10 +34,7 @@ HELD_OUT = 300
 VALID_SHARE = 100
 """One document in so many is for validation."""
 FILES_AT_ONCE = 16
-MIN_COVERAGE = 1 / 3
-"""Share of a summary's content words the body must speak of, else nobody could guess the summary from it."""
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9 ,.'()/-]*")
-_FUNCTION_WORDS = "a an the of to in for and or is are be by with from on at as it its this that if not all returns"
 
 
 class Document(NamedTuple):
@@ -127,21 +124,12 @@ def _digest(text: str) -> int:
 
 
 def _is_pair(document: Document) -> bool:
-    """Whether the summary is a plain English sentence that a reader of the body could come near to."""
-    right_size = (
+    """Whether the summary is a plain English sentence, and neither side too short or too long."""
+    return (
         len(document.source.split()) in SOURCE_WORDS
         and len(document.target.split()) in TARGET_WORDS
         and _PLAIN.fullmatch(document.target) is not None
     )
-    return right_size and _coverage(document) >= MIN_COVERAGE
-
-
-def _coverage(document: Document) -> float:
-    """Share of the summary's content words, by their first five letters, that are in the body."""
-    function_words = _FUNCTION_WORDS.split()
-    body = {word[:5] for word in re.findall(r"[a-z]+", document.source.lower())}
-    summary = [word[:5] for word in re.findall(r"[a-z]+", document.target.lower()) if word not in function_words]
-    return sum(word in body for word in summary) / len(summary) if summary else 0.0
 
 
 def main() -> None:

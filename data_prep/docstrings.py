@@ -28,6 +28,7 @@ _MARKUP = (
     (re.compile(r"`+([^`]*)`+_{0,2}"), r"\1"),
     (re.compile(r"(?<!\w)\*\*?(\w[^*\n]*)\*\*?"), r"\1"),
     (re.compile(r"(?m)^\s*:(?:param|type|arg|raises?|returns?|rtype)\b *([^:\n]*):"), r"\1:"),
+    (re.compile(r"::(?=\s|$)"), ":"),  # announces a literal block
     (re.compile(r"\s+"), " "),
 )
 

@@ -111,7 +111,7 @@ class Journal:
         self._file.truncate(len(whole))
         lines = whole.splitlines()
         if len(lines) < 2:  # no shard yet, so there is nothing to go on with
-            self._file.truncate(0)
+            self._clear()
             self._write({"request": request})
             sync(self._folder)
             return

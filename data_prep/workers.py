@@ -48,7 +48,7 @@ def in_order(
             first, future = waiting.popleft()
             yield first, future.result()
     except BrokenProcessPool:
-        raise UserError("a worker process was killed (out of memory?); run again with fewer --workers") from None
+        raise UserError("a worker process died (out of memory?); run again, with fewer --workers if need be") from None
     finally:
         for _, future in waiting:
             future.cancel()

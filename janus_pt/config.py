@@ -45,6 +45,8 @@ class ModelConfig(Section):
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.0
     activation_dropout: Probability = 0.0
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of new weights. 0.02, BERT's, suits hidden sizes near 1000; small models want more."""
     ar_position_offset: Literal[0, 1] = 1
     """Where the AR query that predicts target token p sits: at p - 1 (0) or at p (1). Fixed for a model's life."""
     pad_token_id: Count = 0

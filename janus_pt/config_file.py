@@ -30,7 +30,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), world_size: int
 
     `overrides` are `dotted.key=value` of the command line's `--set`, the value as JSON or else as a string; list
     items go by their index (`data.train.0.path=…`). `world_size` is the number of ranks that share a step, when it
-    is known. With `run.init_from`, `model` may leave out what the export says. Raises `UserError` with every problem at once: file and line, dotted key, reason, what to change.
+    is known. With `run.init_from`, `model` may leave out what the export says. Raises `UserError` with every problem
+    at once: file and line, dotted key, reason, what to change.
     """
     text = _read_text(Path(path))
     data = _parse(text, path)

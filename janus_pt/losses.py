@@ -82,7 +82,13 @@ def fused_losses(
 class _FusedLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, targets: Tensor, coefficients: Tensor, terms: Terms, vocab: VocabShard, *hidden: Tensor
+        ctx: Any,
+        weight: Tensor,
+        targets: Tensor,
+        coefficients: Tensor,
+        terms: Terms,
+        vocab: VocabShard,
+        *hidden: Tensor,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
@@ -150,11 +156,9 @@ def _chunk_losses(
     local = (local * own)[:, None, None].expand(-1, len(streams), 1)
     target = logits.gather(-1, local)[..., 0] * own[:, None]
     mean = logits.sum(-1) / size if smoothing else torch.zeros_like(target)
-    moments = torch.bmm(p, logits.transpose(1, 2))
-    total, target, mean, *moments = vocab.reduce(
-        torch.stack((p.sum(-1), target, mean, *moments.unbind(-1)))
-    ).unbind(0)
-    expected = torch.stack(moments, -1) / total[..., None]
+    moments = torch.bmm(p, logits.transpose(1, 2)).unbind(-1)
+    total, target, mean, *expectations = vocab.reduce(torch.stack((p.sum(-1), target, mean, *moments))).unbind(0)
+    expected = torch.stack(expectations, -1) / total[..., None]
 
     count = len(terms.streams)
     sums[streams] += (total.log() - (1 - smoothing) * target - smoothing * mean).sum(0)

@@ -7,8 +7,10 @@ In a pipe:          cat in.txt | python launchers/generate.py --model DIR --mode
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -35,16 +37,20 @@ def main() -> None:
     parser.add_argument("--output", default="-", help="-: standard output")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored")
     parser.add_argument("--batch-size", type=int, default=32, help="lines decoded together")
+    parser.add_argument("--report", help="JSON file for the number of sentences, the seconds and the rate")
     for option, kind, meaning in OPTIONS:
         parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=meaning)
     options = vars(parser.parse_args())
-    folder, source, target, dtype = (options.pop(name) for name in ("model", "input", "output", "dtype"))
+    folder, source, target, dtype, report = map(options.pop, ("model", "input", "output", "dtype", "report"))
     check_options(**options)
     model = JanusModel.from_pretrained(folder, getattr(torch, dtype) if dtype else None)
     start = time.monotonic()
     lines = generate_lines(model, source, target, **options)
     seconds = time.monotonic() - start
     print(f"{lines} sentences in {seconds:.1f} s, {lines / seconds:.1f} sentences/s", file=sys.stderr)
+    if report:
+        numbers = {"mode": options["mode"], "sentences": lines, "seconds": seconds, "sentences_per_s": lines / seconds}
+        Path(report).write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

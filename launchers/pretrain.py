@@ -1,9 +1,9 @@
 """Train a JANUS model.
 
-One process:        python launchers/pretrain.py --config configs/janus_tiny.json
-Two CPU processes:  DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/janus_tiny.json
-GPUs of one node:   deepspeed launchers/pretrain.py --config configs/janus_large.json
-Several nodes:      deepspeed --hostfile hosts launchers/pretrain.py --config configs/janus_large.json
+One process:        python launchers/pretrain.py --config FILE
+Two CPU processes:  DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 launchers/pretrain.py --config FILE
+GPUs of one node:   deepspeed launchers/pretrain.py --config FILE
+Several nodes:      deepspeed --hostfile hosts launchers/pretrain.py --config FILE
 Any value:          ... --set run.max_steps=1000 --set optimizer.lr=2e-4
 After a stop:       ... --resume auto
 """

@@ -21,7 +21,9 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
     context = mp.get_context("spawn")
     queue = context.Queue()
     port = free_port()
-    processes = [context.Process(target=_enter, args=(queue, rank, ranks, port, function, args)) for rank in range(ranks)]
+    processes = [
+        context.Process(target=_enter, args=(queue, rank, ranks, port, function, args)) for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     try:

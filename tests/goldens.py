@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from janus_pt.config import ModelConfig
 from janus_pt.convert.reference import reference_model_config, reference_state
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.layers import PLAIN, Layers
+from janus_pt.model.layers import Layers
 from janus_pt.objectives import janus
 from janus_pt.objectives.batch import Batch, Example, collate
 
@@ -39,7 +39,7 @@ class Golden:
         self.config: ModelConfig = reference_model_config(SHAPES[self.name])
         self.denoising = self.name in DENOISING
 
-    def model(self, layers: Layers = PLAIN, dtype: torch.dtype = torch.float64) -> JanusTransformer:
+    def model(self, layers: Layers | None = None, dtype: torch.dtype = torch.float64) -> JanusTransformer:
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:

@@ -58,7 +58,9 @@ def environment() -> dict[str, str]:
     return {**kept, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
 
 
-def launch(script: str, *arguments: str, ranks: int = 1, timeout: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+def launch(
+    script: str, *arguments: str, ranks: int = 1, timeout: float = TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end."""
     call = command(script, *arguments, ranks=ranks)
     return subprocess.run(call, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT)

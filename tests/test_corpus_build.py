@@ -1,4 +1,4 @@
-"""Building and checking corpora: the same bytes whatever the workers and interruptions, every damage found."""
+"""Building corpora: what `webdataset` reads is the text, the same bytes whatever the workers and interruptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,10 @@ import pytest
 import webdataset
 from corpus_text import contents, document, sentence, tokenizer
 
-from data_prep import build_shards, verify_shards
+from data_prep import build_shards
 from data_prep.build_shards import Request, build
 from data_prep.journal import Journal
+from data_prep.train_tokenizer import sample_sentences, train
 from data_prep.verify_shards import verify
 from janus_pt.data.manifest import read_manifest
 from janus_pt.errors import UserError, entry_point
@@ -66,7 +66,7 @@ def test_webdataset_reads_every_sample(corpus: Path) -> None:
     samples = list(samples_of(corpus))
     assert [sample["__key__"] for sample in samples] == [f"{i:09d}" for i in range(len(samples))]
     text = "".join(tokenizer().decode(sample["text.npy"]) for sample in samples)
-    assert text.split() == "".join(DOCUMENTS).split() or text.replace(" ", "") == "".join(DOCUMENTS).replace(" ", "")
+    assert "".join(text.split()) == "".join("".join(DOCUMENTS).split())
     manifest = read_manifest(corpus)
     assert manifest.samples == len(samples)
     assert manifest.tokens == {"text": sum(len(sample["text.npy"]) for sample in samples)}
@@ -88,7 +88,7 @@ def test_parallel_corpus(tmp_path: Path) -> None:
     (tmp_path / "a.src").write_text("\n".join(sources))
     (tmp_path / "a.tgt.gz").write_bytes(gzip.compress("\n".join(targets).encode()))
     request = Request(((str(tmp_path / "a.src"), str(tmp_path / "a.tgt.gz")),), tokenizer(), samples_per_shard=25)
-    manifest = build(request_all, tmp_path / "corpus", workers=1)
+    manifest = build(request, tmp_path / "corpus", workers=1)
     assert (manifest.fields, manifest.samples, len(manifest.shards)) == (("source", "target"), 60, 3)
     for name, lines in (("source", sources), ("target", targets)):
         assert [tokenizer().decode(sample[f"{name}.npy"]) for sample in samples_of(tmp_path / "corpus")] == lines
@@ -178,6 +178,13 @@ def test_a_folder_is_built_by_one_process(tmp_path: Path) -> None:
     Journal(tmp_path, {}, overwrite=True).close()
 
 
+def test_a_build_killed_before_its_first_shard_begins_anew(tmp_path: Path) -> None:
+    for name in ("build.jsonl", "shard-000009.tar", "shard-000000.tar.tmp"):
+        (tmp_path / name).touch()
+    Journal(tmp_path, {}, overwrite=False).close()
+    assert not list(tmp_path.glob("shard-*"))
+
+
 def test_no_text_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" \n\n \n")
     with pytest.raises(UserError, match="no text"):
@@ -211,73 +218,7 @@ def test_mistakes_on_the_command_line(
     assert message in capsys.readouterr().err
 
 
-def damaged_copy(corpus: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for path in corpus.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
-def test_a_whole_corpus_has_no_problems(corpus: Path) -> None:
-    assert list(verify(corpus, workers=1)) == []
-
-
-def test_every_kind_of_damage_is_named(corpus: Path, tmp_path: Path) -> None:
-    folder = damaged_copy(corpus, tmp_path / "corpus")
-    with (folder / "shard-000000.tar").open("r+b") as file:
-        file.seek(512 + 128)
-        file.write(b"\xff\xff")  # the first token
-    os.truncate(folder / "shard-000001.tar", 10_000)
-    index = np.load(folder / "shard-000002.idx.npy", allow_pickle=False)
-    index[5, 0] += 2
-    np.save(folder / "shard-000002.idx.npy", index)
-    (folder / "shard-000003.tar").unlink()
-    (folder / "shard-000099.tar").write_bytes(b"")
-    with (folder / "tokenizer.model").open("ab") as file:
-        file.write(b" ")
-    problems = "\n".join(verify(folder, workers=1))
-    for expected in (
-        "shard-000000.tar: its sha256",
-        "shard-000000.tar: 000000000.text.npy: token id 65535 is not below 330",
-        "shard-000001.tar: has 10000 bytes",
-        "shard-000001.tar: cannot be read",
-        "shard-000002.tar: the sha256 of shard-000002.idx.npy",
-        "shard-000002.tar: 000000405.text.npy: its tokens are not at byte",
-        "shard-000003.tar: shard-000003.tar is missing",
-        "shard-000099.tar: is not in the manifest",
-        "tokenizer.model: ",
-    ):
-        assert expected in problems
-
-
-def test_a_member_out_of_place_is_named(corpus: Path, tmp_path: Path) -> None:
-    folder = damaged_copy(corpus, tmp_path / "corpus")
-    with tarfile.open(corpus / "shard-000000.tar") as old, tarfile.open(folder / "shard-000000.tar", "w") as new:
-        for member in list(old)[1:]:
-            new.addfile(member, old.extractfile(member))
-    assert any("000000001.text.npy where 000000000.text.npy should be" in problem for problem in verify(folder, 1))
-
-
-def test_exit_codes_of_the_check(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = damaged_copy(corpus, tmp_path / "corpus")
-    monkeypatch.setattr("sys.argv", ["verify", str(folder)])
-    verify_shards.main()
-    assert "whole" in capsys.readouterr().out
-    (folder / "shard-000000.idx.npy").unlink()
-    with pytest.raises(SystemExit) as left:
-        entry_point(verify_shards.main)
-    assert left.value.code == 1
-    (folder / "manifest.json").unlink()
-    with pytest.raises(SystemExit) as left:
-        entry_point(verify_shards.main)
-    assert left.value.code == 2
-    assert "an unfinished build" in capsys.readouterr().err
-
-
 def command(file: Path, folder: Path, *more: str) -> list[str]:
-    tokenizer().save(folder.parent / "t.model")
     script = [sys.executable, str(ROOT / "data_prep/build_shards.py"), "--input", str(file)]
     return [*script, "--tokenizer", str(folder.parent / "t.model"), "--output", str(folder), "--workers", "2", *more]
 
@@ -285,10 +226,11 @@ def command(file: Path, folder: Path, *more: str) -> list[str]:
 @pytest.mark.slow
 def test_kill_nine_and_again(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps({"text": document(i)}) + "\n" for i in range(4000)))
+    file.write_text("".join(json.dumps({"text": document(i)}) + "\n" for i in range(1200)))
     more = ("--samples-per-shard", "500", "--max-tokens", "64")
+    tokenizer().save(tmp_path / "t.model")
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    for shards in (1, 20):
+    for shards in (1, 5):
         process = subprocess.Popen(command(file, broken, *more), stderr=subprocess.DEVNULL)
         children: list[psutil.Process] = []
         journal = broken / "build.jsonl"
@@ -299,7 +241,8 @@ def test_kill_nine_and_again(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (broken / "manifest.json").exists()
-        assert psutil.wait_procs(children, timeout=10)[1] == [], "workers outlive the build"
+        alive = psutil.wait_procs(children, timeout=10)[1]
+        assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive), "workers outlive the build"
     subprocess.run(command(file, broken, *more), check=True, capture_output=True)
     subprocess.run(command(file, unbroken, *more), check=True, capture_output=True)
     assert contents(broken) == contents(unbroken)
@@ -308,6 +251,7 @@ def test_kill_nine_and_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not NOVELS.exists(), reason=f"{NOVELS} is not there (set JANUS_SHARED)")
 def test_memory_stays_below_a_gigabyte_on_novels(tmp_path: Path) -> None:
+    train(sample_sentences([str(NOVELS)], "text", 1_000_000), 4000).save(tmp_path / "t.model")
     process = subprocess.Popen(command(NOVELS, tmp_path / "corpus"), stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:

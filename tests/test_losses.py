@@ -32,7 +32,9 @@ def plain_losses(hidden: dict[str, Tensor], weight: Tensor, targets: Tensor, ter
     return torch.stack(sums)
 
 
-def inputs(seed: int, rows: int, masked: int, size: int, padded: int, width: int = 6) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def inputs(
+    seed: int, rows: int, masked: int, size: int, padded: int, width: int = 6
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     make = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()  # noqa: E731
     hidden = {"ar": make(rows, width), "nar": make(masked, width), "aux": make(masked, width)}
@@ -40,7 +42,14 @@ def inputs(seed: int, rows: int, masked: int, size: int, padded: int, width: int
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.floats(0, 1), st.integers(2, 50), st.integers(0, 9), st.integers(1, 64))
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+    st.floats(0, 1),
+    st.integers(2, 50),
+    st.integers(0, 9),
+    st.integers(1, 64),
+)
 def test_equal_to_the_plain_computation(
     seed: int, rows: int, share: float, size: int, padding: int, chunk: int
 ) -> None:

@@ -98,7 +98,9 @@ def expected_stream(golden: Golden, stream: str) -> Tensor:
 def test_encoder_and_length(golden: Golden) -> None:
     ours = Outputs(golden)
     real = ours.batch.source.samples >= 0
-    theirs = golden.expected("encoder_out")[torch.from_numpy(golden.batch_array("src_tokens")) != golden.config.pad_token_id]
+    theirs = golden.expected("encoder_out")[
+        torch.from_numpy(golden.batch_array("src_tokens")) != golden.config.pad_token_id
+    ]
     assert_close(ours.encoder_out[real], theirs, tolerance(golden))
     if not golden.denoising:
         assert_close(ours.length_logits, golden.expected("length_logits"), tolerance(golden))
@@ -134,7 +136,9 @@ def coefficients_of(golden: Golden, batch_sizes: dict[str, int]) -> tuple[Tensor
     if golden.denoising:
         return torch.tensor([0.5, 0.5, 0.5, 0.5, 0.5, 0.0], dtype=torch.float64), 0.0
     ar, masked = batch_sizes["ar"], batch_sizes["nar"]
-    return torch.tensor([1 / ar, 0.5 / masked, 0.5 / masked, 3 / masked, 1 / masked, 1 / masked], dtype=torch.float64), 0.1
+    return torch.tensor(
+        [1 / ar, 0.5 / masked, 0.5 / masked, 3 / masked, 1 / masked, 1 / masked], dtype=torch.float64
+    ), 0.1
 
 
 def total_and_terms(ours: Outputs) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:

@@ -57,7 +57,7 @@ def sharded(parallel_size: int) -> tuple[list[float], dict[str, Any]]:
     groups.initialize(parallel_size)
     padded = CONFIG.model_copy(update={"vocab_size": PADDED_VOCAB})
     torch.manual_seed(3)
-    model = JanusTransformer(padded, tensor_parallel_layers())
+    model = JanusTransformer(padded, tensor_parallel_layers(CONFIG.init_std))
     losses, gradients = loss_and_gradients(TrainingModule(model, objective(), vocab_shard(model.embed_tokens, 53)))
     groups.shutdown()
     return losses, {name: gradient.numpy() for name, gradient in gradients.items()}

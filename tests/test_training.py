@@ -72,7 +72,9 @@ def test_two_ranks_train_as_one_does(tmp_path: Path) -> None:
     found = []
     for ranks in (1, 2):
         config = write_run_config(tmp_path, model__dropout=0.0, run__max_steps=5)
-        done = launch("pretrain.py", "--config", str(config), "--set", f"run.output_dir={tmp_path / str(ranks)}", ranks=ranks)
+        done = launch(
+            "pretrain.py", "--config", str(config), "--set", f"run.output_dir={tmp_path / str(ranks)}", ranks=ranks
+        )
         assert done.returncode == 0, done.stderr
         found.append(losses(tmp_path / str(ranks) / "metrics.jsonl"))
     assert found[0].keys() == found[1].keys()
@@ -86,7 +88,10 @@ def test_bfloat16_trains_and_resumes(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert launch("pretrain.py", "--config", config, "--set", f"run.output_dir={whole}").returncode == 0
     kill_at_step(12, parts / "metrics.jsonl", "--config", config, "--set", f"run.output_dir={parts}")
-    assert launch("pretrain.py", "--config", config, "--set", f"run.output_dir={parts}", "--resume", "auto").returncode == 0
+    assert (
+        launch("pretrain.py", "--config", config, "--set", f"run.output_dir={parts}", "--resume", "auto").returncode
+        == 0
+    )
     ours, theirs = losses(parts / "metrics.jsonl"), losses(whole / "metrics.jsonl")
     assert ours == theirs
     assert theirs[20, "valid/loss/ar"] < theirs[0, "valid/loss/ar"]

@@ -69,7 +69,7 @@ def infill(
     ends = np.minimum(starts + lengths, length - 1)
     readable = rng.random(len(starts)) < visible_share
     source = _replace_spans(target, mask_token_id, starts, ends, readable)
-    insertions = min(len(drawn) - np.count_nonzero(drawn), max_length - len(source))
+    insertions = min(int(np.count_nonzero(drawn == 0)), max_length - len(source))
     source = _insert(rng, source, mask_token_id, max(0, insertions))
     if rng.random() < rotate_probability and len(source) > 2:
         source = np.concatenate((source[:1], np.roll(source[1:-1], -rng.integers(1, len(source) - 1)), source[-1:]))

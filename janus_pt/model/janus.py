@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from janus_pt.config import ModelConfig
 from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_mask, source_mask
-from janus_pt.model.layers import PLAIN, Layers, init_weight
+from janus_pt.model.layers import Layers, plain_layers
 from janus_pt.model.stack import Decoder, Encoder
 from janus_pt.slots import POSITION, TOKEN, Slots, Source
 
@@ -15,17 +15,19 @@ from janus_pt.slots import POSITION, TOKEN, Slots, Source
 class JanusTransformer(nn.Module):
     """Encoder-decoder Transformer over slots (Liang et al. 2022).
 
-    `embed_tokens` serves source, target and the output projection. `layers` decides how the weights are sharded.
+    `embed_tokens` serves source, target and the output projection. `layers` decides how the weights are sharded;
+    by default they are not.
     """
 
-    def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:
+    def __init__(self, config: ModelConfig, layers: Layers | None = None) -> None:
         super().__init__()
         self.config = config
+        layers = layers or plain_layers(config.init_std)
         self.embed_tokens = layers.embedding(config.vocab_size, config.hidden_size)
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
-        init_weight(self.embed_length.weight.data)
+        nn.init.normal_(self.embed_length.weight, std=config.init_std)
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
@@ -71,7 +73,7 @@ class JanusTransformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states, for an unsharded model; no bias."""
-        return F.linear(hidden, self.embed_tokens.weight)
+        return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
 
     def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
         """Hidden states of all slots `[batch, slots, hidden]` and length scores `[batch, length_classes]`."""

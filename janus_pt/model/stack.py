@@ -41,8 +41,11 @@ class Stack(nn.Module):
         super().__init__()
         hidden_size = config.hidden_size
         self.scale = math.sqrt(hidden_size) if config.scale_embedding else 1.0
-        positions = embedding if config.positions == "learned" else SinusoidalPositions
-        self.embed_positions = positions(config.max_positions, hidden_size)
+        self.embed_positions: nn.Module
+        if config.positions == "learned":
+            self.embed_positions = embedding(config.max_positions, hidden_size, config.init_std)
+        else:
+            self.embed_positions = SinusoidalPositions(config.max_positions, hidden_size)
         self.layernorm_embedding = layer_norm(config) if config.embedding_layer_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(layers)

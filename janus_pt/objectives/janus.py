@@ -29,8 +29,9 @@ def causal_slots(target: IntArray, mask_token_id: int, position_offset: int) -> 
     Content t and its query sit at position t + `position_offset`.
     """
     order = np.arange(len(target) - 1)
-    place = dict(position=order + position_offset, segment=CAUSAL, until=order + 1)
-    return make_slots(target[:-1], rank=order, **place), make_slots(mask_token_id, **place)
+    positions = order + position_offset
+    content = make_slots(target[:-1], positions, CAUSAL, rank=order, until=order + 1)
+    return content, make_slots(mask_token_id, positions, CAUSAL, until=order + 1)
 
 
 def masked_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> tuple[SlotArray, SlotArray]:
@@ -44,19 +45,15 @@ def masked_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> tupl
     rank = np.arange(len(masked))
     keep = np.ones(len(target), dtype=bool)
     keep[masked] = False
-    both_sides = dict(segment=MASKED, until=1, start=MASK_RANK, stop=NEVER)
-    visible_part = make_slots(target[keep], positions[keep], rank=0, **both_sides)
-    mask_symbols = make_slots(mask_token_id, masked, rank=MASK_RANK + rank, **both_sides)
-    true_part = make_slots(
-        target[masked], masked, MASKED, rank=rank + 1, until=rank + 2, start=MASK_RANK + rank + 1, stop=NEVER
-    )
-    queries = make_slots(mask_token_id, masked, MASKED, until=rank + 1, start=MASK_RANK + rank, stop=NEVER)
-    return np.concatenate((visible_part, mask_symbols, true_part)), queries
+    masks = MASK_RANK + rank
+    unmasked = make_slots(target[keep], positions[keep], MASKED, 0, until=1, start=MASK_RANK, stop=NEVER)
+    mask_symbols = make_slots(mask_token_id, masked, MASKED, masks, until=1, start=MASK_RANK, stop=NEVER)
+    true_part = make_slots(target[masked], masked, MASKED, rank + 1, until=rank + 2, start=masks + 1, stop=NEVER)
+    queries = make_slots(mask_token_id, masked, MASKED, until=rank + 1, start=masks, stop=NEVER)
+    return np.concatenate((unmasked, mask_symbols, true_part)), queries
 
 
-def example(
-    source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int
-) -> Example:
+def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
     """All three streams of one pair. `target` has bos and eos, `masked` holds neither.
 
     Targets are ordered masked first, so that NAR and AUX predict a prefix of what AR predicts.

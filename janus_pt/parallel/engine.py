@@ -20,7 +20,7 @@ from janus_pt.train.step import TrainingModule
 def build_module(config: Config) -> TrainingModule:
     """The model on sharded layers with its objective; the same weights for a seed on any layout."""
     torch.manual_seed(config.run.seed)
-    model = JanusTransformer(config.model, tensor_parallel_layers())
+    model = JanusTransformer(config.model, tensor_parallel_layers(config.model.init_std))
     model.recompute_activations(config.parallel.activation_checkpointing)
     return TrainingModule(model, config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from torch import Tensor, nn
 
 from janus_pt.losses import VocabShard
-from janus_pt.model.layers import Layers, init_weight
+from janus_pt.model.layers import Layers
 
 
 class _NoExtraState:
@@ -31,7 +32,7 @@ class _Row(_NoExtraState, RowParallelLinear):
         return super().forward(x)[0]
 
 
-def tensor_parallel_layers(dtype: torch.dtype = torch.float32) -> Layers:
+def tensor_parallel_layers(init_std: float, dtype: torch.dtype = torch.float32) -> Layers:
     """Layers that hold this rank's share; weights are drawn whole on every rank, then cut, so that a model does not
     depend on the tensor-parallel size."""
     config = ModelParallelConfig(
@@ -39,7 +40,7 @@ def tensor_parallel_layers(dtype: torch.dtype = torch.float32) -> Layers:
         use_cpu_initialization=True,
         params_dtype=dtype,
     )
-    shared = dict(config=config, init_method=init_weight)
+    shared = dict(config=config, init_method=partial(nn.init.normal_, std=init_std))
     column: Callable[[int, int], nn.Module] = lambda i, o: _Column(i, o, gather_output=False, **shared)  # noqa: E731
     row: Callable[[int, int], nn.Module] = lambda i, o: _Row(  # noqa: E731
         i, o, bias=True, input_is_parallel=True, skip_bias_add=False, **shared

@@ -34,7 +34,10 @@ def plan(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
     yield "a step", f"{data.global_batch_size:,} {data.batch_unit}, padding counted"
     yield "a micro-batch", f"{data.micro_batch_size:,} {data.batch_unit}"
     yield "gradient accumulation", f"{config.micro_batches_per_step // world_size} micro-batches a rank"
-    yield "the run", f"{config.run.max_steps:,} steps, {config.run.max_steps * data.global_batch_size:,} {data.batch_unit}"
+    yield (
+        "the run",
+        f"{config.run.max_steps:,} steps, {config.run.max_steps * data.global_batch_size:,} {data.batch_unit}",
+    )
 
 
 def print_plan(config: Config, world_size: int) -> None:

@@ -68,7 +68,13 @@ class Run:
         """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
         layout = {"world_size": dist.get_world_size(), "zero_stage": self.config.parallel.zero_stage}
         counts = self.counts.tolist()
-        return {"step": self.step, "best": self.best, "counts": counts, "layout": layout, "loader": self.loader.state_dict()}
+        return {
+            "step": self.step,
+            "best": self.best,
+            "counts": counts,
+            "layout": layout,
+            "loader": self.loader.state_dict(),
+        }
 
 
 def prepare(config: Config, resume: bool) -> Run:
@@ -137,12 +143,16 @@ def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     problems = []
     size = corpus.manifest.tokenizer.vocab_size
     if size != config.model.vocab_size:
-        problems.append(f"its tokenizer has {size} tokens, model.vocab_size is {config.model.vocab_size}; set it to {size}")
+        problems.append(
+            f"its tokenizer has {size} tokens, model.vocab_size is {config.model.vocab_size}; set it to {size}"
+        )
     parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
     if not parallel and not infilled:
         problems.append('has no target side, so objective.masking.kind must be "infill"')
     if parallel and infilled:
-        problems.append('has source and target, objective.masking.kind "infill" makes the source from a text; use "span"')
+        problems.append(
+            'has source and target, objective.masking.kind "infill" makes the source from a text; use "span"'
+        )
     return problems
 
 
@@ -153,7 +163,10 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     theirs, ours = export.config.model_dump(), config.model.model_dump()
     changed = [f"model.{key} (there {theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
     changed = [change for change in changed if "dropout" not in change]
-    if export.tokenizer.fingerprint != open_corpus(config.data.train[0].path, config.data.cache_dir).manifest.tokenizer.sha256:
+    if (
+        export.tokenizer.fingerprint
+        != open_corpus(config.data.train[0].path, config.data.cache_dir).manifest.tokenizer.sha256
+    ):
         changed.append(f"the tokenizer (that of {config.data.train[0].path} is another one)")
     if changed:
         raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
@@ -193,6 +206,8 @@ def _check_same_run(run: Run, folder: Path) -> None:
         for key, value in current[section].items()
         if saved[section].get(key) != value
     ]
-    changed += [f"{key} (was {layout[key]}, is {value})" for key, value in run.state()["layout"].items() if layout[key] != value]
+    changed += [
+        f"{key} (was {layout[key]}, is {value})" for key, value in run.state()["layout"].items() if layout[key] != value
+    ]
     if changed:
         raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")

@@ -42,7 +42,7 @@ class TrainingModule(nn.Module):
         hidden, length_logits = self.model(batch.source, batch.slots)
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in batch.predict.items()}
-        weight = self.model.embed_tokens.weight
+        weight = self.model.embed_tokens.get_parameter("weight")
         total, sums = fused_losses(streams, weight, batch.targets, coefficients[:-1], self.terms, self.vocab)
         classes = batch.lengths.clamp(max=length_logits.shape[1] - 1)
         length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum")

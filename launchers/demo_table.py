@@ -1,0 +1,55 @@
+"""The table at the end of the demo: losses at start and end, quality and speed of both ways to decode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from janus_pt.train.monitor import read_metrics
+
+STREAMS = ("ar", "nar", "aux")
+SAMPLES = 6
+"""Outputs shown beside their reference."""
+
+
+def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
+    """Print the table of a finished demo whose corpus and outputs are in `folder`."""
+    print("\nvalidation loss (nats per token)         start      end")
+    for name, run in (("pretraining", pretrained), ("fine-tuning", finetuned)):
+        validated = [record for record in read_metrics(run / "metrics.jsonl") if "valid/loss/total" in record]
+        for stream in STREAMS:
+            first, last = (record[f"valid/loss/{stream}"] for record in (validated[0], validated[-1]))
+            print(f"  {name:<14}{stream.upper():<22}{first:>8.3f} {last:>8.3f}")
+    sources, references = _lines(folder / "text/pairs.test.source"), _lines(folder / "text/pairs.test.target")
+    outputs = {mode: _lines(folder / f"test.{mode}") for mode in ("ar", "nar")}
+    print(f"\ntest set, {len(references)} pairs                  ROUGE-L  sentences/s")
+    print(f"  copy the first words                {_rouge_l(copy_baseline(sources, references), references):>8.2f}")
+    for mode, what in (("ar", "AR, beam 4"), ("nar", "NAR, 8 passes, 5 lengths")):
+        speed = json.loads((folder / f"test.{mode}.json").read_text())["sentences_per_s"]
+        print(f"  {what:<36}{_rouge_l(outputs[mode], references):>8.2f} {speed:>12.1f}")
+    print()
+    for row in range(0, len(references), max(1, len(references) // SAMPLES)):
+        for what, lines in (("reference", references), ("AR", outputs["ar"]), ("NAR", outputs["nar"])):
+            print(f"  {what:<11}{lines[row]}")
+        print()
+    print(f"curves: {pretrained}/loss.png, {finetuned}/loss.png\nmodel: {finetuned}/export")
+    print("MLflow: .venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
+
+
+def copy_baseline(sources: list[str], references: list[str]) -> list[str]:
+    """As many first words of each source as references have on average."""
+    words = round(sum(len(reference.split()) for reference in references) / len(references))
+    return [" ".join(source.split()[:words]) for source in sources]
+
+
+def _rouge_l(predictions: list[str], references: list[str]) -> float:
+    """Mean ROUGE-L F1 (rouge-score, stemmed), 0 to 100."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scores = [scorer.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)]
+    return 100 * sum(scores) / len(scores)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
