@@ -26,7 +26,7 @@ from data_prep.docstrings import documents_of, paragraphs, source_files
 from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.errors import UserError, entry_point
 
-SOURCE_WORDS = range(20, 41)
+SOURCE_WORDS = range(12, 25)
 """A body has at least the first; what is behind the last is cut off."""
 TARGET_WORDS = range(3, 21)
 HELD_OUT = 300
