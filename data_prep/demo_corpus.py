@@ -31,7 +31,7 @@ SOURCE_WORDS = range(12, 25)
 TARGET_WORDS = range(3, 21)
 HELD_OUT = 300
 """Pairs of the valid set, and of the test set."""
-VALID_SHARE = 100
+VALID_SHARE = 300
 """One document in so many is for validation."""
 FILES_AT_ONCE = 16
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9 ,.'()/-]*")
