@@ -32,9 +32,10 @@ from data_prep.files import fingerprint, format_suffix
 from data_prep.inputs import Item, OnError, read_items
 from data_prep.journal import SKIPPED_NAME, Journal
 from data_prep.workers import available_cores, in_order, worker_pool
-from data_prep.writer import ShardFile, sync
+from data_prep.writer import ShardFile
 from janus_pt.data.manifest import Manifest, Source, read_manifest
 from janus_pt.errors import UserError, entry_point
+from janus_pt.files import sync
 from janus_pt.tokenizer import Tokenizer
 
 TOKENIZER_NAME = "tokenizer.model"

@@ -6,7 +6,6 @@ Memory does not grow with the file.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import lzma
 import zlib
@@ -17,6 +16,7 @@ from typing import IO, NamedTuple, cast
 import zstandard
 
 from janus_pt.errors import UserError
+from janus_pt.files import file_hash
 
 MAX_LINE_BYTES = 32 * 2**20
 """A longer line is a bad line: a whole line must fit in memory several times."""
@@ -89,14 +89,10 @@ class TextFile:
 
 def fingerprint(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file. `UserError` if it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+        return file_hash(Path(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def format_suffix(path: str | Path) -> str:

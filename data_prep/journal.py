@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from data_prep.files import BadLine
-from data_prep.writer import sync
 from janus_pt.data import manifest
 from janus_pt.data.manifest import Manifest, Shard
 from janus_pt.errors import UserError
+from janus_pt.files import sync
 
 FILE_NAME = "build.jsonl"
 SKIPPED_NAME = "skipped.jsonl"

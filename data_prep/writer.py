@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.files import fingerprint
 from janus_pt.data.manifest import Shard
+from janus_pt.files import file_hash, sync
 
 TAR_HEADER = 512
 Tokens = np.ndarray[Any, np.dtype[Any]]
@@ -63,8 +63,8 @@ class ShardFile:
             samples=len(index),
             tokens={name: int(index[:, 2 * i + 1].sum()) for i, name in enumerate(self._fields)},
             bytes=self._path.stat().st_size,
-            sha256=fingerprint(self._path),
-            index_sha256=fingerprint(index_path),
+            sha256=file_hash(self._path),
+            index_sha256=file_hash(index_path),
         )
 
 
@@ -73,15 +73,6 @@ def npy_bytes(array: Tokens) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _temporary(path: Path) -> Path:

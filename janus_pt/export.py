@@ -6,9 +6,7 @@ The weights are those of one unsharded model, the vocabulary without padding.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from torch import Tensor
 from janus_pt.config import ModelConfig, Section
 from janus_pt.errors import UserError
 from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
+from janus_pt.files import file_hash, sync
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.stack import SinusoidalPositions
 from janus_pt.tokenizer import Tokenizer
@@ -88,12 +87,12 @@ def save_export(
         check_shapes("the weights to export", stored_shapes(partial / WEIGHTS), config)
         tokenizer.save(partial / TOKENIZER)
         contents = ExportConfig(
-            model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=_sha256(partial / WEIGHTS)
+            model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=file_hash(partial / WEIGHTS)
         )
         text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
         (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            sync(path)
         _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -111,12 +110,12 @@ def load_export(directory: str | Path) -> Export:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
     contents = _read_config(folder / CONFIG)
-    if _sha256(folder / TOKENIZER) != contents.tokenizer_sha256:
+    if file_hash(folder / TOKENIZER) != contents.tokenizer_sha256:
         raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     check_tokenizer(str(folder / TOKENIZER), tokenizer, contents.model)
     check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
-    if _sha256(folder / WEIGHTS) != contents.model_sha256:
+    if file_hash(folder / WEIGHTS) != contents.model_sha256:
         raise UserError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
     return Export(contents.model, load_file(folder / WEIGHTS), tokenizer)
 
@@ -148,11 +147,6 @@ def _read_config(path: Path) -> ExportConfig:
         raise UserError(f"{path}: {place}: {problem['msg']}; {_AGAIN}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _may_be_replaced(folder: Path) -> bool:
     """Whether nothing is lost if an export takes the place of `folder`: it is empty, or an export itself."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
@@ -176,14 +170,5 @@ def _put_in_place(new: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make sure that a file's content, or a folder's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

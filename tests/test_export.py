@@ -99,7 +99,7 @@ def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]
     state = load_file(folder / WEIGHTS)
     edit(state)
     save_file(state, folder / WEIGHTS)
-    digest = janus_pt.export._sha256(folder / WEIGHTS)
+    digest = janus_pt.export.file_hash(folder / WEIGHTS)
     edit_config(folder, lambda content: content.update(model_sha256=digest))
 
 
@@ -238,7 +238,7 @@ def test_an_export_is_replaced_and_nothing_else_is(folder: Path, tokenizer_path:
     assert (folder / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("step", ["save_file", "_sync", "_sha256"])
+@pytest.mark.parametrize("step", ["save_file", "sync", "file_hash"])
 def test_a_failed_export_leaves_the_old_one(
     folder: Path, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from janus_pt.data import store
 from janus_pt.errors import UserError
+from janus_pt.files import write_atomically
 
 FORMAT = "janus_pt corpus"
 VERSION = 1
@@ -123,13 +123,7 @@ class Manifest(_Part):
     def write(self, folder: str | Path) -> Path:
         """Write `manifest.json` into a local folder; it is there whole or not at all. Returns its path."""
         path = Path(folder) / FILE_NAME
-        part = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(self.model_dump(mode="json"), file, sort_keys=True, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_atomically(path, json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1) + "\n")
         return path
 
 

@@ -6,9 +6,7 @@ sha256 of all the others). DeepSpeed's files are pickles: they are read only if 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from janus_pt.errors import UserError
+from janus_pt.files import file_hash, sync, write_atomically
 
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
@@ -36,7 +35,7 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_jso
         _seal(staging)
         shutil.rmtree(final, ignore_errors=True)
         staging.rename(final)
-        _sync(folder)
+        sync(folder)
         write_atomically(folder / LATEST, final.name)
     dist.barrier()
     return final
@@ -98,35 +97,10 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
             shutil.rmtree(folder / f"step_{step}")
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    _sync(path.parent)
-
-
 def _seal(folder: Path) -> None:
     """List the folder's files with their hashes; everything is on disk when this returns."""
     listed = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         listed[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     write_atomically(folder / FILES, json.dumps(listed, indent=1))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from janus_pt.config import ModelConfig
 from janus_pt.errors import UserError
-from janus_pt.train.checkpoint import write_atomically
+from janus_pt.files import write_atomically
 
 Record = dict[str, float]
 """What is known of one step: "step" and metrics by name."""

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from janus_pt.config_file import to_json
-from janus_pt.train.checkpoint import write_atomically
+from janus_pt.files import write_atomically
 from janus_pt.train.monitor import MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from janus_pt.config import Config, TrackingConfig
 from janus_pt.config_file import to_json
-from janus_pt.train.checkpoint import write_atomically
+from janus_pt.files import write_atomically
 from janus_pt.train.monitor import metrics_after
 
 POLL_SECONDS = 2.0
