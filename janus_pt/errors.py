@@ -15,16 +15,23 @@ class UserError(ValueError):
 
     The message names what is wrong (key, file, line) and what to do about it. Launchers print it without a
     stack trace and leave with exit code 2; everything else is a defect of ours and keeps its trace.
+
+    Most mistakes are met by all ranks alike, and the first rank tells them; `local` marks one that only this rank
+    has met.
     """
+
+    def __init__(self, message: str, local: bool = False) -> None:
+        super().__init__(message)
+        self.local = local
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn a `UserError` raised inside into its message on stderr (first rank only) and exit code 2."""
+    """Turn a `UserError` raised inside into one message on stderr and exit code 2."""
     try:
         yield
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if error.local or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:

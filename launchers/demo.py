@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from demo_table import demo_table
+from demo_table import DECODINGS, demo_table
 
 BIN = Path(sys.executable).parent
 PYTHON = str(BIN / "python")
@@ -56,11 +56,11 @@ def train(launcher: str, config: str, *changes: str) -> None:
 
 
 def decode(folder: Path, model: Path) -> None:
-    """The test set left to right and by mask-predict."""
-    for mode, options in (("ar", ["--num-beams", "4"]), ("nar", ["--iterations", "8", "--length-beam", "5"])):
-        run(PYTHON, "launchers/generate.py", "--model", str(model), "--mode", mode, *options,
-            "--input", str(folder / "text" / "pairs.test.source"), "--output", str(folder / f"test.{mode}"),
-            "--report", str(folder / f"test.{mode}.json"))  # fmt: skip
+    """The test set in every way of the table."""
+    for name, (_, options) in DECODINGS.items():
+        run(PYTHON, "launchers/generate.py", "--model", str(model), *options,
+            "--input", str(folder / "text" / "pairs.test.source"), "--output", str(folder / f"test.{name}"),
+            "--report", str(folder / f"test.{name}.json"))  # fmt: skip
 
 
 def main() -> None:

@@ -10,6 +10,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from janus_pt.train.monitor import read_metrics
 
 STREAMS = ("ar", "nar", "aux")
+DECODINGS = {
+    "ar": ("AR, beam 4", ["--mode", "ar", "--num-beams", "4"]),
+    "nar": ("NAR, 10 passes, 7 lengths", ["--mode", "nar", "--iterations", "10", "--length-beam", "7"]),
+    "nar_fast": ("NAR, 4 passes, 1 length", ["--mode", "nar", "--iterations", "4", "--length-beam", "1"]),
+}
+"""What is decoded: a name in the table, and the options of launchers/generate.py."""
 SAMPLES = 6
 """Outputs shown beside their reference."""
 
@@ -23,12 +29,12 @@ def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
             first, last = (record[f"valid/loss/{stream}"] for record in (validated[0], validated[-1]))
             print(f"  {name:<14}{stream.upper():<22}{first:>8.3f} {last:>8.3f}")
     sources, references = _lines(folder / "text/pairs.test.source"), _lines(folder / "text/pairs.test.target")
-    outputs = {mode: _lines(folder / f"test.{mode}") for mode in ("ar", "nar")}
+    outputs = {name: _lines(folder / f"test.{name}") for name in DECODINGS}
     print(f"\ntest set, {len(references)} pairs                  ROUGE-L  sentences/s")
     print(f"  copy the first words                {_rouge_l(copy_baseline(sources, references), references):>8.2f}")
-    for mode, what in (("ar", "AR, beam 4"), ("nar", "NAR, 8 passes, 5 lengths")):
-        speed = json.loads((folder / f"test.{mode}.json").read_text())["sentences_per_s"]
-        print(f"  {what:<36}{_rouge_l(outputs[mode], references):>8.2f} {speed:>12.1f}")
+    for name, (what, _) in DECODINGS.items():
+        speed = json.loads((folder / f"test.{name}.json").read_text())["sentences_per_s"]
+        print(f"  {what:<36}{_rouge_l(outputs[name], references):>8.2f} {speed:>12.1f}")
     print()
     for row in range(0, len(references), max(1, len(references) // SAMPLES)):
         for what, lines in (("reference", references), ("AR", outputs["ar"]), ("NAR", outputs["nar"])):

@@ -14,7 +14,9 @@ from megatron.core import parallel_state
 from janus_pt.config import Config
 from janus_pt.config_file import to_json
 from janus_pt.data.loader import valid_batches
+from janus_pt.errors import UserError
 from janus_pt.export import save_export
+from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.train import checkpoint
 from janus_pt.train.reporting import Reporter
@@ -62,10 +64,18 @@ def steps(run: Run) -> Iterator[StepResult]:
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
                 group["lr"] = rate
-            result = train_step(run.engine, next(batches), step, config.run.seed, run.group)
+            result = train_step(run.engine, next_batches(batches, step), step, config.run.seed, run.group)
             run.step = step
             run.counts += result.counts
             yield result
+
+
+def next_batches(batches: Iterator[list[Batch]], step: int) -> list[Batch]:
+    """This rank's batches of a step; an error in the data, which the other ranks do not see, names rank and step."""
+    try:
+        return next(batches)
+    except UserError as error:
+        raise UserError(f"rank {dist.get_rank()}, step {step}: {error}", local=True) from None
 
 
 def validate(run: Run, reporter: Reporter) -> None:
