@@ -53,8 +53,7 @@ SUBJECTS = [
 ]
 PLACES = ["kitchen", "harbour", "station", "library", "village", "theatre", "factory", "cottage"]
 BODIES = [
-    f"The {subject} stands in the {place} where everybody who comes by can look at it and wonder what the {subject} "
-    f"is for, and whether number {i} of the {place} was the right one to be shown at all."
+    f"The {subject} stands in the {place} where everybody can look at it, and number {i} was the right one to be shown."
     for i, (subject, place) in enumerate((subject, place) for subject in SUBJECTS for place in PLACES)
 ]
 TARGETS = [f"Show the {subject} of the {place}." for subject in SUBJECTS for place in PLACES]
