@@ -80,7 +80,7 @@ def test_a_model_of_another_shape_is_refused(pretrained: Path, tmp_path: Path) -
 
 
 def test_torchrun_starts_it_too(tmp_path: Path) -> None:
-    config = write_run_config(tmp_path, run__max_steps=3)
+    config = write_run_config(tmp_path, run__max_steps=6)
     start = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2"]
     call = [*start, str(ROOT / "launchers/pretrain.py"), "--config", str(config)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=240, env=environment(), cwd=ROOT)

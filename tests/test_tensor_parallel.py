@@ -27,6 +27,7 @@ CONFIG = ModelConfig(
     max_positions=32,
     length_classes=16,
     dropout=0.0,
+    init_std=0.3,
 )
 PADDED_VOCAB = 56
 
@@ -42,7 +43,7 @@ def loss_and_gradients(module: TrainingModule) -> tuple[list[float], dict[str, t
     coefficients = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
     total, sums = module.double()(batch(), coefficients)
     total.backward()
-    return [float(total), *sums.tolist()], {n: p.grad for n, p in module.model.named_parameters()}
+    return [float(total.detach()), *sums.tolist()], {n: p.grad for n, p in module.model.named_parameters()}
 
 
 def objective() -> ObjectiveConfig:
