@@ -165,12 +165,35 @@ class ScheduleConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model is spread; the data-parallel size is what remains of the world size."""
+    """How the model is spread over processes; the data-parallel size is what remains of the world size."""
 
-    zero_stage: Literal[1] = 1
-    """DeepSpeed ZeRO: 1 shares the optimizer state out over the data-parallel ranks."""
+    tensor_parallel_size: Positive = 1
+    """Ranks that share each layer: attention heads, feed-forward columns and the vocabulary are split over them."""
+    pipeline_parallel_size: Positive = 1
+    """Stages that the layers are dealt out to in order, balanced by their cost."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What the data-parallel ranks share out: 0 nothing, 1 the optimizer state, 2 also gradients, 3 also weights."""
+    offload_optimizer: bool = False
+    """Keep the optimizer state, and do the update, in the host's memory."""
+    offload_parameters: bool = False
+    """Keep the weights in the host's memory between uses; ZeRO-3 only."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+VOCAB_MULTIPLE = 8
+"""Rows of each tensor-parallel rank's part of the vocabulary are a multiple of this, as matrix units like them."""
+
+
+def padded_vocab_size(vocab_size: int, tensor_parallel_size: int) -> int:
+    """Rows of the embedding table in training: real tokens, then padding that no loss ever sees."""
+    multiple = VOCAB_MULTIPLE * tensor_parallel_size
+    return -(-vocab_size // multiple) * multiple
 
 
 class PrecisionConfig(Section):

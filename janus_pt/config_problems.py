@@ -11,7 +11,16 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from janus_pt.config import Config, DataConfig, ModelConfig, ObjectiveConfig, Section
+from janus_pt.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    Section,
+    padded_vocab_size,
+)
 from janus_pt.deepspeed_config import clashes
 
 KeyPath = tuple[str | int, ...]
@@ -156,8 +165,13 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
     model, data, schedule, run = (valid.get(name) for name in ("model", "data", "schedule", "run"))
     if model:
         yield from _model_problems(model)
-    if data:
-        yield from _batch_problems(data, world_size)
+    parallel = valid.get("parallel")
+    if parallel:
+        layout = list(_layout_problems(parallel, model, valid.get("precision"), world_size))
+        yield from layout
+        if data and not layout:
+            ranks = world_size // parallel.model_parallel_size if world_size else None
+            yield from _batch_problems(data, ranks)
     if "objective" in valid:
         yield from _objective_problems(valid["objective"])
     if schedule and run and schedule.warmup_steps > run.max_steps:
@@ -186,6 +200,49 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
             yield ("model", name), f"{token} is {owners[token]} already: give each special token an id of its own"
 
 
+def _layout_problems(
+    parallel: ParallelConfig, model: ModelConfig | None, precision: PrecisionConfig | None, world_size: int | None
+) -> Iterator[Problem]:
+    """Layouts that cannot be, or that DeepSpeed would compute wrongly."""
+    tensor, pipeline, stage = parallel.tensor_parallel_size, parallel.pipeline_parallel_size, parallel.zero_stage
+    if world_size and world_size % parallel.model_parallel_size:
+        reason = f"a model spread over {tensor} tensor-parallel times {pipeline} pipeline-parallel ranks"
+        yield ("parallel",), f"{reason} does not fit {world_size} processes: start a multiple of {tensor * pipeline}"
+    if model:
+        yield from _split_problems(tensor, pipeline, model)
+    if pipeline > 1 and stage != 1:
+        reason = {0: "clips by a wrong gradient norm there, without an error"}.get(stage, "has no pipelines with it")
+        yield (
+            ("parallel", "zero_stage"),
+            f"must be 1 with pipeline_parallel_size above 1, but is {stage}: DeepSpeed {reason}",
+        )
+    if pipeline > 1 and parallel.offload_optimizer:
+        yield ("parallel", "offload_optimizer"), "pipelines keep the optimizer state on the device: set it to false"
+    if stage == 0 and tensor > 1 and precision and precision.dtype == "bfloat16":
+        reason = "with bfloat16 and tensor_parallel_size above 1 DeepSpeed reports a wrong gradient norm"
+        yield ("parallel", "zero_stage"), f"{reason} at stage 0: use 1"
+    if parallel.offload_optimizer and stage == 0:
+        yield ("parallel", "offload_optimizer"), "needs zero_stage 1 or higher, but that is 0"
+    if parallel.offload_parameters and stage != 3:
+        yield ("parallel", "offload_parameters"), f"needs zero_stage 3, but that is {stage}"
+
+
+def _split_problems(tensor: int, pipeline: int, model: ModelConfig) -> Iterator[Problem]:
+    path: KeyPath = ("parallel", "tensor_parallel_size")
+    for name in ("num_attention_heads", "ffn_hidden_size"):
+        if getattr(model, name) % tensor:
+            yield path, f"{tensor} does not divide model.{name} ({getattr(model, name)}): use a divisor of it"
+    if (
+        padded_vocab_size(model.vocab_size, tensor) - model.vocab_size
+        >= padded_vocab_size(model.vocab_size, tensor) // tensor
+    ):
+        yield path, f"a vocabulary of {model.vocab_size} leaves some of {tensor} ranks without a token: use fewer"
+    layers = model.encoder_layers + model.decoder_layers
+    if pipeline > layers:
+        reason = f"{pipeline} stages cannot share {layers} layers (model.encoder_layers + model.decoder_layers)"
+        yield ("parallel", "pipeline_parallel_size"), f"{reason}: use at most {layers}"
+
+
 def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Problem]:
     batch, micro = data.global_batch_size, data.micro_batch_size
     path: KeyPath = ("data", "global_batch_size")
@@ -193,7 +250,9 @@ def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Proble
         nearest = max(micro, batch - batch % micro)
         yield path, f"must be a multiple of data.micro_batch_size ({micro}), but is {batch}: use {nearest}"
     elif world_size and batch // micro % world_size:
-        reason = f"a step of {batch // micro} micro-batches of {micro} cannot be shared by {world_size} ranks"
+        reason = (
+            f"a step of {batch // micro} micro-batches of {micro} cannot be shared by {world_size} data-parallel ranks"
+        )
         yield path, f"{reason}: use a multiple of {micro * world_size}"
 
 

@@ -206,8 +206,8 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 def test_ranks_that_cannot_share_a_step(tmp_path: Path) -> None:
     told = message(tmp_path, GOOD, world_size=3)
-    expected = "run.json:9: data.global_batch_size: a step of 4 micro-batches of 1024 cannot be shared by 3 ranks"
-    assert told == f"{expected}: use a multiple of 3072"
+    expected = "run.json:9: data.global_batch_size: a step of 4 micro-batches of 1024 cannot be shared by 3"
+    assert told == f"{expected} data-parallel ranks: use a multiple of 3072"
 
 
 @pytest.mark.parametrize(
