@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from janus_pt.config import Config
+from janus_pt.config import Config, ParallelConfig
 
 NEVER = 2**31 - 1
 """More steps than any run has: DeepSpeed prints nothing of its own."""
@@ -26,6 +26,10 @@ DECIDED_BY = {
     "torch_autocast": "precision.dtype",
     "data_types": "precision.dtype",
     "zero_optimization.stage": "parallel.zero_stage",
+    "zero_optimization.offload_optimizer": "parallel.offload_optimizer",
+    "zero_optimization.offload_param": "parallel.offload_parameters",
+    "pipeline.pipe_partitioned": "parallel.pipeline_parallel_size",
+    "pipeline.grad_partitioned": "parallel.pipeline_parallel_size",
     "steps_per_print": "run.log_every",
 }
 """DeepSpeed's keys that a `deepspeed` block may not set, and the key of ours that decides each."""
@@ -50,12 +54,21 @@ def derived_deepspeed_config(config: Config, data_parallel_size: int) -> dict[st
             "stage": config.parallel.zero_stage,
             "reduce_bucket_size": 50_000_000,
             "allgather_bucket_size": 50_000_000,
+            **_offload(config.parallel),
         },
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would be compiled at the start
+        # With tensor parallelism, only then may any but the first tensor between stages be an integer one.
+        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": NEVER,
     }
     if bfloat16:
         derived["data_types"] = {"grad_accum_dtype": "fp32"}
     return merge(derived, config.deepspeed)
+
+
+def _offload(parallel: ParallelConfig) -> dict[str, Any]:
+    given = {"offload_optimizer": parallel.offload_optimizer, "offload_param": parallel.offload_parameters}
+    return {name: {"device": "cpu", "pin_memory": True} for name, wanted in given.items() if wanted}
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

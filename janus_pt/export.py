@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from janus_pt.config import ModelConfig, Section
 from janus_pt.errors import UserError
 from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
+from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.stack import SinusoidalPositions
+from janus_pt.model.positions import SinusoidalPositions
 from janus_pt.tokenizer import Tokenizer
 
 FORMAT = "janus_pt model"
@@ -62,13 +63,16 @@ class Export:
 
 
 def save_export(
-    directory: str | Path, state: Mapping[str, Tensor], config: ModelConfig, tokenizer_path: str | Path
+    directory: str | Path,
+    state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
+    config: ModelConfig,
+    tokenizer_path: str | Path,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
 
     Args:
         directory: created with its parents; if it exists it must be empty or an export.
-        state: a state dict of `JanusTransformer(config)`, of any device and floating type.
+        state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its items one by one.
         tokenizer_path: the SentencePiece model the ids of `config` belong to.
 
     Raises:
@@ -83,8 +87,8 @@ def save_export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
-        check_shapes("the weights to export", stored_shapes(partial / WEIGHTS), config)
+        items = state.items() if isinstance(state, Mapping) else state
+        _write_weights(partial / WEIGHTS, items, config)
         tokenizer.save(partial / TOKENIZER)
         contents = ExportConfig(
             model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=file_hash(partial / WEIGHTS)
@@ -96,6 +100,14 @@ def save_export(
         _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: ModelConfig) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in outline(config).state_dict().items()}
+    try:
+        write_tensors(path, items, shapes)
+    except ValueError as error:
+        raise UserError(f"the weights to export: tensors are not those of the model in the config: {error}") from None
 
 
 def load_export(directory: str | Path) -> Export:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from janus_pt.config import ModelConfig
 from janus_pt.errors import UserError
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.layers import Layers
 from janus_pt.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
 
@@ -43,7 +41,7 @@ def stored_shapes(path: Path) -> Shapes:
 def outline(config: ModelConfig) -> JanusTransformer:
     """The model without its numbers: every tensor is on the meta device, nothing is allocated or drawn at random."""
     with torch.device("meta"):
-        return JanusTransformer(config, Layers(nn.Linear, nn.Linear, nn.Embedding))
+        return JanusTransformer(config)
 
 
 def check_shapes(origin: str, found: Shapes, config: ModelConfig) -> None:

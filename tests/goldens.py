@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from janus_pt.config import ModelConfig
 from janus_pt.convert.reference import reference_model_config, reference_state
+from janus_pt.model.initialize import Part, load_weights
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.layers import Layers
+from janus_pt.model.layers import PLAIN, Layers
 from janus_pt.objectives import janus
 from janus_pt.objectives.batch import Batch, Example, collate
 
@@ -39,15 +40,15 @@ class Golden:
         self.config: ModelConfig = reference_model_config(SHAPES[self.name])
         self.denoising = self.name in DENOISING
 
-    def model(self, layers: Layers | None = None, dtype: torch.dtype = torch.float64) -> JanusTransformer:
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            model = JanusTransformer(self.config, layers)
-        finally:
-            torch.set_default_dtype(default)
-        model.load_state_dict(reference_state(load_file(ROOT / f"{self.name}_weights.safetensors")))
+    def model(
+        self, layers: Layers = PLAIN, part: Part = lambda _, whole: whole, dtype: torch.dtype = torch.float64
+    ) -> JanusTransformer:
+        model = JanusTransformer(self.config, layers).to(dtype)
+        load_weights(model, self.weights(), part)
         return model.eval()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return reference_state(load_file(ROOT / f"{self.name}_weights.safetensors"))
 
     def batch_array(self, key: str) -> np.ndarray[Any, Any]:
         return self.arrays[f"{'edge_' if self.edge else ''}batch/{key}"]

@@ -238,7 +238,7 @@ def test_an_export_is_replaced_and_nothing_else_is(folder: Path, tokenizer_path:
     assert (folder / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("step", ["save_file", "sync", "file_hash"])
+@pytest.mark.parametrize("step", ["write_tensors", "sync", "file_hash"])
 def test_a_failed_export_leaves_the_old_one(
     folder: Path, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

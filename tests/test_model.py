@@ -8,6 +8,8 @@ import torch
 from tiny import SHAPE
 
 from janus_pt.config import ModelConfig
+from janus_pt.model.dropout import Seed, seed_layer
+from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives import janus
 from janus_pt.objectives.batch import Batch, collate
@@ -20,17 +22,20 @@ def batch(count: int = 3, offset: int = 1) -> Batch:
 
 
 def model(**changes: object) -> JanusTransformer:
-    torch.manual_seed(0)
-    return JanusTransformer(ModelConfig.model_validate({**SHAPE, "init_std": 0.2, **changes})).double()
+    ours = JanusTransformer(ModelConfig.model_validate({**SHAPE, "init_std": 0.2, **changes})).double()
+    initialize_weights(ours, seed=0)
+    return ours
 
 
+@pytest.mark.parametrize("seed", [None, (1, 7, 3)])
 @pytest.mark.parametrize("pre_layer_norm", [False, True])
-def test_recomputing_activations_changes_no_number(pre_layer_norm: bool) -> None:
+def test_recomputing_activations_changes_no_number(pre_layer_norm: bool, seed: Seed | None) -> None:
     found = []
     for recompute in (False, True):
         ours = model(pre_layer_norm=pre_layer_norm, dropout=0.3, attention_dropout=0.2, activation_dropout=0.1)
         ours.recompute_activations(recompute)
         torch.manual_seed(5)
+        ours.seed_dropout(seed)
         hidden, length = ours(batch().source, batch().slots)
         (hidden.square().mean() + length.square().mean()).backward()
         found.append((hidden.detach(), [p.grad for p in ours.parameters()]))
@@ -44,6 +49,36 @@ def test_dropout_is_on_in_training_alone() -> None:
     assert not torch.equal(ours(b.source, b.slots)[0], ours(b.source, b.slots)[0])
     ours.eval()
     assert torch.equal(ours(b.source, b.slots)[0], ours(b.source, b.slots)[0])
+
+
+def test_seeded_dropout_is_a_function_of_the_seed_and_differs_between_layers() -> None:
+    ours, b = model(dropout=0.3), batch()
+    found = []
+    for seed in ((1, 2, 3), (1, 2, 3), (1, 2, 4), (1, 3, 3)):
+        torch.manual_seed(len(found))
+        ours.seed_dropout(seed)
+        found.append(ours(b.source, b.slots)[0])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
+    draws = []
+    for layer in range(3):
+        seed_layer((1, 2, 3), layer)
+        draws.append(torch.rand(4))
+    assert len({tuple(draw.tolist()) for draw in draws}) == 3
+
+
+def test_new_weights_depend_on_seed_and_name_alone() -> None:
+    first, again, deeper, other = (
+        dict(m.named_parameters()) for m in (model(), model(), model(decoder_layers=3), model(ffn_hidden_size=32))
+    )
+    for name, weight in first.items():
+        assert torch.equal(weight, again[name]) and torch.equal(weight, deeper[name])
+    table = first["embed_tokens.weight"]
+    assert torch.equal(table, other["embed_tokens.weight"])
+    assert abs(float(table.std()) - 0.2) < 0.02 and abs(float(table.mean())) < 0.02
+    assert (
+        first["encoder.layers.0.fc1.bias"].eq(0).all() and first["encoder.layers.0.final_layer_norm.weight"].eq(1).all()
+    )
 
 
 def test_a_sample_does_not_know_its_neighbours() -> None:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from distributed import run_ranks
 from goldens import DENOISING, SHAPES, TRANSLATION, Golden, needs_goldens
 from torch import Tensor
 
-from janus_pt.losses import Terms, VocabShard, fused_losses
+from janus_pt.losses import Terms, fused_losses
 from janus_pt.model.attention import decoder_mask
+from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives.janus import PAIRS, STREAMS
+from janus_pt.parallel import groups
+from janus_pt.parallel.tensor import own_part, split_dimension, tensor_parallel_layers, vocab_shard
 
 pytestmark = needs_goldens
 
@@ -53,10 +57,12 @@ class Outputs:
 
     The denoising reference leaves out the decoder's embedding LayerNorm in its NAR/AUX pass and has it in its AR
     pass, so there the decoder runs twice and each stream is taken from the pass that does what the reference does.
+    With a `model`, maybe a sharded one, that is the one that runs.
     """
 
-    def __init__(self, golden: Golden) -> None:
-        self.golden, self.model, self.batch = golden, golden.model(), golden.batch()
+    def __init__(self, golden: Golden, model: JanusTransformer | None = None) -> None:
+        self.golden, self.model, self.batch = golden, model or golden.model(), golden.batch()
+        self.vocab = vocab_shard(self.model.embed_tokens, golden.config.vocab_size)
         model, batch = self.model, self.batch
         self.encoder_out = model.encode(batch.source)
         self.length_logits = model.length_logits(self.encoder_out, batch.source)
@@ -73,9 +79,8 @@ class Outputs:
 
     def losses(self, coefficients: Tensor, smoothing: float) -> tuple[Tensor, dict[str, Tensor]]:
         terms = Terms(STREAMS, PAIRS, smoothing)
-        vocab = VocabShard(self.golden.config.vocab_size)
         weight = self.model.embed_tokens.weight
-        total, sums = fused_losses(self.hidden, weight, self.batch.targets, coefficients, terms, vocab)
+        total, sums = fused_losses(self.hidden, weight, self.batch.targets, coefficients, terms, self.vocab)
         return total, dict(zip(terms.names, sums, strict=True))
 
 
@@ -151,8 +156,9 @@ def total_and_terms(ours: Outputs) -> tuple[Tensor, dict[str, Tensor], dict[str,
     return total, sums, sizes
 
 
-def test_loss_terms(golden: Golden) -> None:
-    ours = Outputs(golden)
+def check_losses(ours: Outputs) -> Tensor:
+    """Compare every term and the total, which is returned."""
+    golden = ours.golden
     total, sums, sizes = total_and_terms(ours)
     keys = LOSS_KEYS["bart" if golden.denoising else "mt"]
     normalisers = [sizes["ar"]] + [sizes["nar"]] * 5
@@ -163,6 +169,11 @@ def test_loss_terms(golden: Golden) -> None:
         assert_close(value / scale, golden.expected(f"loss/{key}"), tolerance(golden))
     if ar_path_is_sound(golden):
         assert_close(total, golden.expected("loss/total"), tolerance(golden))
+    return total
+
+
+def test_loss_terms(golden: Golden) -> None:
+    check_losses(Outputs(golden))
 
 
 def test_all_gradients(golden: Golden) -> None:
@@ -188,3 +199,38 @@ def test_edge_gradient_norm() -> None:
         total_and_terms(ours)[0].backward()
         squares = [p.grad.square().sum() for p in ours.model.parameters() if p.grad is not None]
         assert_close(torch.stack(squares).sum().sqrt(), golden.expected("grad_norm"), tolerance(golden))
+
+
+@pytest.mark.slow
+def test_all_of_it_on_two_tensor_parallel_ranks() -> None:
+    assert run_ranks(check_sharded, 2, CASES) == [len(CASES)] * 2
+
+
+def check_sharded(cases: list[tuple[str, bool]]) -> int:
+    """Encoder output, logits, loss terms and gradients of this rank's shards."""
+    groups.initialize(tensor_parallel_size=2)
+    for name, edge in cases:
+        golden = Golden(name, edge)
+        ours = Outputs(golden, golden.model(tensor_parallel_layers(), own_part))
+        real = torch.from_numpy(golden.batch_array("src_tokens")) != golden.config.pad_token_id
+        theirs = golden.expected("encoder_out")[real]
+        assert_close(ours.encoder_out[ours.batch.source.samples >= 0], theirs, tolerance(golden))
+        for stream in STREAMS if ar_path_is_sound(golden) else STREAMS[1:]:
+            weight = ours.model.embed_tokens.weight[: ours.vocab.size - ours.vocab.start]
+            columns = slice(ours.vocab.start, ours.vocab.start + len(weight))
+            assert weight.shape[0] < ours.vocab.size
+            whole = expected_stream(golden, stream)
+            difference = ours.hidden[stream] @ weight.t() - whole[:, columns]
+            assert difference.abs().max() <= tolerance(golden) * whole.abs().max()
+        check_losses(ours).backward()
+        if edge or not ar_path_is_sound(golden):
+            continue
+        gradients = golden.gradients()
+        for key, parameter in ours.model.named_parameters():
+            if parameter.grad is not None:
+                whole = gradients[key]
+                difference = parameter.grad - own_part(parameter, whole)
+                assert difference.abs().max() <= tolerance(golden) * whole.abs().max() + ROUNDING, key
+        assert split_dimension(ours.model.encoder.layers[0].fc2.weight) == 1
+    groups.shutdown()
+    return len(cases)

@@ -44,7 +44,7 @@ def test_the_export_is_the_trained_model(unbroken: Path) -> None:
     export = load_export(unbroken / "run" / "export")
     saved = torch.load(unbroken / "run/checkpoints/step_20/mp_rank_00_model_states.pt", weights_only=False)["module"]
     for name, tensor in export.state.items():
-        assert torch.equal(tensor, saved[f"model.{name}"]), name
+        assert torch.equal(tensor, saved[f"model.{name}"][: len(tensor)]), name  # the table's padding is left out
 
 
 @pytest.mark.slow

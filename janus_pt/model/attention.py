@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -53,6 +54,7 @@ class Attention(nn.Module):
         self.k_proj = layers.column(hidden_size, hidden_size)
         self.v_proj = layers.column(hidden_size, hidden_size)
         self.out_proj = layers.row(hidden_size, hidden_size)
+        self.apart = layers.apart
 
     def _split_heads(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -65,7 +67,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys_values: KeysValues, mask: Mask | None) -> Tensor:
         """What the slots `x [batch, slots, hidden]` read from the keys; same shape. No mask: every key is read."""
         queries = self._split_heads(self.q_proj(x))
-        heads = attend(queries, *keys_values, mask, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        with self.apart() if dropout else nullcontext():
+            heads = attend(queries, *keys_values, mask, dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
 

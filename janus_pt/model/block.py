@@ -28,7 +28,8 @@ class Layer(nn.Module):
         self.pre_layer_norm = config.pre_layer_norm
         self.dropout = nn.Dropout(config.dropout)
         self.activation = ACTIVATIONS[config.activation]
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.activation_dropout = config.activation_dropout
+        self.apart = layers.apart
         self.self_attn = self._attention(config, layers)
         self.self_attn_layer_norm = layer_norm(config)
         self.fc1 = layers.column(config.hidden_size, config.ffn_hidden_size)
@@ -46,7 +47,11 @@ class Layer(nn.Module):
         return norm(x + self.dropout(sublayer(x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
+        x = self.activation(self.fc1(x))
+        if self.training and self.activation_dropout > 0:
+            with self.apart():
+                x = F.dropout(x, self.activation_dropout)
+        return self.fc2(x)
 
 
 class EncoderLayer(Layer):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from janus_pt.config import ModelConfig
 from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_mask, source_mask
-from janus_pt.model.layers import Layers, plain_layers
+from janus_pt.model.dropout import Seed
+from janus_pt.model.layers import PLAIN, Layers
 from janus_pt.model.stack import Decoder, Encoder
 from janus_pt.slots import POSITION, TOKEN, Slots, Source
 
@@ -16,34 +17,37 @@ class JanusTransformer(nn.Module):
     """Encoder-decoder Transformer over slots (Liang et al. 2022).
 
     `embed_tokens` serves source, target and the output projection. `layers` decides how the weights are sharded;
-    by default they are not.
+    by default they are not. Weights are torch's defaults until `initialize_weights` or `load_weights` gave others.
     """
 
-    def __init__(self, config: ModelConfig, layers: Layers | None = None) -> None:
+    def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:
         super().__init__()
         self.config = config
-        layers = layers or plain_layers(config.init_std)
         self.embed_tokens = layers.embedding(config.vocab_size, config.hidden_size)
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
-        nn.init.normal_(self.embed_length.weight, std=config.init_std)
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
         self.encoder.recompute = self.decoder.recompute = recompute
 
-    def _blocks(self, source: Source) -> bool:
+    def seed_dropout(self, seed: Seed | None) -> None:
+        """What the dropout of forward passes from now on is a function of; None leaves it to torch's generators."""
+        self.encoder.seed = self.decoder.seed = seed
+
+    def blocks(self, source: Source) -> bool:
+        """Whether masks for this source are FlexAttention's."""
         return block_masks_apply(source.tokens.device, self.config.attention_dropout if self.training else 0.0)
 
     def encode(self, source: Source) -> Tensor:
         """Encoder output `[batch, source, hidden]`; meaningless at padding."""
-        mask = source_mask(source.samples, source, self._blocks(source))
+        mask = source_mask(source.samples, source, self.blocks(source))
         return self.encoder(self.embed_tokens(source.tokens), source.positions, mask)
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
         """Hidden states `[batch, slots, hidden]` of all slots in one pass."""
-        blocks = self._blocks(source)
+        blocks = self.blocks(source)
         return self.decoder(
             self.embed_tokens(slots[TOKEN]),
             slots[POSITION],

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import nn
 
 
 @dataclass(frozen=True)
 class Layers:
     """How the three kinds of sharded layers are made: `column` splits its output features over the tensor-parallel
-    ranks, `row` its input features, `embedding` its rows. Weights are drawn from a normal distribution, biases 0."""
+    ranks, `row` its input features, `embedding` its rows. `apart` is the context for dropout between a column and a
+    row layer, where each rank holds something else and must not drop out what the others do."""
 
     column: Callable[[int, int], nn.Module]
     row: Callable[[int, int], nn.Module]
     embedding: Callable[[int, int], nn.Module]
+    apart: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-def linear(input_size: int, output_size: int, init_std: float) -> nn.Linear:
-    """A dense layer of torch's own."""
-    layer = nn.utils.skip_init(nn.Linear, input_size, output_size, device=torch.get_default_device())
-    nn.init.normal_(layer.weight, std=init_std)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def embedding(rows: int, hidden_size: int, init_std: float) -> nn.Embedding:
-    """An embedding table of torch's own."""
-    return nn.Embedding(rows, hidden_size, _weight=torch.empty(rows, hidden_size).normal_(std=init_std))
-
-
-def plain_layers(init_std: float) -> Layers:
-    """Layers that shard nothing."""
-    dense = partial(linear, init_std=init_std)
-    return Layers(dense, dense, partial(embedding, init_std=init_std))
+PLAIN = Layers(nn.Linear, nn.Linear, nn.Embedding)
+"""Torch's own layers: nothing is sharded."""

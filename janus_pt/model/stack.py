@@ -3,99 +3,105 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config import ModelConfig
 from janus_pt.model.attention import LayerCache, Mask
 from janus_pt.model.block import DecoderLayer, EncoderLayer, layer_norm
-from janus_pt.model.layers import Layers, embedding
-
-SINUSOIDAL_OFFSET = 2
-"""fairseq's tables give position p the row p + 2; kept, so that its models and ours agree."""
-
-
-class SinusoidalPositions(nn.Module):
-    """Fixed position table as in tensor2tensor and fairseq: all sines, then all cosines."""
-
-    def __init__(self, rows: int, hidden_size: int) -> None:
-        super().__init__()
-        half = hidden_size // 2
-        rates = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
-        angles = torch.arange(SINUSOIDAL_OFFSET, rows + SINUSOIDAL_OFFSET, dtype=torch.float64)[:, None] * rates
-        table = torch.cat((angles.sin(), angles.cos()), dim=1)
-        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """Rows of the table, `[..., hidden]`."""
-        return self.get_buffer("table")[positions]
+from janus_pt.model.dropout import Seed, seed_layer
+from janus_pt.model.layers import Layers
+from janus_pt.model.positions import SinusoidalPositions
 
 
 class Stack(nn.Module):
-    """Embedding of tokens and positions, then layers; `recompute` gives up activations for time."""
+    """Embedding of tokens and positions, then layers; `recompute` gives up activations for time.
 
-    def __init__(self, config: ModelConfig, layers: list[nn.Module]) -> None:
+    Layers are numbered through encoder and decoder, embeddings counted as layers; `first` is the number of this
+    stack's embedding. With a `seed`, a layer's dropout depends on that and on its number alone. A stack may lack
+    layers and embedding: a pipeline stage holds only its own.
+    """
+
+    def __init__(self, config: ModelConfig, layers: list[nn.Module], first: int) -> None:
         super().__init__()
         hidden_size = config.hidden_size
         self.scale = math.sqrt(hidden_size) if config.scale_embedding else 1.0
-        self.embed_positions: nn.Module
-        if config.positions == "learned":
-            self.embed_positions = embedding(config.max_positions, hidden_size, config.init_std)
-        else:
-            self.embed_positions = SinusoidalPositions(config.max_positions, hidden_size)
+        table = nn.Embedding if config.positions == "learned" else SinusoidalPositions
+        self.embed_positions: nn.Module = table(config.max_positions, hidden_size)
         self.layernorm_embedding = layer_norm(config) if config.embedding_layer_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm(config) if config.pre_layer_norm else nn.Identity()
+        self.first = first
         self.recompute = False
+        self.seed: Seed | None = None
 
     def embed(self, embedded_tokens: Tensor, positions: Tensor) -> Tensor:
         """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`."""
+        if self.seed is not None:
+            seed_layer(self.seed, self.first)
         x = embedded_tokens * self.scale + self.embed_positions(positions)
         return self.dropout(self.layernorm_embedding(x))
 
-    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+    def numbered(self) -> Iterator[tuple[int, nn.Module]]:
+        """The layers that are here, each with its index in the whole stack."""
+        return ((int(name), layer) for name, layer in self.layers.named_children())
+
+    def _run(self, index: int, layer: nn.Module, *inputs: Any) -> Tensor:
+        seed = self.seed
+
+        def seeded(*inputs: Any) -> Tensor:
+            if seed is not None:
+                seed_layer(seed, self.first + 1 + index)
+            return layer(*inputs)
+
         if self.recompute and self.training:
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
+            return checkpoint(seeded, *inputs, use_reentrant=False, preserve_rng_state=seed is None)
+        return seeded(*inputs)
 
 
 class Encoder(Stack):
     """The bidirectional encoder."""
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
-        super().__init__(config, [EncoderLayer(config, layers) for _ in range(config.encoder_layers)])
+        super().__init__(config, [EncoderLayer(config, layers) for _ in range(config.encoder_layers)], first=0)
+
+    def run(self, x: Tensor, mask: Mask) -> Tensor:
+        """The layers, from and to `[batch, length, hidden]`."""
+        for index, layer in self.numbered():
+            x = self._run(index, layer, x, mask)
+        return x
 
     def forward(self, embedded_tokens: Tensor, positions: Tensor, mask: Mask) -> Tensor:
         """Encoder output `[batch, length, hidden]`."""
-        x = self.embed(embedded_tokens, positions)
-        for layer in self.layers:
-            x = self._run(layer, x, mask)
-        return self.layer_norm(x)
+        return self.layer_norm(self.run(self.embed(embedded_tokens, positions), mask))
 
 
 class Decoder(Stack):
     """The decoder, run once over all streams."""
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
-        super().__init__(config, [DecoderLayer(config, layers) for _ in range(config.decoder_layers)])
+        stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
+        super().__init__(config, list(stack), first=config.encoder_layers + 1)
 
-    def forward(
+    def run(
         self,
-        embedded_tokens: Tensor,
-        positions: Tensor,
+        x: Tensor,
         encoder_out: Tensor,
         num_content: int,
         self_mask: Mask | None,
         cross_mask: Mask | None,
         caches: list[LayerCache] | None = None,
     ) -> Tensor:
-        """Hidden states of all slots, `[batch, slots, hidden]`."""
-        x = self.embed(embedded_tokens, positions)
-        for index, layer in enumerate(self.layers):
+        """The layers, from and to `[batch, slots, hidden]`."""
+        for index, layer in self.numbered():
             cache = caches[index] if caches is not None else None
-            x = self._run(layer, x, encoder_out, num_content, self_mask, cross_mask, cache)
-        return self.layer_norm(x)
+            x = self._run(index, layer, x, encoder_out, num_content, self_mask, cross_mask, cache)
+        return x
+
+    def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
+        """Hidden states of all slots, `[batch, slots, hidden]`; `inputs` are those of `run` after its first."""
+        return self.layer_norm(self.run(self.embed(embedded_tokens, positions), *inputs))

@@ -1,45 +1,76 @@
-"""The DeepSpeed engine around the training module: what is done to the model, in order."""
+"""The DeepSpeed engine around the model: all that is done to it from outside, in order."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.utils import clip_grad_norm_
 from megatron.core import parallel_state
-from torch import nn
+from torch import Tensor, nn
 
 from janus_pt.config import Config, OptimizerConfig
 from janus_pt.deepspeed_config import derived_deepspeed_config
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.initialize import load_weights
+from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.parallel.build import build_model
 from janus_pt.parallel.groups import Mpu
-from janus_pt.parallel.tensor import tensor_parallel_layers, vocab_shard
-from janus_pt.train.step import TrainingModule
+from janus_pt.parallel.pipeline import Pipeline
+from janus_pt.parallel.tensor import own_part, vocab_shard
+
+Module = TrainingModule | Pipeline
+"""What an engine holds: the whole model with its loss, or one stage of it."""
 
 
-def build_module(config: Config) -> TrainingModule:
-    """The model on sharded layers with its objective; the same weights for a seed on any layout."""
-    torch.manual_seed(config.run.seed)
-    model = JanusTransformer(config.model, tensor_parallel_layers(config.model.init_std))
+def build_module(config: Config, weights: dict[str, Tensor] | None = None) -> Module:
+    """This rank's part of the model with its objective: the weights of `run.seed`, or the unsharded ones given."""
+    module = Pipeline(config) if config.parallel.pipeline_parallel_size > 1 else _whole(config)
+    if weights is not None:
+        load_weights(module.model, weights, own_part)
+    return module
+
+
+def _whole(config: Config) -> TrainingModule:
+    model = build_model(config.model, config.run.seed)
     model.recompute_activations(config.parallel.activation_checkpointing)
-    return TrainingModule(model, config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size))
+    return TrainingModule(
+        model, ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size))
+    )
 
 
-def build_engine(config: Config, module: TrainingModule) -> Any:
+def build_engine(config: Config, module: Module) -> Any:
     """Hand the module to DeepSpeed: device, precision, ZeRO, gradient clipping. All ranks take part."""
     optimizer = build_optimizer(config.optimizer, module)
     settings = derived_deepspeed_config(config, parallel_state.get_data_parallel_world_size())
+    mpu = None if isinstance(module, Pipeline) else Mpu  # a pipeline brings its own
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=settings, mpu=Mpu, dist_init_required=False
+        model=module, optimizer=optimizer, config=settings, mpu=mpu, dist_init_required=False
     )
     return engine
 
 
+def note_gradient_norm(engine: Any) -> None:
+    """Before the update: have the engine know the gradient's norm where DeepSpeed does not compute it for us."""
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
+        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
+
+
+def is_pipeline(engine: Any) -> bool:
+    """Whether the engine drives a stage of a pipeline."""
+    return isinstance(engine, PipelineEngine)
+
+
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Fused AdamW; matrices and tables are decayed, biases and LayerNorms are not."""
+    """Fused AdamW; matrices and tables are decayed, biases and LayerNorms are not.
+
+    The rate is 0 until a step sets its own: with ZeRO-0 and bfloat16, DeepSpeed does a step of its own at the start.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
 TIMEOUT = timedelta(minutes=30)
@@ -36,8 +38,12 @@ def device() -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def initialize(tensor_parallel_size: int = 1) -> torch.device:
+def initialize(
+    tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1, before_division: Callable[[], None] = lambda: None
+) -> torch.device:
     """Join the job's process groups and return this process's device; all ranks take part.
+
+    `before_division` is called when all ranks can be reached, before anything depends on how they are divided.
 
     Under plain `python` the job is one process. The launcher's environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
     `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
@@ -55,8 +61,34 @@ def initialize(tensor_parallel_size: int = 1) -> torch.device:
     backend = "gloo" if on_cpu else accelerator.communication_backend_name()
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
     if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel_size)
+        before_division()
+        parallel_state.initialize_model_parallel(tensor_parallel_size, pipeline_parallel_size)
     return device()
+
+
+def is_last_stage() -> bool:
+    """Whether this rank computes the losses."""
+    return (
+        parallel_state.get_pipeline_model_parallel_rank() == parallel_state.get_pipeline_model_parallel_world_size() - 1
+    )
+
+
+def topology() -> PipeModelDataParallelTopology:
+    """DeepSpeed's picture of the ranks for pipelines; it must be megatron-core's, which is checked."""
+    pipeline, data, tensor = (
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_data_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+    ranks = PipeModelDataParallelTopology(num_pp=pipeline, num_mp=tensor, num_dp=data)
+    theirs = ranks.get_coord(dist.get_rank())
+    ours = (
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_data_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_rank(),
+    )
+    assert (theirs.pipe, theirs.data, theirs.model) == ours, f"rank order: DeepSpeed has {theirs}, megatron-core {ours}"
+    return ranks
 
 
 def share_cores() -> None:

@@ -1,17 +1,20 @@
-"""The layer factory on megatron-core: weights sharded over the tensor-parallel group."""
+"""The layer factory on megatron-core: weights sharded over the tensor-parallel group, and what that means for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from torch import Tensor, nn
 
+from janus_pt.config import padded_vocab_size
 from janus_pt.losses import VocabShard
 from janus_pt.model.layers import Layers
 
@@ -32,20 +35,29 @@ class _Row(_NoExtraState, RowParallelLinear):
         return super().forward(x)[0]
 
 
-def tensor_parallel_layers(init_std: float, dtype: torch.dtype = torch.float32) -> Layers:
-    """Layers that hold this rank's share; weights are drawn whole on every rank, then cut, so that a model does not
-    depend on the tensor-parallel size."""
-    config = ModelParallelConfig(
-        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
-        use_cpu_initialization=True,
-        params_dtype=dtype,
-    )
-    shared = dict(config=config, init_method=partial(nn.init.normal_, std=init_std))
+def tensor_parallel_layers() -> Layers:
+    """Layers that hold this rank's share, the embedding's rows padded (`padded_vocab_size`). Weights are not set."""
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
+    shared: dict[str, Any] = dict(config=config, init_method=lambda weight: weight)
     column: Callable[[int, int], nn.Module] = lambda i, o: _Column(i, o, gather_output=False, **shared)  # noqa: E731
     row: Callable[[int, int], nn.Module] = lambda i, o: _Row(  # noqa: E731
         i, o, bias=True, input_is_parallel=True, skip_bias_add=False, **shared
     )
-    return Layers(column, row, lambda rows, hidden: VocabParallelEmbedding(rows, hidden, **shared))
+    embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
+        padded_vocab_size(rows, size), hidden, **shared
+    )
+    return Layers(column, row, embedding, apart)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, torch's generators differ between tensor-parallel ranks; outside they stay in step."""
+    # From the CPU's generator, which is in step too: no device is waited for.
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) and [torch.cuda.current_device()]):
+        torch.manual_seed(seed + parallel_state.get_tensor_model_parallel_rank())
+        yield
 
 
 def vocab_shard(embedding: nn.Module, vocab_size: int) -> VocabShard:
@@ -55,3 +67,37 @@ def vocab_shard(embedding: nn.Module, vocab_size: int) -> VocabShard:
     group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
     sharded = dist.get_world_size(group) > 1
     return VocabShard(vocab_size, embedding.vocab_start_index, group if sharded else None)
+
+
+def split_dimension(parameter: nn.Parameter) -> int | None:
+    """The dimension that tensor-parallel ranks share out, or None for a parameter that each holds whole."""
+    split: bool = getattr(parameter, "tensor_model_parallel", False)
+    return getattr(parameter, "partition_dim", None) if split else None
+
+
+def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+    """This rank's part of the unsharded tensor, zeros where the parameter is padded."""
+    dimension = split_dimension(parameter)
+    if dimension is None:
+        return whole
+    size = local_shape(parameter)[dimension]
+    start = min(parallel_state.get_tensor_model_parallel_rank() * size, whole.shape[dimension])
+    part = whole.narrow(dimension, start, min(size, whole.shape[dimension] - start))
+    missing = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - part.shape[dimension]]
+    return F.pad(part, missing)
+
+
+def whole_tensor(parameter: nn.Parameter, part: Tensor, shape: torch.Size) -> Tensor:
+    """The unsharded tensor of `shape`, padding cut off, from every rank's part; all tensor-parallel ranks take part."""
+    dimension = split_dimension(parameter)
+    if dimension is None:
+        return part
+    group = parallel_state.get_tensor_model_parallel_group()
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, part.contiguous(), group=group)
+    return torch.cat(parts, dimension).narrow(dimension, 0, shape[dimension])
+
+
+def local_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of this tensor-parallel rank's part, also when ZeRO-3 has shared out its elements."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

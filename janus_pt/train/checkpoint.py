@@ -1,13 +1,15 @@
 """Checkpoints: written under another name, listed with their hashes, renamed; `latest` last.
 
 A folder `checkpoints/step_N/` holds DeepSpeed's files, `state.json` (ours), `config.json` and `files.json` (size and
-sha256 of all the others). DeepSpeed's files are pickles: they are read only if the hashes agree.
+sha256 of all the others). DeepSpeed's files are pickles: they are read only if the hashes agree. They fit the layout
+that wrote them; for another one they are converted to `checkpoints/universal_N/` first (`universal.py`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch.distributed as dist
 
 from janus_pt.errors import UserError
 from janus_pt.files import file_hash, sync, write_atomically
+from janus_pt.train import universal
+from janus_pt.train.layout import Layout, describe
 
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
@@ -27,50 +31,89 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_jso
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     dist.barrier()
-    engine.save_checkpoint(str(folder), tag=staging.name, save_latest=False)
+    info = universal.info(engine.module.model)
+    engine.save_checkpoint(str(folder), tag=staging.name, client_state=info, save_latest=False)
     dist.barrier()
     if first:
         (staging / STATE).write_text(json.dumps(state, indent=1))
         (staging / "config.json").write_text(config_json)
-        _seal(staging)
-        shutil.rmtree(final, ignore_errors=True)
-        staging.rename(final)
-        sync(folder)
+        seal(staging)
+        put_in_place(staging, final)
         write_atomically(folder / LATEST, final.name)
     dist.barrier()
     return final
 
 
-def load(engine: Any, folder: Path) -> dict[str, Any] | None:
+def load(engine: Any, folder: Path, layout: Layout) -> dict[str, Any] | None:
     """Load the latest checkpoint into the engine and return its state, or None if there is none.
 
-    All ranks take part. Raises `UserError` if the checkpoint is damaged or incomplete.
+    One of another layout is converted, which is said. All ranks take part.
+
+    Raises:
+        UserError: the checkpoint is damaged or incomplete, or cannot be converted.
     """
     found: list[Any] = [None, None, None]
     if dist.get_rank() == 0:
-        found = list(_find(folder))
+        found = list(_find(folder, layout))
     dist.broadcast_object_list(found, src=0)
-    name, state, problem = found
+    path, state, problem = found
     if problem is not None:
         raise UserError(problem)
-    if name is None:
-        return None
-    path, _ = engine.load_checkpoint(str(folder), tag=name)
     if path is None:
-        raise UserError(f"{folder / name}: DeepSpeed found no checkpoint for this layout there")
+        return None
+    if universal.is_universal(path):
+        universal.load(engine, path, state["step"])
+    elif engine.load_checkpoint(str(path.parent), tag=path.name)[0] is None:
+        raise UserError(f"{path}: DeepSpeed found no checkpoint for this layout there")
     return dict(state)
 
 
-def _find(folder: Path) -> tuple[str | None, dict[str, Any] | None, str | None]:
-    """Name and state of the latest checkpoint, or what is wrong with it."""
+def _find(folder: Path, layout: Layout) -> tuple[Path | None, dict[str, Any] | None, str | None]:
+    """The checkpoint to load and its state, or what is wrong with it; converted if need be."""
     latest = folder / LATEST
     if not latest.is_file():
         return None, None, None
-    name = latest.read_text().strip()
-    problem = verify(folder / name)
+    path = folder / latest.read_text().strip()
+    problem = verify(path)
     if problem is not None:
         return None, None, problem
-    return name, json.loads((folder / name / STATE).read_text()), None
+    state = json.loads((path / STATE).read_text())
+    if state["layout"] == layout or universal.is_universal(path):
+        return path, state, None
+    told = f"{path} was written on {describe(state['layout'])}, this run is {describe(layout)}"
+    print(f"{told}: converting the checkpoint", file=sys.stderr, flush=True)
+    try:
+        return convert(path), state, None
+    except UserError as error:
+        return None, None, str(error)
+
+
+def convert(checkpoint: Path, target: Path | None = None) -> Path:
+    """Write a checkpoint, in one process, in the form that any layout can load; its folder is returned.
+
+    By default that is `universal_N` beside `step_N`; a whole one that is there already is taken.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of a layout that cannot be converted.
+    """
+    problem = verify(checkpoint)
+    if problem is not None:
+        raise UserError(problem)
+    target = target or checkpoint.with_name(checkpoint.name.replace("step_", "universal_"))
+    if (target / FILES).exists() and verify(target) is None:
+        return target
+    state = json.loads((checkpoint / STATE).read_text())
+    staging = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        universal.write(checkpoint, staging, state["layout"])
+        for name in (STATE, "config.json"):
+            shutil.copy(checkpoint / name, staging / name)
+        seal(staging)
+        put_in_place(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
 
 
 def verify(checkpoint: Path) -> str | None:
@@ -95,12 +138,20 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
     for step in steps[:-keep_last]:
         if step != best:
             shutil.rmtree(folder / f"step_{step}")
+            shutil.rmtree(folder / f"universal_{step}", ignore_errors=True)
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """List the folder's files with their hashes; everything is on disk when this returns."""
     listed = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         sync(path)
         listed[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     write_atomically(folder / FILES, json.dumps(listed, indent=1))
+
+
+def put_in_place(staging: Path, final: Path) -> None:
+    """Rename a sealed folder; one that is there is replaced."""
+    shutil.rmtree(final, ignore_errors=True)
+    staging.rename(final)
+    sync(final.parent)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_fp32_param
 from megatron.core import parallel_state
 
 from janus_pt.config import Config
@@ -18,6 +17,7 @@ from janus_pt.errors import UserError
 from janus_pt.export import save_export
 from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
+from janus_pt.parallel.weights import whole_weights
 from janus_pt.train import checkpoint
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare, tokenizer_file
@@ -38,7 +38,7 @@ def train(config: Config, resume: bool) -> None:
                 validate(run, reporter)
             for result in steps(run):
                 if due(run, config.run.log_every):
-                    reporter.train_step(report(run.module, result, run.group))
+                    reporter.train_step(report(run.loss, result))
                 if due(run, config.run.eval_every):
                     validate(run, reporter)
                 if due(run, config.checkpoint.every):
@@ -64,7 +64,7 @@ def steps(run: Run) -> Iterator[StepResult]:
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
                 group["lr"] = rate
-            result = train_step(run.engine, next_batches(batches, step), step, config.run.seed, run.group)
+            result = train_step(run.engine, next_batches(batches, step), step, config.run.seed)
             run.step = step
             run.counts += result.counts
             yield result
@@ -90,7 +90,7 @@ def validate(run: Run, reporter: Reporter) -> None:
         rank=parallel_state.get_data_parallel_rank(),
         ranks=parallel_state.get_data_parallel_world_size(),
     )
-    losses = report(run.module, evaluate(run.engine, batches, run.group), run.group)
+    losses = report(run.loss, evaluate(run.engine, batches))
     run.validated = {"step": run.step, "loss": losses["loss/total"]}
     reporter.validation(losses)
 
@@ -112,14 +112,10 @@ def save(run: Run) -> None:
 def export(run: Run) -> Path:
     """Write the model as a folder that `JanusModel.from_pretrained` reads; all ranks take part."""
     target = run.folder / "export"
-    weights = {name: full_weight(p) for name, p in run.module.model.named_parameters()}
+    weights = whole_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
         save_export(target, weights, run.config.model, tokenizer_file(run.config))
+    else:
+        deque(weights, maxlen=0)
     dist.barrier()
     return target
-
-
-def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """The float32 master weight, on the CPU; gathered from the ranks that share it out, all of which take part."""
-    master = safe_get_full_fp32_param(parameter)
-    return (parameter if master is None else master).detach().float().cpu()

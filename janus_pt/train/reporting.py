@@ -66,7 +66,7 @@ class Reporter:
                 **_losses(numbers),
                 "lr": run.engine.optimizer.param_groups[0]["lr"],
                 "grad_norm": float(run.engine.get_global_grad_norm()),
-                "tokens": float(run.counts[len(run.module.names) + SIZES.index("target_tokens")]),
+                "tokens": float(run.counts[len(run.loss.names) + SIZES.index("target_tokens")]),
                 "tokens_per_s": trained["target_tokens"] / seconds,
                 "mfu": self._flops(trained) / seconds / self.peak,
             }

@@ -22,10 +22,14 @@ from janus_pt.data.store import local_copy
 from janus_pt.errors import UserError
 from janus_pt.export import load_export
 from janus_pt.objectives.batch import Batch, collate
+from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.parallel import groups
-from janus_pt.parallel.engine import build_engine, build_module
+from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_claims
+from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
-from janus_pt.train.step import SIZES, TrainingModule
+from janus_pt.train.dry_step import dry_step
+from janus_pt.train.layout import layout
+from janus_pt.train.step import SIZES
 
 
 @dataclass
@@ -45,14 +49,14 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
 
     @property
-    def module(self) -> TrainingModule:
-        """The module inside the engine."""
+    def module(self) -> Module:
+        """The module inside the engine: the model, or this rank's stage of it, and the objective's loss."""
         return self.engine.module
 
     @property
-    def group(self) -> Any:
-        """The data-parallel group."""
-        return parallel_state.get_data_parallel_group()
+    def loss(self) -> ObjectiveLoss:
+        """The objective's loss."""
+        return self.engine.module.loss
 
     @property
     def folder(self) -> Path:
@@ -66,13 +70,11 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
-        layout = {"world_size": dist.get_world_size(), "zero_stage": self.config.parallel.zero_stage}
-        counts = self.counts.tolist()
         return {
             "step": self.step,
             "best": self.best,
-            "counts": counts,
-            "layout": layout,
+            "counts": self.counts.tolist(),
+            "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
         }
 
@@ -83,19 +85,26 @@ def prepare(config: Config, resume: bool) -> Run:
     Raises:
         UserError: config, corpus, weights and checkpoint do not fit together.
     """
-    device = groups.initialize()
+    sizes = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
+    device = groups.initialize(*sizes, before_division=partial(check_same_start, config))
     check_folder(config, resume)
-    check_corpora(config)
+    corpora = check_corpora(config)
     loader = build_loader(config)
-    module = build_module(config)
-    if config.run.init_from is not None:
-        module.model.load_state_dict(initial_weights(config))
+    check_alike({"the corpus of data.train": loader.fingerprint})
+    module = build_module(config, initial_weights(config) if config.run.init_from is not None else None)
+    check_alike(parameter_claims(module.model))
     engine = build_engine(config, module)
-    counts = torch.zeros(len(module.names) + len(SIZES), dtype=torch.float64, device=device)
+    dry_step(config, engine, corpora)
+    counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
     run = Run(config, engine, loader, counts)
     if resume:
         _restore(run)
     return run
+
+
+def check_same_start(config: Config) -> None:
+    """Refuse ranks that were started with another configuration or another version of this code."""
+    check_alike({"the configuration": to_json(config), "the code of janus_pt": code_fingerprint()})
 
 
 def build_loader(config: Config) -> TrainLoader[Any, Batch]:
@@ -126,8 +135,8 @@ def check_folder(config: Config, resume: bool) -> None:
         raise UserError(f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir")
 
 
-def check_corpora(config: Config) -> None:
-    """Refuse corpora that do not fit the model, the objective or each other."""
+def check_corpora(config: Config) -> list[Corpus]:
+    """The corpora of `data`, refused if they do not fit the model, the objective or each other."""
     paths = [corpus.path for corpus in config.data.train] + ([config.data.valid] if config.data.valid else [])
     corpora = [open_corpus(path, config.data.cache_dir) for path in paths]
     problems = []
@@ -137,6 +146,7 @@ def check_corpora(config: Config) -> None:
             problems.append(f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them")
     if problems:
         raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
+    return corpora
 
 
 def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
@@ -184,20 +194,21 @@ def _restore(run: Run) -> None:
     saved = run.checkpoints / checkpoint.LATEST
     if saved.is_file():
         _check_same_run(run, run.checkpoints / saved.read_text().strip())
-    state = checkpoint.load(run.engine, run.checkpoints)
+    state = checkpoint.load(run.engine, run.checkpoints, layout(run.config, dist.get_world_size()))
     if state is None:
         return
+    if run.config.parallel.zero_stage < 3:
+        check_alike(parameter_claims(run.module.model))
     run.loader.load_state_dict(state["loader"])
     run.step, run.best = state["step"], state["best"]
     run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
 
 
 def _check_same_run(run: Run, folder: Path) -> None:
-    """Refuse a checkpoint of another model or layout before DeepSpeed reads it."""
+    """Refuse a checkpoint of another model before DeepSpeed reads it."""
     try:
         saved = json.loads((folder / "config.json").read_text())
-        layout = json.loads((folder / checkpoint.STATE).read_text())["layout"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return  # `checkpoint.load` names what is missing or damaged
     current = json.loads(to_json(run.config))
     changed = [
@@ -205,9 +216,6 @@ def _check_same_run(run: Run, folder: Path) -> None:
         for section in ("model", "precision")
         for key, value in current[section].items()
         if saved[section].get(key) != value
-    ]
-    changed += [
-        f"{key} (was {layout[key]}, is {value})" for key, value in run.state()["layout"].items() if layout[key] != value
     ]
     if changed:
         raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")

@@ -1,0 +1,78 @@
+"""The objective's loss over hidden states, and the model with its loss as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_pt.config import ObjectiveConfig
+from janus_pt.losses import Terms, VocabShard, fused_losses
+from janus_pt.model.janus import JanusTransformer
+from janus_pt.objectives import janus
+from janus_pt.objectives.batch import Batch
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the loss needs of a batch: see `Batch`."""
+
+    targets: Tensor
+    predict: Mapping[str, Tensor]
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectiveLoss:
+    """From hidden states to the weighted total and the sum of every term; `vocab` is this rank's rows of the table."""
+
+    objective: ObjectiveConfig
+    vocab: VocabShard
+
+    @property
+    def terms(self) -> Terms:
+        """The terms over slots."""
+        return janus.terms(self.objective)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the terms, the length cross-entropy last."""
+        return (*self.terms.names, "loss/length")
+
+    @property
+    def weights(self) -> list[float]:
+        """Weights of the terms, in the order of `names`."""
+        return [*janus.weights(self.objective), self.objective.length]
+
+    def __call__(
+        self, hidden: Tensor, length_logits: Tensor, weight: Tensor, labels: Labels | Batch, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
+
+        hidden: `[batch, slots, hidden]`; length_logits: `[batch, length_classes]`; weight: this rank's rows of the
+        embedding; coefficients: `[terms]`. All tensor-parallel ranks take part.
+        """
+        slots = hidden.flatten(0, 1)
+        streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}
+        total, sums = fused_losses(streams, weight, labels.targets, coefficients[:-1], self.terms, self.vocab)
+        classes = labels.lengths.clamp(max=length_logits.shape[1] - 1)
+        length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum")
+        return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
+
+
+class TrainingModule(nn.Module):
+    """The model with its objective: batch and coefficients in, weighted total and the sum of every term out."""
+
+    def __init__(self, model: JanusTransformer, loss: ObjectiveLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ObjectiveLoss`."""
+        hidden, length_logits = self.model(batch.source, batch.slots)
+        weight = self.model.embed_tokens.get_parameter("weight")
+        return self.loss(hidden, length_logits, weight, batch, coefficients)

@@ -1,0 +1,176 @@
+"""Pipeline parallelism: one stage of the model as DeepSpeed's `PipelineModule` wants it.
+
+To DeepSpeed every stage is one layer. What stages hand on is one floating tensor, the encoder's hidden states and
+behind them (from the slot embedding on) the decoder's, so that there is one backward pass a stage; and three integer
+tables, the source and the content and query slots, whose shapes say how to take it apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule
+from torch import Tensor, nn
+
+from janus_pt.config import Config
+from janus_pt.model.attention import decoder_mask, source_mask
+from janus_pt.model.dropout import Seed
+from janus_pt.model.janus import JanusTransformer
+from janus_pt.objectives.batch import Batch
+from janus_pt.objectives.loss import Labels, ObjectiveLoss
+from janus_pt.parallel import groups
+from janus_pt.parallel.build import build_model
+from janus_pt.parallel.stages import layer_costs, stage_bounds
+from janus_pt.parallel.tensor import vocab_shard
+from janus_pt.slots import POSITION, TOKEN, Slots, Source
+
+Carry = tuple[Tensor, ...]
+
+
+class Stage(nn.Module):
+    """The layers of one stage: from what the stage before hands on to what the next one gets."""
+
+    def __init__(self, model: JanusTransformer, layers: range) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = layers
+        self.seeds: Iterator[Seed] = iter(())
+
+    def forward(self, carry: Carry) -> Carry:
+        """`carry` is (hidden, source, contents, queries), without `hidden` for the first stage; so is the result,
+        but the last stage's, which is the decoder's hidden states and the scores of the lengths."""
+        *hidden, source_table, content, query = carry
+        model, config = self.model, self.model.config
+        source = Source(*source_table.unbind(-1))
+        slots = Slots(torch.cat((content, query), dim=1), content.shape[1])
+        turn, head = config.encoder_layers + 1, config.encoder_layers + config.decoder_layers + 2
+        blocks = model.blocks(source)
+        if self.training:
+            model.seed_dropout(next(self.seeds))
+        if 0 in self.layers:
+            encoded = model.encoder.embed(model.embed_tokens(source.tokens), source.positions)
+            decoded = encoded[:, :0]
+        else:
+            encoded, decoded = hidden[0].tensor_split([source_table.shape[1]], dim=1)
+        if self.layers[0] < turn:
+            encoded = model.encoder.run(encoded, source_mask(source.samples, source, blocks))
+        if turn in self.layers:
+            encoded = model.encoder.layer_norm(encoded)
+            decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
+        if self.layers[-1] > turn:
+            masks = decoder_mask(slots, blocks), source_mask(slots.samples, source, blocks)
+            decoded = model.decoder.run(decoded, encoded, slots.num_content, *masks)
+        if head in self.layers:
+            return model.decoder.layer_norm(decoded), model.length_logits(encoded, source)
+        return torch.cat((encoded, decoded), dim=1), source_table, content, query
+
+
+class Pipeline(PipelineModule):
+    """This rank's stage with the objective's loss, for `deepspeed.initialize`.
+
+    The embedding is held by up to three stages. DeepSpeed's own tied layers are lost when a checkpoint is loaded
+    (they are stored as functions), so the tie is made here, by naming the ranks that share it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        shape, stages = config.model, config.parallel.pipeline_parallel_size
+        bounds = stage_bounds(layer_costs(shape), stages)
+        chain = [range(*pair) for pair in pairwise(bounds)]
+        last = shape.encoder_layers + shape.decoder_layers + 2
+        users = (0, shape.encoder_layers + 1, last)
+        self.tied_stages = sorted({next(s for s, layers in enumerate(chain) if user in layers) for user in users})
+        topology = groups.topology()
+        mine = topology.get_coord(dist.get_rank()).pipe
+        model = build_model(shape, config.run.seed, chain[mine])
+        model.recompute_activations(config.parallel.activation_checkpointing)
+        layers: list[Any] = [None] * stages
+        layers[mine] = Stage(model, chain[mine])
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its layers
+            super().__init__(
+                layers, topology=topology, loss_fn=self._loss, partition_method="uniform", dynamic_shape=True
+            )
+        self.loss = ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, shape.vocab_size))
+        self.sums = torch.zeros(0)
+        self.coefficients = torch.zeros(0)
+
+    @property
+    def stage(self) -> Stage:
+        """This rank's stage."""
+        return self.forward_funcs[0]
+
+    @property
+    def model(self) -> JanusTransformer:
+        """This stage's part of the model."""
+        return self.stage.model
+
+    def _loss(self, outputs: Carry, labels: Carry) -> Tensor:
+        targets, lengths, *predict = labels
+        named = dict(zip(self.loss.terms.streams, predict, strict=True))
+        weight = self.model.embed_tokens.get_parameter("weight")
+        hidden, length_logits = outputs
+        total, sums = self.loss(hidden, length_logits, weight, Labels(targets, named, lengths), self.coefficients)
+        self.sums = self.sums + sums
+        return total
+
+    def _index_tied_modules(self) -> dict[str, Any]:
+        """The group of ranks that share each table; all ranks make all groups, in the same order."""
+        found: dict[str, Any] = {}
+        axes = self._topo.get_dim("data"), self._topo.get_dim("model")
+        for data, model in ((d, m) for d in range(axes[0]) for m in range(axes[1])):
+            ranks = [self._topo.get_rank(pipe=stage, data=data, model=model) for stage in self.tied_stages]
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                table = self.model.embed_tokens
+                found["embed_tokens"] = {"ranks": ranks, "group": group, "weight_attr": ["weight"], "module": table}
+                weight: Any = table.get_parameter("weight")
+                weight.ds_pipe_replicated = dist.get_rank() != ranks[0]  # counted once in norms
+        return found
+
+    def get_tied_weights_and_groups(self) -> list[tuple[Tensor, Any]]:
+        """The shared tables of this rank, for the sum of their gradients."""
+        return [(tie["module"].weight, tie["group"]) for tie in self.tied_comms.values()]
+
+
+def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, seeds: Iterable[Seed]) -> Tensor:
+    """Forward and backward of a step's micro-batches through all stages, and the update.
+
+    Returns the sums of the terms, zeros but on the last stage. All ranks take part.
+    """
+    module = _begin(engine, coefficients)
+    module.stage.seeds = iter(seeds)
+    engine.train_batch(iter([_split(batch, engine.device) for batch in batches]))
+    return module.sums
+
+
+def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Tensor:
+    """The sums of the terms with dropout off; zeros but on the last stage. All ranks take part, each pipeline with
+    its own number of batches."""
+    module = _begin(engine, coefficients)
+    if not batches:
+        dist.barrier()  # as `eval_batch` does
+        return module.sums
+    parts = iter([_split(batch, engine.device) for batch in batches])
+    engine.eval_batch(parts, reduce_output=None, bcast_loss=False, num_micro_batches=len(batches))
+    module.train()
+    return module.sums
+
+
+def _begin(engine: Any, coefficients: Tensor) -> Pipeline:
+    module: Pipeline = engine.module
+    module.coefficients, module.sums = coefficients, torch.zeros_like(coefficients)
+    return module
+
+
+def _split(batch: Batch, device: torch.device) -> tuple[Carry, Carry]:
+    """What the first stage reads, and what the last one compares with."""
+    batch = batch.to(device)
+    table, width = batch.slots.table, batch.slots.num_content
+    source = torch.stack((batch.source.tokens, batch.source.positions, batch.source.samples), dim=-1)
+    inputs = source, table[:, :width].contiguous(), table[:, width:].contiguous()
+    return inputs, (batch.targets, batch.lengths, *batch.predict.values())
