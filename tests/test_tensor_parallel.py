@@ -1,4 +1,4 @@
-"""megatron-core's layers and the vocabulary-parallel losses at TP=2 against the plain model, in float64."""
+"""Sharded layers, their randomness, and the pieces of a pipeline, against the plain model in float64."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from distributed import run_ranks
 
 from janus_pt.config import ModelConfig, ObjectiveConfig
 from janus_pt.data.examples import make_example
+from janus_pt.losses import VocabShard
+from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives.batch import Batch, collate
-from janus_pt.train.step import TrainingModule
+from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 
 pytestmark = pytest.mark.slow
 
@@ -29,57 +31,176 @@ CONFIG = ModelConfig(
     dropout=0.0,
     init_std=0.3,
 )
-PADDED_VOCAB = 56
+SEED = 3
+OBJECTIVE = ObjectiveConfig.model_validate({"recipe": "translation"})
+COEFFICIENTS = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
 
 
 def batch() -> Batch:
     rng = np.random.default_rng(0)
-    objective = ObjectiveConfig.model_validate({"recipe": "translation"})
     pairs = [{"source": rng.integers(5, 53, n), "target": rng.integers(5, 53, m)} for n, m in ((7, 9), (3, 4), (10, 6))]
-    return collate([make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs], 0)
+    return collate([make_example(pair, rng, model=CONFIG, objective=OBJECTIVE) for pair in pairs], 0)
 
 
 def loss_and_gradients(module: TrainingModule) -> tuple[list[float], dict[str, torch.Tensor]]:
-    coefficients = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
-    total, sums = module.double()(batch(), coefficients)
+    total, sums = module.double()(batch(), COEFFICIENTS)
     total.backward()
     return [float(total.detach()), *sums.tolist()], {n: p.grad for n, p in module.model.named_parameters()}
 
 
-def objective() -> ObjectiveConfig:
-    return ObjectiveConfig.model_validate({"recipe": "translation"})
+def plain() -> TrainingModule:
+    model = JanusTransformer(CONFIG)
+    initialize_weights(model, SEED)
+    return TrainingModule(model, ObjectiveLoss(OBJECTIVE, VocabShard(CONFIG.vocab_size)))
 
 
-def sharded(parallel_size: int) -> tuple[list[float], dict[str, Any]]:
-    """Loss and gradients of this rank's shard, with the place the shard has in the whole tensor."""
+def check_shards() -> int:
+    """Loss and gradients of this rank's shards against the plain model's."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.tensor import tensor_parallel_layers, vocab_shard
+    from janus_pt.parallel.build import build_model
+    from janus_pt.parallel.tensor import own_part, split_dimension, vocab_shard, whole_tensor
 
-    groups.initialize(parallel_size)
-    padded = CONFIG.model_copy(update={"vocab_size": PADDED_VOCAB})
-    torch.manual_seed(3)
-    model = JanusTransformer(padded, tensor_parallel_layers(CONFIG.init_std))
-    losses, gradients = loss_and_gradients(TrainingModule(model, objective(), vocab_shard(model.embed_tokens, 53)))
+    groups.initialize(tensor_parallel_size=2)
+    model = build_model(CONFIG, SEED)
+    vocab = vocab_shard(model.embed_tokens, CONFIG.vocab_size)
+    losses, gradients = loss_and_gradients(TrainingModule(model, ObjectiveLoss(OBJECTIVE, vocab)))
+    expected_losses, expected = loss_and_gradients(plain())
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+    split = 0
+    for name, parameter in model.named_parameters():
+        whole = expected[name]
+        torch.testing.assert_close(gradients[name], own_part(parameter, whole), rtol=1e-10, atol=1e-12, msg=name)
+        torch.testing.assert_close(
+            whole_tensor(parameter, gradients[name], whole.shape), whole, rtol=1e-10, atol=1e-12, msg=name
+        )
+        split += split_dimension(parameter) is not None
     groups.shutdown()
-    return losses, {name: gradient.numpy() for name, gradient in gradients.items()}
+    return split
 
 
 def test_two_ranks_compute_what_one_does() -> None:
-    from janus_pt.losses import VocabShard
+    attention, feed_forward = 3 * 2 + 1, 2 + 1  # q, k, v and fc1 with their biases; out and fc2 without
+    table, encoder_layer, decoder_layer = 1, attention + feed_forward, 2 * attention + feed_forward
+    assert run_ranks(check_shards, 2) == [table + 2 * encoder_layer + 2 * decoder_layer] * 2
 
-    padded = CONFIG.model_copy(update={"vocab_size": PADDED_VOCAB})
-    torch.manual_seed(3)
-    plain = TrainingModule(JanusTransformer(padded), objective(), VocabShard(53))
-    losses, gradients = loss_and_gradients(plain)
-    ranks = run_ranks(sharded, 2, 2)
-    for rank_losses, _ in ranks:
-        np.testing.assert_allclose(rank_losses, losses, rtol=1e-12)
-    for name, whole in gradients.items():
-        first, second = (torch.from_numpy(rank[1][name]) for rank in ranks)
-        if first.shape == whole.shape:
-            assert torch.equal(first, second), f"{name} is replicated and must be equal on both ranks"
-            joined = first
-        else:
-            dim = next(d for d in range(whole.ndim) if first.shape[d] != whole.shape[d])
-            joined = torch.cat((first, second), dim)
-        torch.testing.assert_close(joined, whole, rtol=1e-10, atol=1e-12, msg=name)
+
+def draws() -> dict[str, Any]:
+    """Dropout of a replicated and of a sharded activation, of two passes with the same seed."""
+    from janus_pt.parallel import groups
+    from janus_pt.parallel.build import build_model
+
+    groups.initialize(tensor_parallel_size=2)
+    dropping = CONFIG.model_copy(update={"dropout": 0.5, "activation_dropout": 0.5, "attention_dropout": 0.5})
+    model = build_model(dropping, SEED).double()
+    found: dict[str, Any] = {"passes": []}
+    with model.encoder.layers[0].apart():
+        found["sharded"] = torch.rand(4).tolist()
+    found["replicated"] = torch.rand(4).tolist()
+    for recompute in (False, True):
+        model.recompute_activations(recompute)
+        model.seed_dropout((1, 2, 3))
+        model.zero_grad()
+        hidden = model(batch().source, batch().slots)[0]
+        hidden.square().sum().backward()
+        gradient = model.encoder.layers[1].fc1.weight.grad.clone()
+        found["passes"].append((hidden.detach().numpy(), gradient.numpy()))
+    groups.shutdown()
+    return found
+
+
+def test_dropout_is_in_step_where_activations_are_replicated_and_differs_where_they_are_sharded() -> None:
+    torch.manual_seed(0)
+    first, second = run_ranks(draws, 2)
+    assert first["sharded"] != second["sharded"]
+    np.testing.assert_array_equal(first["passes"][0][0], second["passes"][0][0])
+    for rank in (first, second):
+        (hidden, gradient), (again, recomputed) = rank["passes"]
+        np.testing.assert_array_equal(hidden, again)
+        np.testing.assert_allclose(gradient, recomputed, rtol=1e-12, atol=1e-14)
+
+
+def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
+    """Loss and gradients of all stages of a pipeline, run one behind the other in this process."""
+    from janus_pt.parallel import groups
+    from janus_pt.parallel.build import build_model
+    from janus_pt.parallel.pipeline import Stage, split_batch
+    from janus_pt.parallel.stages import chain
+    from janus_pt.parallel.tensor import vocab_shard
+
+    groups.initialize()
+    carry, _ = split_batch(batch(), torch.device("cpu"))
+    parts = [Stage(build_model(CONFIG, SEED, layers).double(), layers) for layers in chain(CONFIG, stages)]
+    for part in parts:
+        part.seeds = iter([(0,)])
+        carry = part(carry)
+    last = parts[-1].model
+    loss = ObjectiveLoss(OBJECTIVE, vocab_shard(last.embed_tokens, CONFIG.vocab_size))
+    hidden, lengths = carry
+    total, sums = loss(hidden, lengths, last.embed_tokens.weight, batch(), COEFFICIENTS)
+    total.backward()
+    gradients: dict[str, Any] = {}
+    for part in parts:
+        for name, parameter in part.model.named_parameters():
+            gradient = parameter.grad[: CONFIG.vocab_size] if "embed_tokens" in name else parameter.grad
+            gradients[name] = gradients.get(name, 0) + gradient  # the tie: copies' gradients add up
+    groups.shutdown()
+    return [float(total.detach()), *sums.tolist()], {n: g.numpy() for n, g in gradients.items()}
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_the_stages_of_a_pipeline_are_the_model(stages: int) -> None:
+    losses, gradients = run_ranks(chained, 1, stages)[0]
+    expected_losses, expected = loss_and_gradients(plain())
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+    assert gradients.keys() == expected.keys()
+    for name, whole in expected.items():
+        np.testing.assert_allclose(gradients[name], whole.numpy(), rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def alike() -> list[str]:
+    """What the comparison of ranks says when nothing, a setting, or a weight differs."""
+    import os
+
+    from janus_pt.errors import UserError
+    from janus_pt.parallel import groups
+    from janus_pt.parallel.build import build_model
+    from janus_pt.parallel.checks import check_alike, parameter_claims
+
+    groups.initialize(tensor_parallel_size=2)
+    rank = int(os.environ["RANK"])
+    model = build_model(CONFIG, SEED)
+    told = []
+    with torch.no_grad():
+        model.encoder.layers[0].fc1.weight[0, 0] += rank  # split: a rank's own
+        good = parameter_claims(model)
+        model.encoder.layers[1].fc2.bias[2] += rank * 1e-6  # replicated
+    for claims in ({"the configuration": "same"}, good, {"the configuration": str(rank)}, parameter_claims(model)):
+        try:
+            check_alike(claims)
+            told.append("")
+        except UserError as error:
+            told.append(str(error))
+    groups.shutdown()
+    return told
+
+
+def test_ranks_that_differ_are_told() -> None:
+    first, second = run_ranks(alike, 2)
+    assert first == second and first[:2] == ["", ""]
+    assert first[2].startswith("the configuration: not the same on all ranks: 1 differ from 0")
+    assert first[3].startswith("parameter encoder.layers.1.fc2.bias: not the same")
+
+
+def test_tensor_parallel_ranks_are_neighbours() -> None:
+    assert run_ranks(order_of_ranks, 4) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def order_of_ranks() -> tuple[int, int]:
+    import os
+
+    from janus_pt.parallel import groups
+
+    groups.initialize(tensor_parallel_size=2, pipeline_parallel_size=2)
+    coordinate = groups.topology().get_coord(int(os.environ["RANK"]))
+    groups.shutdown()
+    return coordinate.pipe, coordinate.model

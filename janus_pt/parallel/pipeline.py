@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from janus_pt.objectives.batch import Batch
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
 from janus_pt.parallel import groups
 from janus_pt.parallel.build import build_model
-from janus_pt.parallel.stages import layer_costs, stage_bounds
+from janus_pt.parallel.stages import chain
 from janus_pt.parallel.tensor import vocab_shard
 from janus_pt.slots import POSITION, TOKEN, Slots, Source
 
@@ -80,17 +79,16 @@ class Pipeline(PipelineModule):
 
     def __init__(self, config: Config) -> None:
         shape, stages = config.model, config.parallel.pipeline_parallel_size
-        bounds = stage_bounds(layer_costs(shape), stages)
-        chain = [range(*pair) for pair in pairwise(bounds)]
+        parts = chain(shape, stages)
         last = shape.encoder_layers + shape.decoder_layers + 2
         users = (0, shape.encoder_layers + 1, last)
-        self.tied_stages = sorted({next(s for s, layers in enumerate(chain) if user in layers) for user in users})
+        self.tied_stages = sorted({next(s for s, layers in enumerate(parts) if user in layers) for user in users})
         topology = groups.topology()
         mine = topology.get_coord(dist.get_rank()).pipe
-        model = build_model(shape, config.run.seed, chain[mine])
+        model = build_model(shape, config.run.seed, parts[mine])
         model.recompute_activations(config.parallel.activation_checkpointing)
         layers: list[Any] = [None] * stages
-        layers[mine] = Stage(model, chain[mine])
+        layers[mine] = Stage(model, parts[mine])
         with contextlib.redirect_stdout(io.StringIO()):  # it tells of its layers
             super().__init__(
                 layers, topology=topology, loss_fn=self._loss, partition_method="uniform", dynamic_shape=True
@@ -144,7 +142,7 @@ def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, s
     """
     module = _begin(engine, coefficients)
     module.stage.seeds = iter(seeds)
-    engine.train_batch(iter([_split(batch, engine.device) for batch in batches]))
+    engine.train_batch(iter([split_batch(batch, engine.device) for batch in batches]))
     return module.sums
 
 
@@ -155,7 +153,7 @@ def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor
     if not batches:
         dist.barrier()  # as `eval_batch` does
         return module.sums
-    parts = iter([_split(batch, engine.device) for batch in batches])
+    parts = iter([split_batch(batch, engine.device) for batch in batches])
     engine.eval_batch(parts, reduce_output=None, bcast_loss=False, num_micro_batches=len(batches))
     module.train()
     return module.sums
@@ -167,7 +165,7 @@ def _begin(engine: Any, coefficients: Tensor) -> Pipeline:
     return module
 
 
-def _split(batch: Batch, device: torch.device) -> tuple[Carry, Carry]:
+def split_batch(batch: Batch, device: torch.device) -> tuple[Carry, Carry]:
     """What the first stage reads, and what the last one compares with."""
     batch = batch.to(device)
     table, width = batch.slots.table, batch.slots.num_content

@@ -12,7 +12,7 @@ The model is a chain of E + D + 3 layers:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from janus_pt.config import ModelConfig
 
@@ -49,3 +49,8 @@ def stage_bounds(costs: Sequence[float], stages: int) -> list[int]:
     for stage in range(stages, 0, -1):
         bounds.append(best[stage, bounds[-1]][1])
     return bounds[::-1]
+
+
+def chain(model: ModelConfig, stages: int) -> list[range]:
+    """The layers of every stage."""
+    return [range(start, stop) for start, stop in pairwise(stage_bounds(layer_costs(model), stages))]

@@ -106,6 +106,11 @@ def load(engine: Any, checkpoint: Path, step: int) -> None:
 
     The engine must have done a step, so that its optimizer has a state. All ranks take part.
     """
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        # DeepSpeed links parameters with their moments after the step of the first group, which is too early for
+        # those of the second.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     for name, parameter in engine.module.model.named_parameters():
         for key in (WEIGHT, *MOMENTS):
             part = own_part(parameter, read(checkpoint, name, key)).to(engine.device)
