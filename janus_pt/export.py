@@ -22,6 +22,7 @@ from janus_pt.errors import UserError
 from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
 from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
+from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
 from janus_pt.tokenizer import Tokenizer
@@ -103,9 +104,8 @@ def save_export(
 
 
 def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: ModelConfig) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in outline(config).state_dict().items()}
     try:
-        write_tensors(path, items, shapes)
+        write_tensors(path, items, whole_shapes(config))
     except ValueError as error:
         raise UserError(f"the weights to export: tensors are not those of the model in the config: {error}") from None
 

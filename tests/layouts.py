@@ -4,8 +4,8 @@
 
 Each layout trains ten steps with dropout, saving at the fifth. Its numbers are compared with those of one process;
 then runs are continued from the fifth step: on the same layout, where every number must be the same to the last bit,
-and on others, for which the checkpoint is converted. `--quick` goes to and from one process and one other layout
-only; without it, from every layout to every other.
+and on others, for which the checkpoint is converted: with `--quick` to each layout from TP2 x PP2, and from each to one
+process; without it, from every layout to every other.
 """
 
 from __future__ import annotations
@@ -81,6 +81,11 @@ def train(config: str, settings: list[str], resume: bool) -> None:
     """One rank of a run, in a process that is there already."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    # ZeRO-3 numbers modules and parameters through the life of a process, and compares the numbers between ranks.
+    Init.param_id, DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0, 0
     from janus_pt.config_file import read_config
     from janus_pt.train.loop import train as run
 
@@ -159,11 +164,13 @@ def rows(comparison: Comparison, quick: bool) -> Iterator[Row]:
     for layout in LAYOUTS:
         whole = comparison.run(layout)
         resumed = comparison.run(layout, layout)
-        origins = [one, spread] if quick else LAYOUTS
+        pairs = [(spread, layout), (layout, one)] if quick else [(origin, layout) for origin in LAYOUTS]
         continued = {
-            origin.name: difference(comparison.run(layout, origin), comparison.run(origin), SAVED)
-            for origin in origins
-            if origin not in (layout, LAYOUTS[-1])  # what ZeRO-0 saved fits no other layout
+            f"{origin.name} -> {target.name}": difference(
+                comparison.run(target, origin), comparison.run(origin), after=SAVED
+            )
+            for origin, target in pairs
+            if origin != target and origin.stage > 0  # what ZeRO-0 saved fits no other layout
         }
         yield Row(layout, difference(whole, comparison.run(one)), same_bits(resumed, whole), continued)
     for layout in BFLOAT16:
@@ -174,7 +181,7 @@ def rows(comparison: Comparison, quick: bool) -> Iterator[Row]:
 def as_table(found: list[Row]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| layout | processes | against one process | resumed on itself | continued from other layouts, worst |",
+        "| layout | processes | against one process | resumed on itself | continued on another layout, worst |",
         "|---|---|---|---|---|",
     ]
     for row in found:

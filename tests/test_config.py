@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_pt.config import Config
+from janus_pt.config import Config, padded_vocab_size
 from janus_pt.config_file import MAX_BYTES, read_config, to_json
 from janus_pt.deepspeed_config import DECIDED_BY, derived_deepspeed_config
 from janus_pt.errors import UserError
@@ -364,3 +364,64 @@ def test_every_derived_key_is_refused_and_names_a_key_of_ours(tmp_path: Path, ke
     assert told.startswith(f"--set deepspeed.{key}=true: deepspeed.{key}: DeepSpeed's value is derived from ")
     for ours in DECIDED_BY[key].split(" and "):
         assert operator.attrgetter(ours)(example()) is not None
+
+
+# Settings, the number of processes, and the message about a layout that cannot be.
+BAD_LAYOUTS = {
+    "heads": (["tensor_parallel_size=3"], 3, "3 does not divide model.num_attention_heads (4)"),
+    "feed-forward network": (
+        ["tensor_parallel_size=4"],
+        4,
+        "4 does not divide model.ffn_hidden_size (2050): use a divisor of it",
+    ),
+    "world size": (
+        ["tensor_parallel_size=2", "pipeline_parallel_size=2"],
+        6,
+        "2 tensor-parallel times 2 pipeline-parallel ranks does not fit 6 processes: start a multiple of 4",
+    ),
+    "more stages than layers": (["pipeline_parallel_size=13"], 13, "13 stages cannot share 12 layers"),
+    "pipeline without ZeRO": (
+        ["pipeline_parallel_size=2", "zero_stage=0"],
+        2,
+        "must be 1 with pipeline_parallel_size above 1, but is 0: DeepSpeed clips by a wrong gradient norm there",
+    ),
+    "pipeline with ZeRO-2": (["pipeline_parallel_size=2", "zero_stage=2"], 2, "DeepSpeed has no pipelines with it"),
+    "pipeline with ZeRO-3": (["pipeline_parallel_size=2", "zero_stage=3"], 2, "DeepSpeed has no pipelines with it"),
+    "pipeline with offload": (
+        ["pipeline_parallel_size=2", "offload_optimizer=true"],
+        2,
+        "parallel.offload_optimizer: pipelines keep the optimizer state on the device",
+    ),
+    "wrong norm": (
+        ["tensor_parallel_size=2", "zero_stage=0"],
+        2,
+        "DeepSpeed reports a wrong gradient norm at stage 0: use 1",
+    ),
+    "offload without ZeRO": (["zero_stage=0", "offload_optimizer=true"], 1, "needs zero_stage 1 or higher"),
+    "parameter offload": (["zero_stage=2", "offload_parameters=true"], 1, "needs zero_stage 3, but that is 2"),
+    "unshared batch": (["tensor_parallel_size=2"], 6, "cannot be shared by 3 data-parallel ranks: use a multiple of"),
+    "unknown stage": (["zero_stage=4"], 1, "parallel.zero_stage: must be 0, 1, 2 or 3, but is 4"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LAYOUTS)
+def test_layouts_that_cannot_be(tmp_path: Path, name: str) -> None:
+    layout, world_size, expected = BAD_LAYOUTS[name]
+    changes = [f"parallel.{setting}" for setting in layout]
+    if "ffn" in expected:
+        changes.append("model.ffn_hidden_size=2050")
+    if "norm at stage 0" in expected:
+        changes.append("precision.dtype=bfloat16")
+    assert expected in message(tmp_path, GOOD, tuple(changes), world_size)
+
+
+def test_a_vocabulary_too_small_for_its_ranks(tmp_path: Path) -> None:
+    small = ("model.vocab_size=9", "model.num_attention_heads=4", "parallel.tensor_parallel_size=4")
+    assert "a vocabulary of 9 leaves some of 4 ranks without a token" in message(tmp_path, GOOD, small, 4)
+
+
+@given(vocab_size=st.integers(1, 200_000), ranks=st.integers(1, 16))
+def test_the_padded_vocabulary_is_the_least_that_ranks_share_evenly(vocab_size: int, ranks: int) -> None:
+    padded = padded_vocab_size(vocab_size, ranks)
+    assert padded >= vocab_size and padded % ranks == 0 and (padded // ranks) % 8 == 0
+    assert padded - 8 * ranks < vocab_size

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from janus_pt.config import DataConfig
 from janus_pt.data import store
 from janus_pt.data.manifest import Manifest, Shard, read_manifest
 from janus_pt.data.order import Ints
@@ -37,6 +38,13 @@ def open_corpus(url: str, cache_dir: str | None = None, keep_open: int = 32) -> 
     if not manifest.samples:
         raise UserError(f"{url}: the corpus has no samples; build it from files with text in them")
     return Corpus(Files(url, manifest, cache_dir), keep_open)
+
+
+def tokenizer_file(data: DataConfig) -> Path:
+    """The corpora's tokenizer on the local disk."""
+    url = data.train[0].path
+    tokenizer = read_manifest(url).tokenizer
+    return store.local_copy(store.join(url, tokenizer.file), tokenizer.sha256, data.cache_dir)
 
 
 class Corpus:

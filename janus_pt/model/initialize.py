@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from janus_pt.config import ModelConfig
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
 
@@ -15,10 +16,10 @@ Part = Callable[[nn.Parameter, Tensor], Tensor]
 """From a parameter and the whole tensor it is a part of: what the parameter should hold."""
 
 
-def whole_shapes(model: JanusTransformer) -> dict[str, torch.Size]:
+def whole_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Shapes of all parameters of the unsharded model, by name."""
     with torch.device("meta"):
-        return {name: p.shape for name, p in JanusTransformer(model.config).named_parameters()}
+        return {name: p.shape for name, p in JanusTransformer(config).named_parameters()}
 
 
 def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:
@@ -32,7 +33,7 @@ def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:
 
 def initialize_weights(model: JanusTransformer, seed: int, part: Part = lambda _, whole: whole) -> None:
     """Give `model`, or the part of one that is there, the weights of `seed`."""
-    shapes = whole_shapes(model)
+    shapes = whole_shapes(model.config)
     set_weights(model, lambda name: draw(name, shapes[name], model.config.init_std, seed), part)
 
 

@@ -41,7 +41,7 @@ class Stack(nn.Module):
 
     def embed(self, embedded_tokens: Tensor, positions: Tensor) -> Tensor:
         """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`."""
-        if self.seed is not None:
+        if self.seed is not None and self.training:
             seed_layer(self.seed, self.first)
         x = embedded_tokens * self.scale + self.embed_positions(positions)
         return self.dropout(self.layernorm_embedding(x))
@@ -51,7 +51,7 @@ class Stack(nn.Module):
         return ((int(name), layer) for name, layer in self.layers.named_children())
 
     def _run(self, index: int, layer: nn.Module, *inputs: Any) -> Tensor:
-        seed = self.seed
+        seed = self.seed if self.training else None
 
         def seeded(*inputs: Any) -> Tensor:
             if seed is not None:

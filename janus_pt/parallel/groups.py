@@ -66,13 +66,6 @@ def initialize(
     return device()
 
 
-def is_last_stage() -> bool:
-    """Whether this rank computes the losses."""
-    return (
-        parallel_state.get_pipeline_model_parallel_rank() == parallel_state.get_pipeline_model_parallel_world_size() - 1
-    )
-
-
 def topology() -> PipeModelDataParallelTopology:
     """DeepSpeed's picture of the ranks for pipelines; it must be megatron-core's, which is checked."""
     pipeline, data, tensor = (

@@ -55,7 +55,8 @@ def apart() -> Iterator[None]:
     """Inside, torch's generators differ between tensor-parallel ranks; outside they stay in step."""
     # From the CPU's generator, which is in step too: no device is waited for.
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) and [torch.cuda.current_device()]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed + parallel_state.get_tensor_model_parallel_rank())
         yield
 

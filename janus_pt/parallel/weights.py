@@ -25,7 +25,7 @@ def whole_weights(model: JanusTransformer, device: torch.device) -> Iterator[tup
     dist.all_gather_object(held, list(mine))
     per_stage = parallel_state.get_tensor_model_parallel_world_size() * parallel_state.get_data_parallel_world_size()
     rank = dist.get_rank()
-    for name, shape in whole_shapes(model).items():
+    for name, shape in whole_shapes(model.config).items():
         owner = next(r for r, names in enumerate(held) if name in names)  # the first of the first stage that has it
         weight = torch.empty(0)
         if rank // per_stage == owner // per_stage:

@@ -15,7 +15,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from janus_pt.config import Config
+from janus_pt.data.index import tokenizer_file
 from janus_pt.errors import UserError
+from janus_pt.export import save_export
 from janus_pt.files import file_hash, sync, write_atomically
 from janus_pt.train import universal
 from janus_pt.train.layout import Layout, describe
@@ -88,8 +91,8 @@ def _find(folder: Path, layout: Layout) -> tuple[Path | None, dict[str, Any] | N
         return None, None, str(error)
 
 
-def convert(checkpoint: Path, target: Path | None = None) -> Path:
-    """Write a checkpoint, in one process, in the form that any layout can load; its folder is returned.
+def convert(checkpoint: Path, target: Path | None = None, workers: int = 1) -> Path:
+    """Write a checkpoint in the form that any layout can load; its folder is returned. Not for several ranks.
 
     By default that is `universal_N` beside `step_N`; a whole one that is there already is taken.
 
@@ -99,6 +102,8 @@ def convert(checkpoint: Path, target: Path | None = None) -> Path:
     problem = verify(checkpoint)
     if problem is not None:
         raise UserError(problem)
+    if universal.is_universal(checkpoint):
+        return checkpoint
     target = target or checkpoint.with_name(checkpoint.name.replace("step_", "universal_"))
     if (target / FILES).exists() and verify(target) is None:
         return target
@@ -106,13 +111,28 @@ def convert(checkpoint: Path, target: Path | None = None) -> Path:
     staging = target.with_name(f".{target.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        universal.write(checkpoint, staging, state["layout"])
+        universal.write(checkpoint, staging, state["layout"], workers)
         for name in (STATE, "config.json"):
             shutil.copy(checkpoint / name, staging / name)
         seal(staging)
         put_in_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Path:
+    """Export the model of a checkpoint, weight by weight; `target` is returned. Not for several ranks.
+
+    Args:
+        tokenizer: default: that of the corpus the run was trained on.
+
+    Raises:
+        UserError: the checkpoint is damaged or cannot be converted, or its tokenizer is not there.
+    """
+    whole = convert(checkpoint)
+    config = Config.model_validate_json((checkpoint / "config.json").read_text())
+    save_export(target, universal.weights(whole, config.model), config.model, tokenizer or tokenizer_file(config.data))
     return target
 
 

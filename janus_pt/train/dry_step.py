@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from janus_pt.config import Config
 from janus_pt.data.examples import make_example
@@ -13,6 +14,9 @@ from janus_pt.data.index import BOUNDARIES, Corpus
 from janus_pt.errors import UserError
 from janus_pt.objectives.batch import Batch, collate
 from janus_pt.train.step import run_step
+
+NO_MEMORY = "can't allocate memory"
+"""What torch says on a CPU."""
 
 
 def dry_step(config: Config, engine: Any, corpora: list[Corpus]) -> None:
@@ -32,11 +36,13 @@ def dry_step(config: Config, engine: Any, corpora: list[Corpus]) -> None:
         run_step(
             engine, [batch] * count, torch.zeros(len(engine.module.loss.names), device=engine.device), [(0,)] * count
         )
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(".")[0]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+            raise
+        rank, size = dist.get_rank(), f"{config.data.micro_batch_size} {config.data.batch_unit}"
         raise UserError(
-            f"a micro-batch of {config.data.micro_batch_size} {config.data.batch_unit} does not fit ({reason}): lower "
-            "data.micro_batch_size, set parallel.activation_checkpointing, or share the model among more ranks",
+            f"rank {rank}: the largest micro-batch of {size} does not fit into memory: lower data.micro_batch_size, "
+            "set parallel.activation_checkpointing, or share the model among more ranks",
             local=True,
         ) from None
     set_steps(engine, 0)

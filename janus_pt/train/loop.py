@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 
 from janus_pt.config import Config
 from janus_pt.config_file import to_json
+from janus_pt.data.index import tokenizer_file
 from janus_pt.data.loader import valid_batches
 from janus_pt.errors import UserError
 from janus_pt.export import save_export
@@ -20,7 +21,7 @@ from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.train import checkpoint
 from janus_pt.train.reporting import Reporter
-from janus_pt.train.run import Run, example_functions, prepare, tokenizer_file
+from janus_pt.train.run import Run, example_functions, prepare
 from janus_pt.train.schedule import learning_rate
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 
@@ -114,7 +115,7 @@ def export(run: Run) -> Path:
     target = run.folder / "export"
     weights = whole_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
-        save_export(target, weights, run.config.model, tokenizer_file(run.config))
+        save_export(target, weights, run.config.model, tokenizer_file(run.config.data))
     else:
         deque(weights, maxlen=0)
     dist.barrier()

@@ -18,7 +18,6 @@ from janus_pt.config_file import to_json
 from janus_pt.data.examples import make_example
 from janus_pt.data.index import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
-from janus_pt.data.store import local_copy
 from janus_pt.errors import UserError
 from janus_pt.export import load_export
 from janus_pt.objectives.batch import Batch, collate
@@ -181,13 +180,6 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     if changed:
         raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
     return export.state
-
-
-def tokenizer_file(config: Config) -> Path:
-    """The corpora's tokenizer on the local disk."""
-    url = config.data.train[0].path
-    manifest = open_corpus(url, config.data.cache_dir).manifest
-    return local_copy(f"{url.rstrip('/')}/{manifest.tokenizer.file}", manifest.tokenizer.sha256, config.data.cache_dir)
 
 
 def _restore(run: Run) -> None:

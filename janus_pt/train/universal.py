@@ -19,12 +19,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from deepspeed.checkpoint import ds_to_universal
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from deepspeed.utils.tensor_fragment import safe_set_local_fp32_param, safe_set_local_optimizer_state
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
+from janus_pt.config import ModelConfig
 from janus_pt.errors import UserError
+from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.tensor import own_part
 from janus_pt.train.dry_step import set_steps
@@ -88,16 +91,18 @@ def write(checkpoint: Path, target: Path, layout: Layout, workers: int = 1) -> N
             path.rename(folder / STAGE_PREFIX.sub("", path.name, count=1))
 
 
-def read(checkpoint: Path, name: str, key: str) -> Tensor:
+def read(checkpoint: Path, name: str, key: str, shape: torch.Size) -> Tensor:
     """A whole tensor of a universal checkpoint: `fp32`, `exp_avg` or `exp_avg_sq` of the parameter `name`."""
     path = checkpoint / PARAMETERS / name / f"{key}.pt"
-    whole: Tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["param"]
-    return whole
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # Of ZeRO-3 without tensor parallelism the converter leaves tensors flat, and the table's padding in place.
+    whole: Tensor = content["param"] if isinstance(content, dict) else content
+    return whole.reshape(-1, *shape[1:])[: shape[0]]
 
 
-def weights(checkpoint: Path, names: Iterator[str]) -> Iterator[tuple[str, Tensor]]:
-    """The float32 weights, one after another."""
-    return ((name, read(checkpoint, name, WEIGHT)) for name in names)
+def weights(checkpoint: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """The float32 weights of a universal checkpoint, one after another."""
+    return ((name, read(checkpoint, name, WEIGHT, shape)) for name, shape in whole_shapes(config).items())
 
 
 @torch.no_grad()
@@ -111,9 +116,10 @@ def load(engine: Any, checkpoint: Path, step: int) -> None:
         # those of the second.
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
+    shapes = whole_shapes(engine.module.model.config)
     for name, parameter in engine.module.model.named_parameters():
         for key in (WEIGHT, *MOMENTS):
-            part = own_part(parameter, read(checkpoint, name, key)).to(engine.device)
+            part = own_part(parameter, read(checkpoint, name, key, shapes[name])).to(engine.device)
             put = _put_shared_out if hasattr(parameter, "ds_id") else _put_whole
             put(engine, parameter, key, part)
     if hasattr(engine.optimizer, "update_lp_params"):
@@ -140,5 +146,7 @@ def _put_shared_out(engine: Any, parameter: Any, key: str, part: Tensor) -> None
     if key == WEIGHT:
         safe_set_local_fp32_param(parameter, own)
         parameter.ds_tensor.copy_(own)
+        if parameter.ds_status == ZeroParamStatus.AVAILABLE:  # small ones stay gathered between steps
+            parameter.copy_(part)
     else:
         safe_set_local_optimizer_state(parameter, own, key)
