@@ -39,7 +39,7 @@ def derived_deepspeed_config(config: Config, data_parallel_size: int) -> dict[st
     """What `deepspeed.initialize` gets: all that our configuration decides, and the user's `deepspeed` block.
 
     A micro-batch counts as one sample, because ours are built by token budget: DeepSpeed divides by numbers of
-    micro-batches only. With bfloat16, gradients are accumulated in float32.
+    micro-batches only. With bfloat16, gradients are accumulated in float32, but for ZeRO-0, which cannot.
     """
     accumulation = config.micro_batches_per_step // data_parallel_size
     bfloat16 = config.precision.dtype == "bfloat16"
@@ -61,7 +61,7 @@ def derived_deepspeed_config(config: Config, data_parallel_size: int) -> dict[st
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": NEVER,
     }
-    if bfloat16:
+    if bfloat16 and config.parallel.zero_stage > 0:
         derived["data_types"] = {"grad_accum_dtype": "fp32"}
     return merge(derived, config.deepspeed)
 

@@ -71,6 +71,7 @@ BFLOAT16 = [
     Layout("one process, bfloat16", dtype="bfloat16"),
     Layout("TP2, bfloat16", 2, tensor=2, dtype="bfloat16"),
     Layout("PP2, bfloat16", 2, pipeline=2, dtype="bfloat16"),
+    Layout("TP2 x PP2, bfloat16", 4, tensor=2, pipeline=2, dtype="bfloat16"),
     Layout("DP2, bfloat16", 2, dtype="bfloat16"),
     Layout("DP2, ZeRO-3, bfloat16", 2, stage=3, dtype="bfloat16"),
     Layout("DP2, ZeRO-0, bfloat16", 2, stage=0, dtype="bfloat16"),

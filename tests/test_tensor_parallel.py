@@ -135,8 +135,8 @@ def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
         carry = part(carry)
     last = parts[-1].model
     loss = ObjectiveLoss(OBJECTIVE, vocab_shard(last.embed_tokens, CONFIG.vocab_size))
-    hidden, lengths = carry
-    total, sums = loss(hidden, lengths, last.embed_tokens.weight, batch(), COEFFICIENTS)
+    hidden, lengths, table = carry
+    total, sums = loss(hidden, lengths, table, batch(), COEFFICIENTS)
     total.backward()
     gradients: dict[str, Any] = {}
     for part in parts:

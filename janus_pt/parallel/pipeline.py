@@ -43,7 +43,7 @@ class Stage(nn.Module):
 
     def forward(self, carry: Carry) -> Carry:
         """`carry` is (hidden, source, contents, queries), without `hidden` for the first stage; so is the result,
-        but the last stage's, which is the decoder's hidden states and the scores of the lengths."""
+        but the last stage's, which is the decoder's hidden states, the scores of the lengths, and the table."""
         *hidden, source_table, content, query = carry
         model, config = self.model, self.model.config
         source = Source(*source_table.unbind(-1))
@@ -66,7 +66,10 @@ class Stage(nn.Module):
             masks = decoder_mask(slots, blocks), source_mask(slots.samples, source, blocks)
             decoded = model.decoder.run(decoded, encoded, slots.num_content, *masks)
         if head in self.layers:
-            return model.decoder.layer_norm(decoded), model.length_logits(encoded, source)
+            # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
+            # backward pass comes to the first output, and the table's would be there already.
+            table = model.embed_tokens.get_parameter("weight")
+            return model.decoder.layer_norm(decoded), model.length_logits(encoded, source), table.view_as(table)
         return torch.cat((encoded, decoded), dim=1), source_table, content, query
 
 
@@ -110,8 +113,7 @@ class Pipeline(PipelineModule):
     def _loss(self, outputs: Carry, labels: Carry) -> Tensor:
         targets, lengths, *predict = labels
         named = dict(zip(self.loss.terms.streams, predict, strict=True))
-        weight = self.model.embed_tokens.get_parameter("weight")
-        hidden, length_logits = outputs
+        hidden, length_logits, weight = outputs
         total, sums = self.loss(hidden, length_logits, weight, Labels(targets, named, lengths), self.coefficients)
         self.sums = self.sums + sums
         return total
