@@ -35,15 +35,18 @@ CASES: dict[str, dict[str, Any]] = {
     "float32, ZeRO-1, 2 ranks": {"ranks": 2},
     "bfloat16, ZeRO-1, 2 ranks": {"ranks": 2, "dtype": "bfloat16", "hidden": 384},
     "float32, ZeRO-3, 2 ranks": {"ranks": 2, "zero": 3, "hidden": 384},
+    "float32, ZeRO-1, tensor 2": {"tensor": 2, "dropout": 0.1},
+    "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches": {"pipeline": 2, "dtype": "bfloat16", "accumulate": 4},
+    "float32, ZeRO-1, pipeline 2, 4 micro-batches": {"pipeline": 2, "layers": 3, "accumulate": 4, "samples": 3},
 }
 
 
 def build_config(
     vocab: int = 8000, hidden: int = 256, layers: int = 2, samples: int = 4, accumulate: int = 1, ranks: int = 1,
     zero: int = 1, dtype: str = "float32", dropout: float = 0.0, attention_dropout: float = 0.0, length: int = 128,
-    pre: bool = False, activation: str = "gelu", checkpointing: bool = False,
+    pre: bool = False, activation: str = "gelu", checkpointing: bool = False, tensor: int = 1, pipeline: int = 1,
 ) -> Config:  # fmt: skip
-    """A small configuration; `length` target tokens a sample, reduction buckets as small as the model."""
+    """A small configuration for `ranks` data-parallel ranks; buckets for the reduction as small as the model."""
     model = dict(
         vocab_size=vocab, hidden_size=hidden, ffn_hidden_size=4 * hidden, num_attention_heads=4, encoder_layers=layers,
         decoder_layers=layers, max_positions=length, dropout=dropout, attention_dropout=attention_dropout,
@@ -55,7 +58,12 @@ def build_config(
             "model": model,
             "data": {"train": [{"path": "none"}], **batch},
             "optimizer": {"clip_norm": 0.0},
-            "parallel": {"zero_stage": zero, "activation_checkpointing": checkpointing},
+            "parallel": {
+                "tensor_parallel_size": tensor,
+                "pipeline_parallel_size": pipeline,
+                "zero_stage": zero,
+                "activation_checkpointing": checkpointing,
+            },
             "precision": {"dtype": dtype},
             "run": {"output_dir": "none", "max_steps": 2},
             "deepspeed": {"zero_optimization": {"reduce_bucket_size": 200_000, "allgather_bucket_size": 200_000}},
@@ -80,22 +88,19 @@ def micro_batches(config: Config, seed: int) -> list[Batch]:
 
 def measure(case: dict[str, Any]) -> float:
     """Bytes at the peak of the second step, on this rank."""
-    from megatron.core import parallel_state
-
     from janus_pt.parallel import groups
     from janus_pt.parallel.engine import build_engine, build_module
     from janus_pt.train.step import train_step
 
     torch.set_num_threads(1)  # allocations of other threads would not be seen
     config = build_config(**case)
-    groups.initialize()
+    groups.initialize(config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         engine = build_engine(config, build_module(config))
-        group = parallel_state.get_data_parallel_group()
         for step in (1, 2):
             with torch.profiler.record_function(f"step {step}"):
-                train_step(engine, micro_batches(config, step), step, 1, group)
+                train_step(engine, micro_batches(config, step), step, 1)
     groups.shutdown()
     return _peak(profile.profiler.kineto_results.events())
 
@@ -108,21 +113,26 @@ def _peak(events: Any) -> float:
     return float(np.cumsum(sizes)[times >= since].max())
 
 
-def estimate(case: dict[str, Any]) -> StageMemory:
-    """The formula's answer for the same configuration."""
+def estimate(case: dict[str, Any]) -> list[StageMemory]:
+    """The formula's answer for the same configuration, by stage."""
     config = build_config(**case)
     sizes = sample_sizes(config.objective.masking, config.model.max_positions)
     batch = MicroBatch(config.data.micro_batch_size, sizes, on_cpu=True)
-    return stage_memory(config, case.get("ranks", 1), batch)[0]
+    return stage_memory(config, case.get("ranks", 1), batch)
 
 
-def measured(case: dict[str, Any]) -> float:
-    """`measure` in processes of its own: the largest of the ranks."""
-    return max(run_ranks(measure, case.get("ranks", 1), case))
+def measured(case: dict[str, Any]) -> list[float]:
+    """`measure` in processes of its own: the largest rank of each stage."""
+    stages = case.get("pipeline", 1)
+    each = case.get("ranks", 1) * case.get("tensor", 1)
+    found = run_ranks(measure, stages * each, case)
+    return [max(found[stage * each : (stage + 1) * each]) for stage in range(stages)]
 
 
 if __name__ == "__main__":
     print("| configuration | estimate, MiB | measured, MiB | difference |\n|---|---|---|---|")
     for name, case in CASES.items():
-        formula, real = estimate(case).peak / MIB, measured(case) / MIB
-        print(f"| {name} | {formula:.0f} | {real:.0f} | {100 * (formula / real - 1):+.1f} % |", flush=True)
+        for stage, (formula, real) in enumerate(zip(estimate(case), measured(case), strict=True)):
+            of_stage = f", stage {stage}" * ("pipeline" in case)
+            row = f"{formula.peak / MIB:.0f} | {real / MIB:.0f} | {100 * (formula.peak / real - 1):+.1f} %"
+            print(f"| {name}{of_stage} | {row} |", flush=True)

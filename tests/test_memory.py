@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 from measured_memory import CASES, estimate, measured
 
-CHECKED = [name for name in CASES if "3, 2 ranks" not in name and "attention dropout" not in name]
+CHECKED = [
+    "float32, ZeRO-1",
+    "float32, ZeRO-0, large vocabulary",
+    "float32, ZeRO-2, 2 micro-batches, deep",
+    "bfloat16, ZeRO-1, 2 micro-batches",
+    "float32, ZeRO-1, activation checkpointing",
+    "float32, ZeRO-1, tensor 2",
+    "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches",
+]
+"""The others take as long and show no other part of the formula."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
 def test_the_estimate_is_near_what_is_measured(name: str) -> None:
     case = CASES[name]
-    assert estimate(case).peak == pytest.approx(measured(case), rel=0.15)
+    assert [stage.peak for stage in estimate(case)] == pytest.approx(measured(case), rel=0.15)

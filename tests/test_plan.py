@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import ROOT, environment, write_run_config
 
-from janus_pt.config import ModelConfig, ObjectiveConfig, padded_vocab_size
+from janus_pt.config import Config, ModelConfig, ObjectiveConfig
 from janus_pt.config_file import read_config
 from janus_pt.data.examples import make_example
 from janus_pt.model.janus import JanusTransformer
@@ -53,24 +53,24 @@ def test_the_count_is_the_models(model: ModelConfig) -> None:
     assert model_parameters(model) == sum(p.numel() for p in built.parameters())
 
 
-def count_shard(model: ModelConfig, tensor_parallel: int) -> int:
-    """Parameters of the model that this rank really builds."""
+def count_built(config: Config) -> int:
+    """Parameters that this rank really builds."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.tensor import tensor_parallel_layers
+    from janus_pt.parallel.engine import build_module
 
-    groups.initialize(tensor_parallel)
-    padded = model.model_copy(update={"vocab_size": padded_vocab_size(model.vocab_size, tensor_parallel)})
-    count = sum(p.numel() for p in JanusTransformer(padded, tensor_parallel_layers(0.02)).parameters())
+    groups.initialize(config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size)
+    count = sum(p.numel() for p in build_module(config).parameters())
     groups.shutdown()
     return count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_a_shard_has_the_parameters_it_is_planned_with(tensor_parallel: int) -> None:
-    model = ModelConfig(vocab_size=53, hidden_size=16, ffn_hidden_size=24, num_attention_heads=4, pre_layer_norm=True)
-    expected = stage_parameters(model, tensor_parallel, stage_bounds(layer_costs(model), 1))
-    assert run_ranks(count_shard, tensor_parallel, model, tensor_parallel) == expected * tensor_parallel
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (2, 2)])
+def test_a_rank_has_the_parameters_it_is_planned_with(tmp_path: Path, tensor: int, pipeline: int) -> None:
+    parallel = {"parallel__tensor_parallel_size": tensor, "parallel__pipeline_parallel_size": pipeline}
+    config = read_config(write_run_config(tmp_path, model__vocab_size=301, model__pre_layer_norm=True, **parallel))
+    expected = stage_parameters(config.model, tensor, stage_bounds(layer_costs(config.model), pipeline))
+    assert run_ranks(count_built, tensor * pipeline, config) == [count for count in expected for _ in range(tensor)]
 
 
 @given(models, st.integers(1, 4), st.sampled_from([1, 2, 4]))

@@ -12,7 +12,6 @@ attention, without the attention matrix that fused kernels never store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from janus_pt.config import Config, ModelConfig
@@ -75,8 +74,7 @@ def chain(config: Config, batch: MicroBatch) -> list[Kept]:
     return [
         Kept(source * embedding, source * embedding, 0),
         *[Kept(encoder, source * d, source * backward)] * model.encoder_layers,
-        # Every decoder layer reads the same encoder output.
-        *[Kept(slots * embedding + source * (norm + d) + masks, slots * embedding + source * (norm + d) + masks, 0)],
+        Kept(slots * embedding + source * norm + masks, slots * embedding + source * norm + masks, 0),
         *[Kept(decoder, slots * d, slots * backward)] * model.decoder_layers,
         Kept(slots * norm, slots * norm, 0),
     ]
@@ -110,11 +108,21 @@ def in_flight(stages: int, stage: int, micro_batches: int) -> int:
     return min(stages - stage, micro_batches)
 
 
-def stage_activations(layers: Sequence[Kept], recompute: bool, flying: int) -> tuple[float, float]:
-    """Bytes that a stage's layers keep for `flying` micro-batches, and what the dearest backward pass adds."""
-    kept = flying * sum(layer.input if recompute else layer.kept for layer in layers)
+def stage_activations(config: Config, batch: MicroBatch, held: range, flying: int) -> tuple[float, float]:
+    """Bytes that the layers `held` by a stage keep for `flying` micro-batches, and what the dearest backward adds.
+
+    All decoder layers of a stage read one encoder output. A pipeline's stage keeps what it hands on as well, and in
+    the backward pass the gradients that it gets and gives.
+    """
+    layers, recompute = [chain(config, batch)[layer] for layer in held], config.parallel.activation_checkpointing
+    turn, head = config.model.encoder_layers + 1, config.model.encoder_layers + config.model.decoder_layers + 2
+    element = config.model.hidden_size * activation_width(config)
+    encoded = batch.source * element
+    first, last = (encoded + batch.slots * element * (layer > turn) for layer in (held[0], held[-1] + 1))
+    incoming, outgoing = first * (0 not in held), last * (head not in held)
+    kept = sum(layer.input if recompute else layer.kept for layer in layers) + encoded * (held[-1] > turn) + outgoing
     working = max((layer.working + layer.kept * recompute for layer in layers), default=0.0)
-    return kept, working
+    return flying * kept, working + incoming + outgoing
 
 
 def _dropout(probability: float, batch: MicroBatch, width: int) -> int:

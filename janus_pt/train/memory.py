@@ -18,7 +18,6 @@ from janus_pt.train.activations import (
     FLOAT,
     MicroBatch,
     activation_width,
-    chain,
     in_flight,
     loss_bytes,
     stage_activations,
@@ -72,13 +71,13 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
     stages = parallel.pipeline_parallel_size
     bounds = stage_bounds(layer_costs(model), stages)
     counts = stage_parameters(model, parallel.tensor_parallel_size, bounds)
-    layers, micro_batches = chain(config, batch), config.micro_batches_per_step // data_parallel
+    micro_batches = config.micro_batches_per_step // data_parallel
     found = []
     for stage, parameters in enumerate(counts):
         held = range(bounds[stage], bounds[stage + 1])
         state = state_bytes(config, parameters, data_parallel)
         flying = in_flight(stages, stage, micro_batches)
-        kept, working = stage_activations([layers[i] for i in held], parallel.activation_checkpointing, flying)
+        kept, working = stage_activations(config, batch, held, flying)
         forward, backward = loss_bytes(config, batch) if stage == stages - 1 else (0.0, 0.0)
         losses = max(forward, backward + state.bucket)
         activations = kept + max(0.0, working + state.bucket - losses)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from janus_pt.config import Config, ModelConfig
+from janus_pt.data.index import BOUNDARIES
 from janus_pt.data.manifest import FILE_NAME, read_manifest
 from janus_pt.objectives.expected import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.parallel.parameters import model_parameters
@@ -17,8 +18,6 @@ from janus_pt.train.memory import StageMemory, stage_memory
 from janus_pt.train.monitor import CONTENT_READ, flops_per_step
 
 MIB, GIB = 2**20, 2**30
-BOUNDARIES = 2
-"""bos and eos, which the corpora do not store."""
 
 
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
