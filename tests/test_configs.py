@@ -104,5 +104,5 @@ def test_it_trains_when_shrunk(tmp_path: Path, name: str, tensor: int, pipeline:
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert [record["step"] for record in records if "grad_norm" in record] == [1, 2, 3, 4, 5, 6]
     valid = [record["valid/loss/total"] for record in records if "valid/loss/total" in record]
-    assert len(valid) == 2 and valid[-1] < 0.97 * valid[0]
+    assert len(valid) == 2 and valid[-1] < 0.985 * valid[0]
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
