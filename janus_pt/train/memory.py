@@ -101,7 +101,7 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
 
     weights = parameters * width if stage < 3 else share * width + min(parameters, LIVE_PARAMETERS) * width
-    optimizer = parameters * ADAM if stage == 0 else share * (FLOAT + ADAM)
+    optimizer = parameters * (ADAM + FLOAT * low) if stage == 0 else share * (FLOAT + ADAM)
     gradients = (parameters if stage < 2 else share) * FLOAT
     carried, update = gradients * accumulates, share * FLOAT
     if low and stage == 1:  # one float32 buffer for good, and the bfloat16 gradients until the update
