@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from janus_pt.config import Config
+from janus_pt.config_file import read_config
 
 
 def world_size() -> int:
@@ -28,17 +29,36 @@ def parse_training_arguments(description: str | None, argv: Sequence[str] | None
         "--resume", choices=("auto", "never"), default="never", help="auto: go on from the run folder's last checkpoint"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher gives it
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.world_size is not None and (not arguments.dry_run or arguments.world_size < 1):
+        parser.error("--world-size is the number of processes, 1 or more, to plan for with --dry-run")
+    return arguments
 
 
-def run_training(config: Config, arguments: argparse.Namespace) -> None:
+def intended_world_size(arguments: argparse.Namespace) -> int:
+    """The processes a configuration is read for: those started, or in a dry run `--world-size`.
+
+    A dry run of a layout that does not fit the processes started is for the next number that fits.
+    """
+    started = world_size()
+    if not arguments.dry_run or arguments.world_size:
+        return arguments.world_size or started
+    multiple = read_config(arguments.config, arguments.set).parallel.model_parallel_size
+    return -(-started // multiple) * multiple
+
+
+def run_training(config: Config, arguments: argparse.Namespace, processes: int) -> None:
     """Train as `parse_training_arguments` says. What takes seconds to import comes after the configuration's check."""
-    if arguments.dry_run:
-        from janus_pt.train.plan import print_plan
-
-        print_plan(config, world_size())
-    else:
+    if not arguments.dry_run:
         from janus_pt.train.loop import train
 
         train(config, resume=arguments.resume == "auto")
+    elif is_first_rank():
+        from janus_pt.train.plan import print_plan, runs_on_cpu
+
+        here = processes == world_size()
+        if not here:
+            print(f"planned for {processes} processes, not for the {world_size()} started\n")
+        print_plan(config, processes, on_cpu=here and runs_on_cpu())

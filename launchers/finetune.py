@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from janus_pt.config_file import read_config
 from janus_pt.errors import UserError, entry_point
-from janus_pt.launch import parse_training_arguments, run_training, world_size
+from janus_pt.launch import intended_world_size, parse_training_arguments, run_training
+from janus_pt.slurm import adopt_slurm
 
 
 def main() -> None:
     """Read and check the configuration, then fine-tune, or print the plan."""
+    adopt_slurm()
     arguments = parse_training_arguments(__doc__)
-    config = read_config(arguments.config, arguments.set, world_size())
+    processes = intended_world_size(arguments)
+    config = read_config(arguments.config, arguments.set, processes)
     if config.objective.masking.kind == "infill":
         raise UserError('objective.masking.kind: "infill" is for pretraining; set objective.recipe to "translation"')
-    run_training(config, arguments)
+    run_training(config, arguments, processes)
 
 
 if __name__ == "__main__":

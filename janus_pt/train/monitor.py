@@ -24,6 +24,9 @@ Record = dict[str, float]
 SECONDS_BETWEEN_LINES = 10.0
 """Where the progress line cannot be rewritten in place, one is printed this often."""
 
+CONTENT_READ = 1 / 3
+"""Share of its sample's content slots that a slot reads on average: half of the AR ones, or the NAR ones."""
+
 PEAK_TFLOPS = {
     # accelerator: (bfloat16, float32) of dense matrix products, from the makers' data sheets; a name comes before
     # those it contains. V100: float16.

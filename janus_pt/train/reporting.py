@@ -12,14 +12,11 @@ import torch.distributed as dist
 
 from janus_pt.config_file import to_json
 from janus_pt.files import write_atomically
-from janus_pt.train.monitor import MetricsFile, ProgressLine, flops_per_step, peak_flops
+from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
 from janus_pt.train.step import SIZES
 from janus_pt.train.tracking import Tracker
-
-CONTENT_READ = 1 / 3
-"""Share of its sample's content slots that a slot reads on average: half of the AR ones, or the NAR ones."""
 
 
 class Reporter:

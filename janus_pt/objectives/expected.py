@@ -1,0 +1,83 @@
+"""How large a batch is to be expected: the means of what `noise.py` and `janus.example` make, as formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp
+
+from janus_pt.config import DataConfig, MaskingConfig
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """Mean sizes of one sample whose target has `target` tokens with bos and eos."""
+
+    target: int
+    source: float
+    masked: float
+
+    @property
+    def content(self) -> float:
+        """Content slots: the AR stream's, and those of the masked streams."""
+        return self.target - 1 + self.target + self.masked
+
+    @property
+    def queries(self) -> float:
+        """Query slots of AR and AUX."""
+        return self.target - 1 + self.masked
+
+    @property
+    def slots(self) -> float:
+        """All slots of the decoder."""
+        return self.content + self.queries
+
+    @property
+    def predicted(self) -> float:
+        """Slots that pass the output projection: those that predict for AR, NAR and AUX."""
+        return self.target - 1 + 2 * self.masked
+
+
+def sample_sizes(masking: MaskingConfig, target: int) -> SampleSizes:
+    """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as long."""
+    if masking.kind == "uniform":
+        return SampleSizes(target, target, (target - 1) / 2)
+    masked = _covered(masking, 1.0)
+    if masking.kind == "span":
+        return SampleSizes(target, target, target * masked)
+    hidden = 1 - masking.visible_share
+    spans = masking.ratio / masking.mean_span_length
+    empty = exp(-masking.mean_span_length)
+    # Each hidden span becomes one mask symbol, each empty one inserts one.
+    source = 1 - _covered(masking, hidden) + spans * (hidden * (1 - empty) + empty)
+    return SampleSizes(target, min(target * source, target), target * masked)
+
+
+def _covered(masking: MaskingConfig, share: float) -> float:
+    """Share of the tokens inside any of `share` of the spans.
+
+    A token is outside if, for every offset j, the token j before it does not begin a span longer than j.
+    """
+    outside, density = 1.0, share * masking.ratio / masking.mean_span_length
+    for longer in _tail(masking.mean_span_length):
+        outside *= 1 - min(1.0, density * longer)
+    return 1 - outside
+
+
+def _tail(mean: float) -> Iterator[float]:
+    """P(length > j) of a Poisson variable for j = 0, 1, … until it is negligible."""
+    term, left, count = exp(-mean), 1.0, 0
+    while (left := left - term) > 1e-6:
+        yield left
+        count += 1
+        term *= mean / count
+
+
+def samples_of(size: int, unit: str, target: int) -> float:
+    """Samples of `target` tokens in a batch of `size`, in the unit of `data.batch_unit`."""
+    return size / target if unit == "tokens" else float(size)
+
+
+def longest_target(data: DataConfig, max_positions: int) -> int:
+    """The longest target, with bos and eos, that a micro-batch and the position table can hold."""
+    return min(max_positions, data.micro_batch_size) if data.batch_unit == "tokens" else max_positions
