@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from distributed import free_port
-from layouts import BFLOAT16, LAYOUTS, SAVED, STEPS, Comparison, difference, same_bits
+from layouts import BFLOAT16, LAYOUTS, SAVED, STEPS, Comparison, difference, same_bits, train
 from ranks import Ranks
 from runs import ROOT, environment, launch, read_records
 from safetensors.torch import load_file
@@ -50,6 +50,13 @@ def test_a_checkpoint_goes_from_any_layout_to_one_process(comparison: Comparison
 def test_a_checkpoint_goes_from_one_layout_to_any(comparison: Comparison, layout: object) -> None:
     if layout != SPREAD:
         assert difference(comparison.run(layout, SPREAD), comparison.run(SPREAD), SAVED) < FLOAT32
+
+
+def test_stages_of_one_layer_each_do_not_wait_for_each_other(comparison: Comparison, tmp_path: Path) -> None:
+    small = ["model.encoder_layers=1", "model.decoder_layers=1", f"run.output_dir={tmp_path / 'run'}"]
+    settings = [*LAYOUTS[2].settings(), *small]
+    comparison.ranks.run(train, 2, str(comparison.config), settings, False)
+    assert (tmp_path / "run" / "export").is_dir()
 
 
 def test_the_converter_writes_what_the_run_exports(comparison: Comparison, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from janus_pt.data.examples import make_example
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives.expected import sample_sizes
 from janus_pt.parallel.parameters import layer_parameters, model_parameters, stage_parameters, table_parameters
-from janus_pt.parallel.stages import layer_costs, stage_bounds
+from janus_pt.parallel.stages import stage_bounds
 from janus_pt.train.activations import MicroBatch, in_flight
 from janus_pt.train.memory import stage_memory
 from janus_pt.train.plan import bubble, sample_length
@@ -69,7 +69,7 @@ def count_built(config: Config) -> int:
 def test_a_rank_has_the_parameters_it_is_planned_with(tmp_path: Path, tensor: int, pipeline: int) -> None:
     parallel = {"parallel__tensor_parallel_size": tensor, "parallel__pipeline_parallel_size": pipeline}
     config = read_config(write_run_config(tmp_path, model__vocab_size=301, model__pre_layer_norm=True, **parallel))
-    expected = stage_parameters(config.model, tensor, stage_bounds(layer_costs(config.model), pipeline))
+    expected = stage_parameters(config.model, tensor, stage_bounds(config.model, pipeline))
     assert run_ranks(count_built, tensor * pipeline, config) == [count for count in expected for _ in range(tensor)]
 
 
@@ -77,7 +77,7 @@ def test_a_rank_has_the_parameters_it_is_planned_with(tmp_path: Path, tensor: in
 def test_stages_share_out_the_chain(model: ModelConfig, stages: int, tensor_parallel: int) -> None:
     """Together they hold every layer once, and the table once each where its readers are apart."""
     stages = min(stages, model.encoder_layers + model.decoder_layers)
-    bounds = stage_bounds(layer_costs(model), stages)
+    bounds = stage_bounds(model, stages)
     counts = stage_parameters(model, tensor_parallel, bounds)
     table = table_parameters(model, tensor_parallel)
     tables, rest = divmod(sum(counts) - sum(layer_parameters(model, tensor_parallel)), table)

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_pt.config import ModelConfig
-from janus_pt.parallel.stages import chain, layer_costs, stage_bounds
+from janus_pt.parallel.stages import balanced, chain, layer_costs
 
 
 @given(costs=st.lists(st.floats(0, 10), min_size=1, max_size=8), data=st.data())
 def test_no_other_split_has_a_cheaper_costliest_stage(costs: list[float], data: st.DataObject) -> None:
     stages = data.draw(st.integers(1, len(costs)))
-    bounds = stage_bounds(costs, stages)
+    bounds = balanced(costs, stages)
     assert bounds[0] == 0 and bounds[-1] == len(costs) and all(a < b for a, b in pairwise(bounds))
 
     def worst(cuts: tuple[int, ...]) -> float:
@@ -30,3 +30,13 @@ def test_a_decoder_layer_weighs_more_than_an_encoder_layer_and_the_head_more_sti
     assert len(costs) == 15 and costs[0] == costs[7] == 0
     assert costs[14] > costs[8] > 3 * costs[1]
     assert [list(part) for part in chain(model, 2)] == [list(range(11)), list(range(11, 15))]
+
+
+@given(encoder=st.integers(1, 5), decoder=st.integers(1, 5), vocab_size=st.sampled_from([300, 50000]), data=st.data())
+def test_every_stage_has_a_transformer_layer(encoder: int, decoder: int, vocab_size: int, data: st.DataObject) -> None:
+    stages = data.draw(st.integers(1, encoder + decoder))
+    model = ModelConfig(vocab_size=vocab_size, encoder_layers=encoder, decoder_layers=decoder)
+    parts = chain(model, stages)
+    assert [layer for part in parts for layer in part] == list(range(encoder + decoder + 3))
+    others = {0, encoder + 1, encoder + decoder + 2}
+    assert all(set(part) - others for part in parts)

@@ -30,27 +30,42 @@ def layer_costs(model: ModelConfig) -> list[float]:
     return [0.0, *[float(encoder)] * model.encoder_layers, 0.0, *[decoder] * model.decoder_layers, head]
 
 
-def stage_bounds(costs: Sequence[float], stages: int) -> list[int]:
-    """First layer of every stage, and the number of layers at the end: `[stages + 1]`, no stage empty.
+def stage_bounds(model: ModelConfig, stages: int) -> list[int]:
+    """First layer of every stage, and the number of layers at the end: `[stages + 1]`.
 
-    The costliest stage is as cheap as can be: exact, by dynamic programming over (stages, layers).
+    Every stage has an encoder or decoder layer: one without LayerNorms and biases would make one reduction of
+    gradient norms less than the others (DeepSpeed makes one for each group of the optimizer) and hang them.
     """
-    sums = [0.0, *accumulate(costs)]
-    count = len(costs)
-    best = {(0, 0): (0.0, 0)}  # (stages, layers) -> cost of the costliest of these stages, where the last one begins
-    for stage in range(1, stages + 1):
-        for stop in range(stage, count - (stages - stage) + 1):
-            best[stage, stop] = min(
-                (max(best[stage - 1, start][0], sums[stop] - sums[start]), start)
-                for start in range(stage - 1, stop)
-                if (stage - 1, start) in best
-            )
-    bounds = [count]
-    for stage in range(stages, 0, -1):
-        bounds.append(best[stage, bounds[-1]][1])
-    return bounds[::-1]
+    encoder, decoder, costs = model.encoder_layers, model.decoder_layers, layer_costs(model)
+    # The first embedding goes with the first encoder layer, the second with the first decoder layer, the head with the
+    # last one.
+    starts = [0, *range(2, encoder + 1), encoder + 1, *range(encoder + 3, encoder + decoder + 2), len(costs)]
+    bounds = balanced([sum(costs[start:stop]) for start, stop in pairwise(starts)], stages)
+    return [starts[bound] for bound in bounds]
 
 
 def chain(model: ModelConfig, stages: int) -> list[range]:
     """The layers of every stage."""
-    return [range(start, stop) for start, stop in pairwise(stage_bounds(layer_costs(model), stages))]
+    return [range(start, stop) for start, stop in pairwise(stage_bounds(model, stages))]
+
+
+def balanced(costs: Sequence[float], parts: int) -> list[int]:
+    """Cut a row of costs into parts, none empty, so that the costliest part is as cheap as can be.
+
+    Returns the first index of every part, and the number of costs at the end. Exact, by dynamic programming over
+    (parts, costs).
+    """
+    sums = [0.0, *accumulate(costs)]
+    count = len(costs)
+    best = {(0, 0): (0.0, 0)}  # (parts, costs) -> cost of the costliest of these parts, where the last one begins
+    for part in range(1, parts + 1):
+        for stop in range(part, count - (parts - part) + 1):
+            best[part, stop] = min(
+                (max(best[part - 1, start][0], sums[stop] - sums[start]), start)
+                for start in range(part - 1, stop)
+                if (part - 1, start) in best
+            )
+    bounds = [count]
+    for part in range(parts, 0, -1):
+        bounds.append(best[part, bounds[-1]][1])
+    return bounds[::-1]

@@ -13,7 +13,7 @@ from typing import Any
 from janus_pt.config import Config
 from janus_pt.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.parameters import stage_parameters
-from janus_pt.parallel.stages import layer_costs, stage_bounds
+from janus_pt.parallel.stages import stage_bounds
 from janus_pt.train.activations import (
     FLOAT,
     MicroBatch,
@@ -69,7 +69,7 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
     """The memory of a rank of each pipeline stage, where `data_parallel` ranks share its state."""
     parallel, model = config.parallel, config.model
     stages = parallel.pipeline_parallel_size
-    bounds = stage_bounds(layer_costs(model), stages)
+    bounds = stage_bounds(model, stages)
     counts = stage_parameters(model, parallel.tensor_parallel_size, bounds)
     micro_batches = config.micro_batches_per_step // data_parallel
     found = []
