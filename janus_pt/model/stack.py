@@ -91,11 +91,32 @@ class Decoder(Stack):
         num_content: int,
         self_mask: Mask | None,
         cross_mask: Mask | None,
-        caches: list[LayerCache] | None = None,
     ) -> Tensor:
         """Hidden states of all slots, `[batch, slots, hidden]`."""
         x = self.embed(embedded_tokens, positions)
-        for index, layer in enumerate(self.layers):
-            cache = caches[index] if caches is not None else None
-            x = self._run(layer, x, encoder_out, num_content, self_mask, cross_mask, cache)
+        for layer in self.layers:
+            x = self._run(layer, x, encoder_out, num_content, self_mask, cross_mask)
+        return self.layer_norm(x)
+
+    def read_on(
+        self,
+        embedded_tokens: Tensor,
+        positions: Tensor,
+        num_content: int,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        caches: list[LayerCache],
+    ) -> Tensor:
+        """`forward` with caches, one a layer, in place of the encoder's output.
+
+        Of a sequence with queries only these are computed in the last layer: `[batch, queries, hidden]`.
+        """
+        x = self.embed(embedded_tokens, positions)
+        last, skip = len(caches) - 1, num_content if num_content < x.shape[1] else 0
+        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            if index == last and skip:
+                self_mask = None if self_mask is None else self_mask[:, :, skip:]
+                x = layer(x, None, num_content, self_mask, cross_mask, cache, skip)
+            else:
+                x = layer(x, None, num_content, self_mask, cross_mask, cache)
         return self.layer_norm(x)
