@@ -15,8 +15,8 @@ from janus_pt.config import ModelConfig, Section
 from janus_pt.errors import UserError
 from janus_pt.export import load_export, save_export
 from janus_pt.generate.batching import token_batches
+from janus_pt.generate.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
 from janus_pt.generate.modes import MODES, check_options
-from janus_pt.generate.quantize import quantize_int8
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ class JanusModel:
         device: str | torch.device | None = None,
         quantize: Literal["int8"] | None = None,
     ) -> JanusModel:
-        """Load an exported model.
+        """Load an exported model for decoding.
 
         Args:
             dtype: floating type to compute in; default: as stored.
@@ -96,14 +96,27 @@ class JanusModel:
         export = load_export(directory)
         device = device or ("cuda" if torch.cuda.is_available() and not quantize else "cpu")
         model = export.model().to(device, dtype)
-        return cls(quantize_int8(model) if quantize else model, export.tokenizer)
+        if quantize:
+            quantize_int8(model)
+        elif next(model.parameters()).device.type == "cpu":
+            lay_out_for_cpu(model)
+        return cls(model, export.tokenizer)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Export the model; see `janus_pt.export.save_export`."""
+        """Export the model; see `janus_pt.export.save_export`.
+
+        Raises:
+            UserError: the weights are quantised.
+        """
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if not name.startswith(PROJECTION)}
+        if not all(isinstance(tensor, torch.Tensor) and not tensor.is_quantized for tensor in state.values()):
+            raise UserError(
+                "save_pretrained: the weights are quantised; load the model without quantize, and save that"
+            )
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = Path(folder, "tokenizer.model")
             self.tokenizer.save(tokenizer)
-            save_export(directory, self.model.state_dict(), self.config, tokenizer)
+            save_export(directory, state, self.config, tokenizer)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
         """Token ids of a text, without bos and eos; ids are taken as they are.

@@ -29,7 +29,7 @@ class JanusTransformer(nn.Module):
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
         nn.init.normal_(self.embed_length.weight, std=config.init_std)
         self.output_projection: nn.Module | None = None
-        """In place of the token embedding where that cannot serve: when the projection's weights are quantised."""
+        """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
