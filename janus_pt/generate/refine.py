@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,7 @@ def refine(
     forbidden: Collection[int],
     adaptive: bool = False,
     rescore_all: bool = False,
+    look: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Refined:
     """Write a draft's masks in `iterations` decoder passes.
 
@@ -83,6 +84,7 @@ def refine(
         adaptive: a source stops when a pass has changed no token of its copies. What is compared are the whole
             outputs, before anything is masked again, so no mask is ever left.
         rescore_all: every pass writes all of the k tokens, whether masked or not.
+        look: called after each pass with the rows' tokens, their scores, and which of them the pass has written.
     """
     barred = is_one_of(forbidden, model.config.vocab_size, draft.tokens.device)
     live = _Live(draft, memory)
@@ -93,6 +95,8 @@ def refine(
         chosen = live.writable if rescore_all else masked
         best, score = most_probable(model, hidden[chosen], barred)
         live.tokens[chosen], live.scores[chosen] = best, score
+        if look is not None:
+            look(live.tokens, live.scores, chosen)
         if done == iterations:
             break
         if adaptive:
