@@ -442,17 +442,18 @@ def test_reranking_is_by_p_ar(weight: float) -> None:
     seed=st.integers(0, 10_000),
     passes=st.integers(1, 3),
     block=st.sampled_from([None, 1, 3]),
+    redraft_at=st.sampled_from([0, 1, 99]),
     shortest=st.integers(0, 4),
     span=st.integers(0, 17),
 )
 def test_speculative_decoding_is_greedy_search(
-    seed: int, passes: int, block: int | None, shortest: int, span: int
+    seed: int, passes: int, block: int | None, redraft_at: int, shortest: int, span: int
 ) -> None:
     model = tiny_model(seed, ar_position_offset=seed % 2, pre_layer_norm=seed % 3 == 0)
     sources = random_sources(seed, 5)
     bounds = dict(min_length=shortest, max_length=max(1, shortest + span))
     greedy = autoregressive(model, as_source(sources), AutoregressiveOptions(**bounds))
-    options = SpeculativeOptions(draft_iterations=passes, block_size=block, **bounds)
+    options = SpeculativeOptions(draft_iterations=passes, block_size=block, redraft_at=redraft_at, **bounds)
     drafted = speculative(model, as_source(sources), options)
     for row, source in enumerate(sources):
         assert_same(found(drafted, row), found(greedy, row))

@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "NAR 10 passes": dict(mode="nar", iterations=10),
     "rerank 4 passes, 5 lengths": dict(mode="rerank", iterations=4),
     "speculative": dict(mode="speculative"),
-    "speculative, blocks of 5": dict(mode="speculative", block_size=5),
+    "speculative, always redraft": dict(mode="speculative", redraft_at=1000),
 }
 PRECISIONS: dict[str, tuple[torch.dtype, Quantize]] = {
     "float32": (torch.float32, None),

@@ -1,9 +1,10 @@
 """Speculative decoding with one model: P_NAR drafts, P_AR verifies. The output is greedy search's, token for token.
 
-A round drafts the tokens that follow the ones kept so far (all masks at once, the kept ones visible on the left) and
-reads the draft with P_AR in one parallel pass. The longest prefix on which greedy search agrees is kept, and P_AR's own
-next token. Keys and values of what is kept stay in the cache. In the manner of Xia et al. 2023 and Leviathan et al.
-2023, where drafter and verifier are two models.
+P_NAR drafts what follows the tokens kept so far (all masks at once, the kept tokens visible on the left), and P_AR
+reads a block of the draft in one parallel pass. The longest prefix on which greedy search agrees is kept, and P_AR's
+own next token. What is left of the draft is tried next; when nothing of a block could be kept, the rest is drafted
+again. Keys and values of what is kept stay in the cache. In the manner of Xia et al. 2023 and Leviathan et al. 2023,
+where drafter and verifier are two models.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config import ModelConfig, Positive
+from janus_pt.config import Count, ModelConfig, Positive
 from janus_pt.generate.cache import IncrementalDecoder, Memory, read_sources
 from janus_pt.generate.mask_predict import never_generated
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
@@ -23,14 +24,21 @@ from janus_pt.generate.types import Hypotheses, LengthOptions, score_dtype
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.slots import Source
 
+FIRST_BLOCK = 8
+"""Drafted tokens that are verified first."""
+BLOCK_MARGIN = 4
+"""A block is this much longer than what was kept of the one before it; after one that was kept whole, twice as long."""
+
 
 class SpeculativeOptions(LengthOptions):
     """Options of speculative decoding."""
 
     draft_iterations: Positive = 1
     """Decoder passes to write a draft."""
+    redraft_at: Count = 0
+    """Draft the rest again when at most this many tokens of a block were kept."""
     block_size: Positive | None = None
-    """Longest draft; default: the rest of the sentence, as long as the length head says."""
+    """Drafted tokens that are verified at once; default: somewhat more than were kept last time."""
     lossy: bool = False
     """Keep drafted tokens that greedy search would nearly have chosen: the output is not greedy search's any more."""
     lossy_top_k: Positive = 3
@@ -60,35 +68,33 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
     decoder = IncrementalDecoder(model, memory)
     state = _State(memory, predicted, longest, config)
     while True:
-        draft, drafted = _draft(model, state, options)
+        _redraft(model, state, options)
+        draft, offered = state.offer(options.block_size)
         block = torch.cat((state.newest[:, None], draft), dim=1)
         log_probs = decoder.read_block(block, state.kept, int(state.kept.max()) + block.shape[1])
         choice, score, agrees = _verify(log_probs, draft, state.kept, longest, config, options)
-        agrees &= torch.arange(draft.shape[1], device=draft.device) < drafted[:, None]
-        going = state.advance(choice, score, agrees, drafted, options.draft_iterations)
+        agrees &= torch.arange(draft.shape[1], device=draft.device) < offered[:, None]
+        accepted = agrees.byte().cumprod(dim=1).sum(dim=1)
+        going = state.advance(choice, score, offered, accepted, options.redraft_at)
         if not len(going):
             return state.result()
         if len(going) < len(choice):
             decoder.keep(going, going)
 
 
-def _draft(model: JanusTransformer, state: _State, options: SpeculativeOptions) -> tuple[Tensor, Tensor]:
-    """P_NAR's continuation `[rows, block]` of what each row has kept, and how many tokens of it count, `[rows]`."""
-    config = model.config
-    rest = (state.predicted - state.kept).clamp(min=0)
-    drafted = rest if options.block_size is None else rest.clamp(max=options.block_size)
-    width = int(drafted.max())
-    if not width:
-        return state.tokens[:, :0], drafted
-    lengths = torch.maximum(state.predicted, state.kept)
-    draft = all_masked(lengths, config)
-    place = torch.arange(draft.tokens.shape[1] - 1, device=lengths.device)
-    kept = place < state.kept[:, None]
-    draft.tokens[:, 1:] = state.tokens[:, : len(place)].where(kept, draft.tokens[:, 1:])
-    draft.masked[:, 1:] &= ~kept & (place < state.kept[:, None] + width)  # masks beyond the block stay masks
-    written = refine(model, state.memory, draft, options.draft_iterations, never_generated(config))
-    index = state.kept[:, None] + torch.arange(width, device=lengths.device)
-    return written.tokens.gather(1, index.clamp(max=written.tokens.shape[1] - 1)), drafted
+def _redraft(model: JanusTransformer, state: _State, options: SpeculativeOptions) -> None:
+    """Let P_NAR write the rest of the sentences whose draft has failed, unless they are as long as predicted."""
+    rows = (state.failed & (state.predicted > state.kept)).nonzero()[:, 0]
+    if not len(rows):
+        return
+    memory = state.memory if len(rows) == len(state.kept) else state.memory.select(rows)
+    draft = all_masked(state.predicted[rows], model.config)
+    place = torch.arange(draft.tokens.shape[1] - 1, device=rows.device)
+    kept = place < state.kept[rows, None]
+    draft.tokens[:, 1:] = state.tokens[rows, : len(place)].where(kept, draft.tokens[:, 1:])
+    draft.masked[:, 1:] &= ~kept
+    written = refine(model, memory, draft, options.draft_iterations, never_generated(model.config))
+    state.take(rows, written.tokens, options.draft_iterations)
 
 
 def _verify(
@@ -126,47 +132,65 @@ class _State:
         self.kept = torch.zeros_like(predicted)
         """Tokens written so far, all but the last of which P_AR has read (bos counts as read last)."""
         self.newest = torch.full_like(predicted, config.bos_token_id)
-        self._config = config
+        self.failed = torch.ones_like(predicted, dtype=torch.bool)
+        """Whether there is no draft that is worth another look."""
+        self._eos, self._pad = config.eos_token_id, config.pad_token_id
+        self._block = torch.full_like(predicted, FIRST_BLOCK)
         self._rows = torch.arange(len(predicted), device=predicted.device)
         # One place for eos, and one for what is not to be kept.
-        self._tokens = torch.full((len(predicted), longest + 2), config.pad_token_id, device=predicted.device)
-        self._scores = torch.zeros(self._tokens.shape, dtype=score_dtype(memory.length_logits), device=predicted.device)
-        self._lengths, self._passes, self._drafted, self._accepted = torch.zeros_like(predicted).repeat(4, 1)
+        self._tokens = torch.full((len(predicted), longest + 2), self._pad, device=predicted.device)
+        self._draft = self._tokens.clone()
+        self._scores = torch.zeros(self._tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device)
+        self._lengths, self._passes, self._offered, self._accepted = torch.zeros_like(predicted).repeat(4, 1)
 
     @property
     def tokens(self) -> Tensor:
         """What the rows have written, `[rows, longest + 1]`."""
         return self._tokens[self._rows, :-1]
 
-    def advance(self, choice: Tensor, score: Tensor, agrees: Tensor, drafted: Tensor, draft_iterations: int) -> Tensor:
-        """Keep the agreed tokens and the one after them; returns the rows that have not come to their end."""
-        accepted = agrees.byte().cumprod(dim=1).sum(dim=1)
+    def take(self, rows: Tensor, tokens: Tensor, passes: int) -> None:
+        """Whole drafts `[rows, length]` for some of the rows, and the passes that each took."""
+        which = self._rows[rows]
+        self._draft[which, : tokens.shape[1]] = tokens
+        self._passes[which] += passes
+
+    def offer(self, block_size: int | None) -> tuple[Tensor, Tensor]:
+        """The next drafted tokens, `[rows, block]`, and how many of them count, `[rows]`."""
+        offered = (self.predicted - self.kept).clamp(min=0)
+        offered = torch.minimum(offered, self._block) if block_size is None else offered.clamp(max=block_size)
+        place = self.kept[:, None] + torch.arange(int(offered.max()), device=offered.device)
+        return self._draft[self._rows[:, None], place.clamp(max=self._draft.shape[1] - 1)], offered
+
+    def advance(self, choice: Tensor, score: Tensor, offered: Tensor, accepted: Tensor, redraft_at: int) -> Tensor:
+        """Keep the accepted tokens and the one after them; returns the rows that have not come to their end."""
         place = torch.arange(choice.shape[1], device=choice.device)
-        spill = self._tokens.shape[1] - 1
-        column = (self.kept[:, None] + place).where(place <= accepted[:, None], spill)
+        column = (self.kept[:, None] + place).where(place <= accepted[:, None], self._tokens.shape[1] - 1)
         self._tokens[self._rows[:, None], column], self._scores[self._rows[:, None], column] = choice, score
-        newest = choice.gather(1, accepted[:, None])[:, 0]
-        ended = newest == self._config.eos_token_id
+        self.newest = choice.gather(1, accepted[:, None])[:, 0]
+        ended = self.newest == self._eos
         self._lengths[self._rows] = self.kept + accepted + ~ended
-        self._passes[self._rows] += 1 + draft_iterations * (drafted > 0)
-        self._drafted[self._rows] += drafted
+        self._passes[self._rows] += 1
+        self._offered[self._rows] += offered
         self._accepted[self._rows] += accepted
+        self.kept = self.kept + accepted + 1
+        self.failed = accepted <= redraft_at
+        self._block = torch.where(accepted == offered, 2 * self._block, accepted + BLOCK_MARGIN)
         going = (~ended).nonzero()[:, 0]
-        self.kept, self.newest = (self.kept + accepted + 1)[going], newest[going]
         if len(going) < len(ended):
-            self._rows, self.predicted, self.memory = (
-                self._rows[going],
-                self.predicted[going],
-                self.memory.select(going),
-            )
+            self._leave(going)
         return going
+
+    def _leave(self, going: Tensor) -> None:
+        """Go on with some of the rows."""
+        self.memory = self.memory.select(going)
+        self.predicted, self.kept, self.newest = self.predicted[going], self.kept[going], self.newest[going]
+        self.failed, self._block, self._rows = self.failed[going], self._block[going], self._rows[going]
 
     def result(self) -> Hypotheses:
         """All sentences."""
         place = torch.arange(self._tokens.shape[1], device=self._tokens.device)
         total = self._scores.masked_fill(place > self._lengths[:, None], 0).sum(dim=1) / (self._lengths + 1)
         outside = place >= self._lengths[:, None]
-        tokens = self._tokens.masked_fill(outside, self._config.pad_token_id)
-        scores = self._scores.masked_fill(outside, 0)
+        tokens, scores = self._tokens.masked_fill(outside, self._pad), self._scores.masked_fill(outside, 0)
         tokens, scores, lengths, total = (x[:, None] for x in (tokens[:, :-2], scores[:, :-2], self._lengths, total))
-        return Hypotheses(tokens, scores, lengths, total, self._passes, self._drafted, self._accepted)
+        return Hypotheses(tokens, scores, lengths, total, self._passes, self._offered, self._accepted)
