@@ -476,6 +476,14 @@ def test_a_perfect_draft_takes_one_round(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hypotheses.accepted.tolist() == hypotheses.drafted.tolist() == [7] * 4
 
 
+def test_sentences_may_go_on_long_after_the_predicted_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sources = tiny_model(16, max_positions=120), as_source(random_sources(16, 3))
+    favour(monkeypatch, model, [9])
+    hypotheses = speculative(model, sources, SpeculativeOptions(max_length=100))
+    assert hypotheses.tokens[:, 0].tolist() == [[9] * 100] * 3
+    assert hypotheses.drafted is not None and (hypotheses.drafted < 30).all()
+
+
 def test_lossy_decoding_keeps_what_is_near_enough() -> None:
     """With no margin it is greedy search; with all margin it is the draft, which has the predicted length."""
     model, sources = tiny_model(17), as_source(random_sources(17, 6))

@@ -174,7 +174,8 @@ class _State:
         self._accepted[self._rows] += accepted
         self.kept = self.kept + accepted + 1
         self.failed = accepted <= redraft_at
-        self._block = torch.where(accepted == offered, 2 * self._block, accepted + BLOCK_MARGIN)
+        longer = (2 * self._block).clamp(max=self._draft.shape[1])
+        self._block = torch.where(accepted == offered, longer, accepted + BLOCK_MARGIN)
         going = (~ended).nonzero()[:, 0]
         if len(going) < len(ended):
             self._leave(going)
