@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import uvicorn
@@ -26,6 +29,7 @@ from janus_pt.serve.app import MAX_BODY_BYTES, MAX_TEXTS, create_app
 from janus_pt.tokenizer import Tokenizer
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "serve.py"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEXTS = ["the mask reads", "", "the beam writes a token and the slot reads the content", "pass", "ünï — \u2603"]
 WAYS: list[dict[str, Any]] = [
     {"mode": "ar"},
@@ -41,7 +45,15 @@ def model() -> JanusModel:
     return JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
 
 
-Ask = Callable[..., tuple[int, dict[str, str], Any]]
+@dataclass
+class Ask:
+    """Sends requests to a server on this machine."""
+
+    port: int
+
+    def __call__(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and body of the answer."""
+        return ask(self.port, path, body, raw)
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def serving(model: JanusModel, **changes: Any) -> Iterator[Ask]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         try:
-            yield lambda path, body=None, raw=None: ask(port, path, body, raw)
+            yield Ask(port)
         finally:
             server.should_exit = True
             thread.join(timeout=30)
@@ -182,6 +194,29 @@ def test_health_metrics_and_page(server: Ask, model: JanusModel) -> None:
     assert float(values["janus_waiting_inputs"]) == 0
     page = server("/")[2]
     assert "<form" in page and "/unfold" in page and "http://" not in page and "https://" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_in_a_browser(model: JanusModel, tmp_path: Path) -> None:
+    """Both outputs appear, each pass of mask-predict in a line of its own, and a mistake is told."""
+    assert CHROMIUM is not None
+    browser = (CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom")
+    with serving(model) as send:
+
+        def visit(query: dict[str, Any]) -> str:
+            url = f"http://127.0.0.1:{send.port}/?{urlencode(query)}"
+            command = [*browser, "--timeout=20000", "--virtual-time-budget=20000", url]
+            return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+
+        page = visit({"text": TEXTS[2], "passes": 3})
+        bad = visit({"text": "the mask " * 100})
+    (ar,) = model.generate([TEXTS[2]])
+    (nar,) = model.generate([TEXTS[2]], "nar", iterations=3)
+    assert page.count('class="pass"') == 4 and "pass 3, " in page
+    assert page.count('class="piece') == len(ar.tokens) + 3 * len(nar.tokens)
+    assert page.count('class="piece kept"') > 0 and f"{ar.decoder_passes} passes, " in page
+    assert "the model reads at most 64" in bad and 'class="pass"' not in bad
 
 
 @pytest.mark.parametrize(
