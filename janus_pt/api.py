@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from janus_pt.config import ModelConfig, Section
 from janus_pt.errors import UserError
 from janus_pt.export import load_export, save_export
-from janus_pt.generate.autoregressive import AutoregressiveOptions, beam_search
-from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict
-from janus_pt.generate.types import Hypotheses
+from janus_pt.generate.batching import token_batches
+from janus_pt.generate.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
+from janus_pt.generate.modes import MODES, check_options
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source, pad_sources
+from janus_pt.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 
-Decoder = Callable[[JanusTransformer, Source, Any], Hypotheses]
-MODES: dict[str, tuple[type[Section], Decoder]] = {
-    "ar": (AutoregressiveOptions, beam_search),
-    "nar": (MaskPredictOptions, mask_predict),
-}
+BATCH_SIZE = 64
+MAX_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The best output for one input.
+    """An output for one input.
 
     Attributes:
         text: the tokens as text.
         tokens: ids without bos and eos.
-        score: what outputs were compared by. "ar": log-probability, eos included, over (tokens + 1) to the power of
-            `length_penalty`; "nar": mean log-probability of the tokens.
-        token_scores: log-probability of each token.
+        score: what outputs were compared by. "ar", "speculative": log-probability, eos included, over (tokens + 1) to
+            the power of `length_penalty` (1 in "speculative"); "nar": mean log-probability of the tokens; "rerank":
+            mean log-probability under P_AR, eos included, mixed with that of "nar" as `ar_weight` says.
+        token_scores: log-probability of each token, under P_AR in "ar" and "speculative", else under P_NAR.
         decoder_passes: how often the decoder ran for it.
+        drafted, accepted: "speculative": tokens that were drafted, and those of them that were kept.
     """
 
     text: str
@@ -47,6 +45,13 @@ class Generation:
     score: float
     token_scores: list[float]
     decoder_passes: int
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Share of the drafted tokens that were kept; 0 if nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else 0.0
 
 
 NOTHING = Generation("", [], 0.0, [], 0)
@@ -65,29 +70,53 @@ class JanusModel:
         """The model's shape and special ids."""
         return self.model.config
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        quantize: Literal["int8"] | None = None,
     ) -> JanusModel:
-        """Load an exported model.
+        """Load an exported model for decoding.
 
         Args:
             dtype: floating type to compute in; default: as stored.
-            device: default: CUDA if there is any, else the CPU.
+            device: default: CUDA if there is any, else the CPU; with `quantize` the CPU.
+            quantize: "int8": linear layers with int8 weights; faster on a CPU, and not to be saved.
 
         Raises:
-            UserError: the folder is incomplete or damaged.
+            UserError: the folder is incomplete or damaged; `quantize` does not go with the other arguments.
         """
         export = load_export(directory)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(export.model().to(device, dtype), export.tokenizer)
+        device = device or ("cuda" if torch.cuda.is_available() and not quantize else "cpu")
+        model = export.model().to(device, dtype)
+        if quantize:
+            quantize_int8(model)
+        elif next(model.parameters()).device.type == "cpu":
+            lay_out_for_cpu(model)
+        return cls(model, export.tokenizer)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Export the model; see `janus_pt.export.save_export`."""
+        """Export the model; see `janus_pt.export.save_export`.
+
+        Raises:
+            UserError: the weights are quantised.
+        """
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if not name.startswith(PROJECTION)}
+        if not all(isinstance(tensor, torch.Tensor) and not tensor.is_quantized for tensor in state.values()):
+            raise UserError(
+                "save_pretrained: the weights are quantised; load the model without quantize, and save that"
+            )
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = Path(folder, "tokenizer.model")
             self.tokenizer.save(tokenizer)
-            save_export(directory, self.model.state_dict(), self.config, tokenizer)
+            save_export(directory, state, self.config, tokenizer)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
         """Token ids of a text, without bos and eos; ids are taken as they are.
@@ -104,58 +133,57 @@ class JanusModel:
         return tokens
 
     def generate(
-        self, inputs: Sequence[str | Sequence[int]], mode: str = "ar", *, batch_size: int = 32, **options: Any
+        self,
+        inputs: Sequence[str | Sequence[int]],
+        mode: str = "ar",
+        *,
+        batch_size: int = BATCH_SIZE,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        **options: Any,
     ) -> list[Generation]:
-        """The best output for each input, in order.
+        """The best outputs for each input, in order; all modes use the same weights.
 
         Args:
             inputs: texts, or token ids without bos and eos.
-            mode: "ar", left to right, or "nar", mask-predict.
-            batch_size: inputs decoded together; they are sorted by length first.
-            options: both modes: `max_length` (default 200, or what the model's positions allow) and `min_length`
-                (default 1), in tokens; "ar": `num_beams` (default 1: greedy), `length_penalty` (default 1.0);
-                "nar": `iterations` (decoder passes, default 4), `length_beam` (lengths tried, default 1).
+            mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several lengths, the best chosen
+                by P_AR; "speculative": greedy search, drafted by P_NAR and verified by P_AR.
+            batch_size, max_batch_tokens: inputs decoded together, and source tokens in them, padding counted; inputs
+                are sorted by length first.
+            options: those of the mode: `AutoregressiveOptions`, `MaskPredictOptions`, `RerankOptions`,
+                `SpeculativeOptions`; docs/decoding.md has a table. With `num_return_sequences` n each input has n
+                outputs one after another, best first.
 
         Raises:
-            UserError: an argument that is wrong, or that the mode does not have; an input that is too long.
+            UserError: an argument that is wrong, that the mode does not have or that does not go with another; an
+                input that is too long.
         """
-        chosen = check_options(mode, batch_size, **options)
+        chosen = check_options(mode, **options)
+        for name, size in (("batch_size", batch_size), ("max_batch_tokens", max_batch_tokens)):
+            if size < 1:
+                raise UserError(f"{name}: must be at least 1, but is {size}")
         if isinstance(inputs, str):
             raise UserError("inputs: expected a list of texts, got one text; put it in a list")
         sources = [self.encode(item, f"input {index}") for index, item in enumerate(inputs)]
-        results = [NOTHING] * len(sources)
-        longest_first = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
-        waiting = [index for index in longest_first if sources[index]]
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
+        results = [[NOTHING] * getattr(chosen, "num_return_sequences", 1) for _ in sources]
+        for batch in token_batches([len(source) for source in sources], batch_size, max_batch_tokens):
             for index, result in zip(batch, self._decode([sources[i] for i in batch], mode, chosen), strict=True):
                 results[index] = result
-        return results
+        return [generation for result in results for generation in result]
 
-    def _decode(self, sources: list[list[int]], mode: str, options: Section) -> list[Generation]:
+    def _decode(self, sources: list[list[int]], mode: str, options: Section) -> list[list[Generation]]:
+        """The outputs for each source of a batch, best first."""
         _, decoder = MODES[mode]
+        wanted = getattr(options, "num_return_sequences", 1)
         bos, eos = self.config.bos_token_id, self.config.eos_token_id
         source = pad_sources([np.array([bos, *tokens, eos]) for tokens in sources], self.config.pad_token_id)
-        found = decoder(self.model, source.to(next(self.model.parameters()).device), options)
-        best = (x[:, 0].tolist() for x in (found.tokens, found.token_scores, found.lengths, found.scores))
+        found = decoder(self.model, source.to(self.device), options)
+        per_sentence = (found.passes, found.drafted, found.accepted)
+        counts = [x.tolist() if x is not None else [0] * len(sources) for x in per_sentence]
+        columns = (x[:, :wanted].tolist() for x in (found.tokens, found.token_scores, found.lengths, found.scores))
         return [
-            Generation(self.tokenizer.decode(tokens[:n]), tokens[:n], score, scores[:n], passes)
-            for tokens, scores, n, score, passes in zip(*best, found.passes.tolist(), strict=True)
+            [
+                Generation(self.tokenizer.decode(tokens[:n]), tokens[:n], score, scores[:n], *numbers)
+                for tokens, scores, n, score in zip(*hypotheses, strict=True)
+            ]
+            for hypotheses, *numbers in zip(zip(*columns, strict=True), *counts, strict=True)
         ]
-
-
-def check_options(mode: str, batch_size: int, **options: Any) -> Section:
-    """The options of a mode; `UserError` for an unknown mode, and for options that it does not have or allow."""
-    if mode not in MODES:
-        raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
-    if batch_size < 1:
-        raise UserError(f"batch_size: must be at least 1, but is {batch_size}")
-    kind, _ = MODES[mode]
-    try:
-        return kind.model_validate(options)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-    name = problem["loc"][0]
-    if name not in kind.model_fields:
-        raise UserError(f'{name}: mode "{mode}" has no such option; it has {", ".join(kind.model_fields)}')
-    raise UserError(f"{name}: {problem['msg'].lower()}, but is {problem['input']!r}")

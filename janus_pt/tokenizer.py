@@ -94,6 +94,10 @@ class Tokenizer:
         """Text of token ids (any integers, numpy's too); special ids are left out. `IndexError` for an unknown id."""
         return str(self._processor.decode([int(i) for i in ids if int(i) not in self._special]))
 
+    def piece(self, token: int) -> str:
+        """The piece as SentencePiece writes it, a space as U+2581."""
+        return str(self._processor.id_to_piece(token))
+
     def continues_character(self, token: int) -> bool:
         """Whether `token` is a byte in the middle of a UTF-8 character, before which text must not be cut."""
         if not self._processor.is_byte(token):

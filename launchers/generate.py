@@ -2,6 +2,7 @@
 
 From file to file:  python launchers/generate.py --model DIR --mode ar --num-beams 4 --input in.txt --output out.txt
 In a pipe:          cat in.txt | python launchers/generate.py --model DIR --mode nar --iterations 10
+Several processes:  python launchers/generate.py --model DIR --mode speculative --workers 4 --input in.txt > out.txt
 """
 
 from __future__ import annotations
@@ -10,42 +11,49 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from janus_pt.api import MODES, JanusModel, check_options
-from janus_pt.errors import entry_point
+from janus_pt.api import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
+from janus_pt.errors import UserError, entry_point
+from janus_pt.generate.arguments import add_decoding_flags
 from janus_pt.generate.lines import generate_lines
+from janus_pt.generate.modes import check_options
 
-OPTIONS = (
-    ("--num-beams", int, "ar: width of the beam search; 1, the default, is greedy search"),
-    ("--length-penalty", float, "ar: power of the length by which a log-probability is divided; default 1"),
-    ("--iterations", int, "nar: decoder passes; default 4"),
-    ("--length-beam", int, "nar: lengths that are tried; default 1"),
-    ("--max-length", int, "longest output in tokens; default 200, or what the model's positions allow"),
-    ("--min-length", int, "shortest output in tokens; default 1"),
-)
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; of the modes' options only those that were given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of an exported model")
+    parser.add_argument("--input", default="-", help="UTF-8 text; -: standard input")
+    parser.add_argument("--output", default="-", help="-: standard output")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored")
+    parser.add_argument("--quantize", choices=["int8"], help="int8: quantised linear layers, on a CPU")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="lines decoded together at most")
+    parser.add_argument("--max-batch-tokens", type=int, default=MAX_BATCH_TOKENS, help="source tokens in a batch")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode; they share the cores")
+    parser.add_argument("--report", help="JSON file for the number of sentences, the seconds and the rate")
+    add_decoding_flags(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Decode the input; the rate goes to standard error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of an exported model")
-    parser.add_argument("--mode", choices=MODES, default="ar", help="ar: left to right; nar: mask-predict")
-    parser.add_argument("--input", default="-", help="UTF-8 text; -: standard input")
-    parser.add_argument("--output", default="-", help="-: standard output")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored")
-    parser.add_argument("--batch-size", type=int, default=32, help="lines decoded together")
-    parser.add_argument("--report", help="JSON file for the number of sentences, the seconds and the rate")
-    for option, kind, meaning in OPTIONS:
-        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=meaning)
-    options = vars(parser.parse_args())
-    folder, source, target, dtype, report = map(options.pop, ("model", "input", "output", "dtype", "report"))
+    options = vars(parse_arguments())
+    folder, source, target, dtype, quantize, report = map(
+        options.pop, ("model", "input", "output", "dtype", "quantize", "report")
+    )
+    batching = {name: options.pop(name) for name in ("batch_size", "max_batch_tokens", "workers")}
+    for name, value in batching.items():
+        if value < 1:
+            raise UserError(f"{name}: must be at least 1, but is {value}")
     check_options(**options)
-    model = JanusModel.from_pretrained(folder, getattr(torch, dtype) if dtype else None)
+    load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None, quantize=quantize)
+    model = load()
     start = time.monotonic()
-    lines = generate_lines(model, source, target, **options)
+    lines = generate_lines(model, source, target, load=load, **batching, **options)
     seconds = time.monotonic() - start
     print(f"{lines} sentences in {seconds:.1f} s, {lines / seconds:.1f} sentences/s", file=sys.stderr)
     if report:

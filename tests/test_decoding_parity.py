@@ -12,8 +12,10 @@ import pytest
 import torch
 from goldens import ROOT, SHAPES, TRANSLATION, Golden, needs_goldens
 
-from janus_pt.generate.autoregressive import AutoregressiveOptions, beam_search
-from janus_pt.generate.mask_predict import candidate_lengths, refine
+from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
+from janus_pt.generate.cache import read_sources
+from janus_pt.generate.lengths import candidate_lengths
+from janus_pt.generate.refine import BOUNDARY, all_masked, refine
 from janus_pt.slots import pad_sources
 
 pytestmark = needs_goldens
@@ -48,7 +50,7 @@ def test_autoregressive(name: str, precision: str, beams: str) -> None:
     golden = Golden(name)
     model, config = golden.model(dtype=DTYPES[precision]), golden.config
     source = pad_sources(golden.rows("src_tokens"), config.pad_token_id)
-    found = beam_search(model, source, AutoregressiveOptions(num_beams=int(beams)))
+    found = autoregressive(model, source, AutoregressiveOptions(num_beams=int(beams)))
     exact = precision == "fp64" and config.positions == "learned"  # the reference's sinusoidal table is float32
     for beam in range(int(beams)):
         tokens, positional, score = (
@@ -72,9 +74,11 @@ def test_mask_predict(name: str, precision: str, max_iter: str, beams: str) -> N
     model, config = golden.model(dtype=DTYPES[precision]), golden.config
     source = pad_sources(golden.rows("src_tokens"), config.pad_token_id)
     with torch.inference_mode():
-        encoder_out = model.encode(source)
-        lengths = candidate_lengths(model.length_logits(encoder_out, source), int(beams), 0, config.max_positions - 2)
-        tokens, token_scores = refine(model, source, encoder_out, lengths, int(max_iter) + 1, forbidden=())
+        memory = read_sources(model, source)
+        best = memory.length_logits.argmax(dim=1) - BOUNDARY
+        lengths = candidate_lengths(best, int(beams), 0, config.max_positions - BOUNDARY)
+        written = refine(model, memory, all_masked(lengths.flatten(), config), int(max_iter) + 1, forbidden=())
+        tokens, token_scores = (x.unflatten(0, lengths.shape) for x in (written.tokens, written.scores))
     scores = token_scores.sum(dim=-1) / (lengths + 2)
     expected = f"{precision}/decode/mp_iter{max_iter}_beam{beams}"
     np.testing.assert_allclose(scores.max(dim=1).values, golden.arrays[f"{expected}/score"], rtol=0, atol=1e-5)

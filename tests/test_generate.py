@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from tiny import SPECIALS, as_source, full_pass, random_sources, tiny_model
 
 from janus_pt.errors import UserError
-from janus_pt.generate.autoregressive import AutoregressiveOptions, beam_search
-from janus_pt.generate.cache import IncrementalDecoder
-from janus_pt.generate.mask_predict import MaskPredictOptions, candidate_lengths, mask_predict, mean_score
+from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
+from janus_pt.generate.cache import IncrementalDecoder, read_sources
+from janus_pt.generate.lengths import candidate_lengths
+from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict, mean_score, never_generated
+from janus_pt.generate.refine import all_masked, refine
+from janus_pt.generate.rerank import RerankOptions, rerank
+from janus_pt.generate.speculative import SpeculativeOptions, speculative
 from janus_pt.generate.types import Hypotheses
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives.janus import causal_slots, masked_slots
@@ -55,7 +59,7 @@ def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int) -> None:
     targets = np.random.default_rng(3).integers(0, 24, (3, 12))
     targets[:, 0] = BOS
     with torch.inference_mode():
-        decoder = IncrementalDecoder(model, as_source(sources))
+        decoder = IncrementalDecoder(model, read_sources(model, as_source(sources)))
         steps = torch.stack([decoder.step(torch.from_numpy(column)) for column in targets.T[:-1]], dim=1)
     for row, source in enumerate(sources):
         contents, queries = causal_slots(targets[row], MASK, offset)
@@ -63,16 +67,39 @@ def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int) -> None:
         torch.testing.assert_close(steps[row], whole, rtol=0, atol=1e-12)
 
 
-def test_only_content_is_cached_and_the_source_once() -> None:
+def test_only_content_is_cached_and_copies_share_their_source() -> None:
     model = tiny_model()
     with torch.inference_mode():
-        decoder = IncrementalDecoder(model, as_source(random_sources(0, 2)), copies=3)
+        memory = read_sources(model, as_source(random_sources(0, 2)))
+        decoder = IncrementalDecoder(model, memory)
         for _ in range(4):
             decoder.step(torch.full((6,), BOS))
     for cache in decoder._caches:
-        assert cache.content is not None and cache.memory is not None
-        assert cache.content[0].shape[2] == 4
-        assert cache.memory[0].shape[0] == 6
+        assert cache.reach == 4 and len(cache.memory[0]) == 2
+
+
+def test_a_block_is_read_as_token_by_token() -> None:
+    """From another place in each row, over what was there, and on from it step by step; buffers grow on the way."""
+    model = tiny_model(3, max_positions=80, ar_position_offset=1)
+    sources, tokens = (
+        as_source(random_sources(3, 2)),
+        torch.from_numpy(np.random.default_rng(3).integers(5, 24, (2, 70))),
+    )
+    with torch.inference_mode():
+        memory = read_sources(model, sources)
+        stepwise = IncrementalDecoder(model, memory)
+        expected = torch.stack([stepwise.step(column) for column in tokens.T], dim=1)
+        decoder = IncrementalDecoder(model, memory)
+        wrong = decoder.read_block(tokens[:, :9].clamp(min=7), torch.tensor([0, 0]), 9)
+        assert not torch.equal(wrong, expected[:, :9])
+        decoder.read_block(tokens[:, :3], torch.tensor([0, 0]), 3)
+        start = torch.tensor([1, 3])
+        for width in (20, 40):
+            block = torch.stack([tokens[row, at : at + width] for row, at in enumerate(start.tolist())])
+            got = decoder.read_block(block, start, int(start.max()) + width)
+            for row, at in enumerate(start.tolist()):
+                torch.testing.assert_close(got[row], expected[row, at : at + width], rtol=0, atol=1e-12)
+            start += width
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -80,7 +107,7 @@ def test_greedy_is_the_naive_loop(seed: int) -> None:
     model = tiny_model(seed, ar_position_offset=seed % 2)
     sources = random_sources(seed, 4)
     options = AutoregressiveOptions(max_length=8, min_length=2)
-    hypotheses = beam_search(model, as_source(sources), options)
+    hypotheses = autoregressive(model, as_source(sources), options)
     for row, source in enumerate(sources):
         prefix: list[int] = []
         scores: list[float] = []
@@ -113,7 +140,7 @@ def test_a_beam_wide_enough_finds_every_output(penalty: float) -> None:
         total = sum(next_log_probs(model, source, tokens[:i])[token] for i, token in enumerate(tokens))
         outputs.append((total / len(tokens) ** penalty, list(output)))
     options = AutoregressiveOptions(num_beams=20, max_length=2, length_penalty=penalty)
-    assert_same(found(beam_search(model, as_source([source]), options), 0), sorted(outputs, reverse=True))
+    assert_same(found(autoregressive(model, as_source([source]), options), 0), sorted(outputs, reverse=True))
 
 
 def naive_beam_search(model: JanusTransformer, source: Sequence[int], options: AutoregressiveOptions) -> Found:
@@ -153,9 +180,62 @@ def test_beam_search_is_the_naive_one(seed: int, beams: int, penalty: float, sho
     options = AutoregressiveOptions(
         num_beams=beams, length_penalty=penalty, min_length=shortest, max_length=shortest + span
     )
-    hypotheses = beam_search(model, as_source(sources), options)
+    hypotheses = autoregressive(model, as_source(sources), options)
     for row, source in enumerate(sources):
         assert_same(found(hypotheses, row), naive_beam_search(model, source, options))
+
+
+def test_samples_follow_the_distribution() -> None:
+    """First tokens of 4000 samples against the model's own probabilities, cut and sharpened."""
+    model = tiny_model(18)
+    (source,) = random_sources(18, 1)
+    log_probs = next_log_probs(model, source, [])
+    log_probs[[PAD, BOS, MASK, EOS]] = -np.inf
+    for options in (dict(), dict(temperature=2.0), dict(top_k=3), dict(top_p=0.7), dict(top_k=9, top_p=0.9)):
+        scaled = log_probs / options.get("temperature", 1.0)
+        order = np.argsort(-scaled)[: options.get("top_k", 24)]
+        probs = np.exp(scaled[order]) / np.exp(scaled[order]).sum()
+        keep = (probs.cumsum() - probs) < options.get("top_p", 1.0)
+        order, probs = order[keep], probs[keep] / probs[keep].sum()
+        kind = AutoregressiveOptions(do_sample=True, num_return_sequences=4000, max_length=1, **options)
+        drawn = autoregressive(model, as_source([source]), kind).tokens[0, :, 0].numpy()
+        counts = np.bincount(drawn, minlength=24)
+        assert counts.sum() == counts[order].sum() == 4000
+        assert np.abs(counts[order] / 4000 - probs).max() < 4 * 0.5 / np.sqrt(4000)
+
+
+def test_samples_depend_on_the_seed_and_their_scores_on_the_model_alone() -> None:
+    model, sources = tiny_model(19), random_sources(19, 3)
+    options = dict(do_sample=True, num_return_sequences=3, temperature=3.0, max_length=6)
+    first, again, other = (
+        autoregressive(model, as_source(sources), AutoregressiveOptions(seed=seed, **options)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.tokens, again.tokens) and not torch.equal(first.tokens, other.tokens)
+    for row, source in enumerate(sources):
+        assert len({tuple(tokens) for _, tokens in found(first, row)}) > 1
+        for score, tokens in found(first, row):
+            parts = [*tokens, EOS]
+            expected = [next_log_probs(model, source, parts[:i])[token] for i, token in enumerate(parts)]
+            assert score == pytest.approx(np.mean(expected))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), size=st.integers(1, 3), beams=st.integers(1, 3))
+def test_no_ngram_is_written_twice(seed: int, size: int, beams: int) -> None:
+    model = tiny_model(seed, vocab_size=24)
+    options = AutoregressiveOptions(num_beams=beams, no_repeat_ngram_size=size, min_length=12, max_length=14)
+    hypotheses = autoregressive(model, as_source(random_sources(seed, 3)), options)
+    free = autoregressive(
+        model, as_source(random_sources(seed, 3)), options.model_copy(update={"no_repeat_ngram_size": 0})
+    )
+    for row in range(3):
+        for _, tokens in found(hypotheses, row):
+            ngrams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+            assert len(set(ngrams)) == len(ngrams)
+        tokens = found(free, row)[0][1]
+        ngrams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+        if beams == 1 and len(set(ngrams)) == len(ngrams):
+            assert tokens == found(hypotheses, row)[0][1]  # the rule changes nothing where nothing is repeated
 
 
 def favour(monkeypatch: pytest.MonkeyPatch, model: JanusTransformer, tokens: list[int]) -> None:
@@ -172,7 +252,7 @@ def test_pad_bos_and_mask_are_never_written(monkeypatch: pytest.MonkeyPatch, mas
     model = tiny_model(mask_token_id=mask)
     favour(monkeypatch, model, [PAD, BOS, mask, EOS])
     options = AutoregressiveOptions(min_length=0, max_length=3)
-    hypotheses = beam_search(model, as_source(random_sources(5, 4)), options)
+    hypotheses = autoregressive(model, as_source(random_sources(5, 4)), options)
     expected = [] if written == EOS else [written] * 3
     assert [found(hypotheses, row)[0][1] for row in range(4)] == [expected] * 4
 
@@ -180,22 +260,30 @@ def test_pad_bos_and_mask_are_never_written(monkeypatch: pytest.MonkeyPatch, mas
 # --- mask-predict ----------------------------------------------------------------------------------------------------
 
 
-def naive_refine(model: JanusTransformer, source: Sequence[int], length: int, passes: int) -> tuple[float, list[int]]:
-    """One output of a given length, in the training layout: masked positions behind the others, queries too."""
+def naive_refine(
+    model: JanusTransformer, source: Sequence[int], length: int, passes: int, adaptive: bool = False
+) -> tuple[float, list[int], int]:
+    """One output of a given length, in the training layout: masked positions behind the others, queries too; and the
+    passes that were made."""
     target = np.array([BOS, *[MASK] * length, EOS])
     score_of: dict[int, float] = {}
     masked = list(range(1, length + 1))
+    written = target.tolist()
     for done in range(1, passes + 1):
         if masked:
+            target = np.array([MASK if i in masked else token for i, token in enumerate(written)])
             parts = masked_slots(target, np.array(masked), MASK)
             log_probs = full_pass(model, source, *parts)[len(target) - len(masked) : len(target)]
             for position, row in zip(masked, log_probs.numpy(), strict=True):
                 words = range(SPECIALS, model.config.vocab_size)
                 target[position] = max(words, key=lambda word: row[word])
                 score_of[position] = row[target[position]]
+        if adaptive and written == target.tolist():
+            break
+        written = target.tolist()
         keep = length * (passes - done) // passes
         masked = sorted(sorted(score_of, key=lambda position: score_of[position])[:keep])
-    return sum(score_of.values()) / length, target[1:-1].tolist()
+    return sum(score_of.values()) / length, target[1:-1].tolist(), done
 
 
 @settings(max_examples=12, deadline=None)
@@ -211,14 +299,14 @@ def test_mask_predict_is_the_naive_loop(seed: int, passes: int, beam: int) -> No
             best = int(model.length_logits(model.encode(batch), batch).argmax()) - 2
         center = min(max(best, 1), 12)
         lengths = [min(max(center + i - beam // 2, 1), 12) for i in range(beam)]
-        candidates = [naive_refine(model, source, length, passes) for length in lengths]
+        candidates = [naive_refine(model, source, length, passes)[:2] for length in lengths]
         assert_same(found(hypotheses, row), sorted(candidates, key=lambda c: -c[0]))
 
 
 def test_iterations_are_decoder_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = tiny_model(), []
-    decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda *args: calls.append(1) or decode(*args))
+    decode = model.decode_step
+    monkeypatch.setattr(model, "decode_step", lambda *args: calls.append(1) or decode(*args))
     for iterations in (1, 4, 10):
         calls.clear()
         hypotheses = mask_predict(model, as_source(random_sources(1, 3)), MaskPredictOptions(iterations=iterations))
@@ -235,15 +323,14 @@ def test_special_symbols_are_never_written_inside(monkeypatch: pytest.MonkeyPatc
 
 
 def test_candidate_lengths_stay_within_bounds() -> None:
-    """Classes count bos and eos."""
-    logits = torch.eye(20)[[0, 3, 10, 19]]
-    assert candidate_lengths(logits, 5, 1, 16).tolist() == [
+    best = torch.tensor([-2, 1, 8, 17])
+    assert candidate_lengths(best, 5, 1, 16).tolist() == [
         [1, 1, 1, 2, 3],
         [1, 1, 1, 2, 3],
         [6, 7, 8, 9, 10],
         [14, 15, 16, 16, 16],
     ]
-    assert candidate_lengths(logits, 1, 1, 30).tolist() == [[1], [1], [8], [17]]
+    assert candidate_lengths(best, 1, 1, 30).tolist() == [[1], [1], [8], [17]]
 
 
 def test_an_empty_candidate_does_not_win() -> None:
@@ -258,14 +345,172 @@ def test_an_empty_candidate_does_not_win() -> None:
     assert (mask_predict(model, sources, options).lengths[:, 0] > 0).all()
 
 
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_adaptive_stopping_is_the_naive_loop(seed: int) -> None:
+    """Which never returns a mask; sentences leave the batch at different times."""
+    model, sources = tiny_model(seed), random_sources(seed, 4)
+    with torch.no_grad():
+        model.decoder.layers[1].self_attn.out_proj.weight *= 3  # so that tokens matter to each other
+    options = MaskPredictOptions(iterations=6, adaptive=True, min_length=10, max_length=14)
+    hypotheses = mask_predict(model, as_source(sources), options)
+    for row, source in enumerate(sources):
+        score, tokens, passes = naive_refine(model, source, int(hypotheses.lengths[row]), 6, adaptive=True)
+        assert_same(found(hypotheses, row), [(score, tokens)])
+        assert hypotheses.passes[row] == passes
+
+
+def test_all_lengths_of_a_sentence_stop_together() -> None:
+    model, sources = tiny_model(11), random_sources(11, 6)
+    fixed, adaptive = (
+        mask_predict(model, as_source(sources), MaskPredictOptions(iterations=8, length_beam=3, adaptive=adaptive))
+        for adaptive in (False, True)
+    )
+    assert (adaptive.passes < 8).all()
+    for row in range(6):
+        assert [len(tokens) for _, tokens in found(adaptive, row)] and MASK not in adaptive.tokens[row]
+        assert {len(tokens) for _, tokens in found(adaptive, row)} == {len(tokens) for _, tokens in found(fixed, row)}
+
+
+def test_rescoring_writes_every_token_anew() -> None:
+    """The last pass alone decides: tokens and scores are the model's answer to what the pass read."""
+    model, sources = tiny_model(12), as_source(random_sources(12, 5))
+    with torch.inference_mode():
+        memory = read_sources(model, sources)
+        draft = all_masked(torch.tensor([3, 5, 4, 7, 2]), model.config)
+        read: list[torch.Tensor] = []
+        step = model.decode_step
+        model.decode_step = lambda *args: read.append(step(*args)) or read[-1]  # type: ignore[method-assign]
+        written = refine(model, memory, draft, 3, never_generated(model.config), rescore_all=True)
+        log_probs = model.logits(read[-1]).log_softmax(-1)[:, 1:-1]
+        best = log_probs[..., SPECIALS:].max(-1)
+    inside = draft.masked[:, 1:-1]
+    assert len(read) == 3 and torch.equal(written.tokens[inside], (best.indices + SPECIALS)[inside])
+    torch.testing.assert_close(written.scores[inside], best.values[inside], rtol=1e-9, atol=0)
+
+
+def test_repeated_tokens_are_removed() -> None:
+    model, sources = tiny_model(13), as_source(random_sources(13, 6))
+    plain = mask_predict(model, sources, MaskPredictOptions(iterations=1, min_length=6))
+    short = mask_predict(model, sources, MaskPredictOptions(iterations=1, min_length=6, remove_repeats=True))
+    assert (short.lengths < plain.lengths).any()
+    for row in range(6):
+        ((_, tokens),) = found(plain, row)
+        kept = [i for i, token in enumerate(tokens) if i == 0 or token != tokens[i - 1]]
+        assert found(short, row)[0][1] == [tokens[i] for i in kept]
+        scores = plain.token_scores[row, 0, kept]
+        assert torch.equal(short.token_scores[row, 0, : len(kept)], scores)
+        assert not short.token_scores[row, 0, len(kept) :].any()
+
+
+def test_the_length_may_come_from_the_source_or_from_p_ar() -> None:
+    model, sources = tiny_model(14), random_sources(14, 6)
+    by_ratio = mask_predict(model, as_source(sources), MaskPredictOptions(length_prediction="ratio", length_ratio=1.5))
+    assert by_ratio.lengths[:, 0].tolist() == [max(1, round((len(source) - 2) * 1.5)) for source in sources]
+    by_ar = mask_predict(model, as_source(sources), MaskPredictOptions(length_prediction="ar", iterations=3))
+    assert by_ar.passes.tolist() == [5] * 6
+    for row, source in enumerate(sources):
+        with torch.inference_mode():
+            memory = read_sources(model, as_source([source]))
+            head = max(1, int(memory.length_logits.argmax()) - 2)
+            length = min(math.ceil(head * 1.25) + 1, 22)
+            draft = naive_refine(model, source, length, 1)[1]
+        ends = [next_log_probs(model, source, draft[:i])[EOS] for i in range(length + 1)]
+        assert int(by_ar.lengths[row, 0]) == max(1, int(np.argmax(ends)))
+
+
+# --- both with one set of weights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_reranking_is_by_p_ar(weight: float) -> None:
+    model, sources = tiny_model(15), random_sources(15, 5)
+    nar = mask_predict(model, as_source(sources), MaskPredictOptions(length_beam=5))
+    both = rerank(model, as_source(sources), RerankOptions(ar_weight=weight))
+    assert both.passes.tolist() == [5] * 5
+    for row, source in enumerate(sources):
+        expected = []
+        for score, tokens in found(nar, row):
+            parts = [*tokens, EOS]
+            ar = np.mean([next_log_probs(model, source, parts[:i])[token] for i, token in enumerate(parts)])
+            expected.append((weight * ar + (1 - weight) * score, tokens))
+        assert_same(found(both, row), sorted(expected, key=lambda c: -c[0]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    passes=st.integers(1, 3),
+    block=st.sampled_from([None, 1, 3]),
+    redraft_at=st.sampled_from([0, 1, 99]),
+    shortest=st.integers(0, 4),
+    span=st.integers(0, 17),
+)
+def test_speculative_decoding_is_greedy_search(
+    seed: int, passes: int, block: int | None, redraft_at: int, shortest: int, span: int
+) -> None:
+    model = tiny_model(seed, ar_position_offset=seed % 2, pre_layer_norm=seed % 3 == 0)
+    sources = random_sources(seed, 5)
+    bounds = dict(min_length=shortest, max_length=max(1, shortest + span))
+    greedy = autoregressive(model, as_source(sources), AutoregressiveOptions(**bounds))
+    options = SpeculativeOptions(draft_iterations=passes, block_size=block, redraft_at=redraft_at, **bounds)
+    drafted = speculative(model, as_source(sources), options)
+    for row, source in enumerate(sources):
+        assert_same(found(drafted, row), found(greedy, row))
+        n = int(greedy.lengths[row])
+        torch.testing.assert_close(drafted.token_scores[row, 0, :n], greedy.token_scores[row, 0, :n])
+        alone = speculative(model, as_source([source]), options)
+        assert drafted.accepted is not None and drafted.drafted is not None
+        for count in ("passes", "accepted", "drafted"):
+            assert getattr(drafted, count)[row] == getattr(alone, count)[0]
+        assert int(drafted.accepted[row]) <= n and drafted.accepted[row] <= drafted.drafted[row]
+
+
+def test_a_perfect_draft_takes_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sources = tiny_model(16), as_source(random_sources(16, 4))
+    favour(monkeypatch, model, [9])
+    hypotheses = speculative(model, sources, SpeculativeOptions(max_length=7, min_length=7))
+    assert hypotheses.drafted is not None and hypotheses.accepted is not None
+    assert hypotheses.tokens[:, 0].tolist() == [[9] * 7] * 4
+    assert hypotheses.passes.tolist() == [2] * 4
+    assert hypotheses.accepted.tolist() == hypotheses.drafted.tolist() == [7] * 4
+
+
+def test_sentences_may_go_on_long_after_the_predicted_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sources = tiny_model(16, max_positions=120), as_source(random_sources(16, 3))
+    favour(monkeypatch, model, [9])
+    hypotheses = speculative(model, sources, SpeculativeOptions(max_length=100))
+    assert hypotheses.tokens[:, 0].tolist() == [[9] * 100] * 3
+    assert hypotheses.drafted is not None and (hypotheses.drafted < 30).all()
+
+
+def test_lossy_decoding_keeps_what_is_near_enough() -> None:
+    """With no margin it is greedy search; with all margin it is the draft, which has the predicted length."""
+    model, sources = tiny_model(17), as_source(random_sources(17, 6))
+    greedy = autoregressive(model, sources, AutoregressiveOptions(max_length=10))
+    strict = speculative(model, sources, SpeculativeOptions(max_length=10, lossy=True, lossy_margin=0.0))
+    for row in range(6):
+        assert_same(found(strict, row), found(greedy, row))
+    all_of_it = SpeculativeOptions(max_length=10, lossy=True, lossy_margin=1e9, lossy_top_k=24)
+    loose = speculative(model, sources, all_of_it)
+    nar = mask_predict(model, sources, MaskPredictOptions(iterations=1, max_length=10))
+    assert loose.drafted is not None and loose.accepted is not None
+    assert torch.equal(loose.accepted, loose.drafted)
+    for row in range(6):
+        n = int(nar.lengths[row, 0])
+        assert loose.tokens[row, 0, :n].tolist() == nar.tokens[row, 0, :n].tolist()
+
+
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("decoder", "options"),
     [
-        (beam_search, AutoregressiveOptions(max_length=10)),
-        (beam_search, AutoregressiveOptions(num_beams=3, max_length=10)),
+        (autoregressive, AutoregressiveOptions(max_length=10)),
+        (autoregressive, AutoregressiveOptions(num_beams=3, max_length=10)),
+        (autoregressive, AutoregressiveOptions(do_sample=True, num_return_sequences=2, max_length=10, seed=3)),
+        (autoregressive, AutoregressiveOptions(no_repeat_ngram_size=2, max_length=10)),
         (mask_predict, MaskPredictOptions(length_beam=3)),
     ],
 )
@@ -281,19 +526,19 @@ def test_a_sentence_does_not_feel_its_batch(decoder, options) -> None:  # type: 
 def test_bounds_on_the_length_are_checked_and_kept() -> None:
     model, source = tiny_model(), as_source(random_sources(1, 2))
     with pytest.raises(UserError, match=r"max_length: 23 is more than the 22 tokens"):
-        beam_search(model, source, AutoregressiveOptions(max_length=23))
+        autoregressive(model, source, AutoregressiveOptions(max_length=23))
     with pytest.raises(UserError, match=r"max_length: 23 "):
         mask_predict(model, source, MaskPredictOptions(max_length=23))
     with pytest.raises(UserError, match=r"min_length: 5 .* 4"):
         mask_predict(model, source, MaskPredictOptions(min_length=5, max_length=4))
-    for decoder, kind in ((beam_search, AutoregressiveOptions), (mask_predict, MaskPredictOptions)):
+    for decoder, kind in ((autoregressive, AutoregressiveOptions), (mask_predict, MaskPredictOptions)):
         assert (decoder(model, source, kind(min_length=22)).lengths == 22).all()
         assert (decoder(model, source, kind(max_length=1)).lengths == 1).all()
     offset = tiny_model(ar_position_offset=0)
-    assert (beam_search(offset, source, AutoregressiveOptions(min_length=23)).lengths == 23).all()
+    assert (autoregressive(offset, source, AutoregressiveOptions(min_length=23)).lengths == 23).all()
 
 
 def test_bfloat16_scores_are_float32() -> None:
     model, source = tiny_model(dtype=torch.bfloat16), as_source(random_sources(1, 2))
-    assert beam_search(model, source, AutoregressiveOptions(num_beams=2, max_length=5)).scores.dtype is torch.float32
+    assert autoregressive(model, source, AutoregressiveOptions(num_beams=2, max_length=5)).scores.dtype is torch.float32
     assert mask_predict(model, source, MaskPredictOptions()).scores.dtype is torch.float32

@@ -1,51 +1,126 @@
-"""Left-to-right decoding one token at a time, with keys and values kept."""
+"""What decoding keeps: the sources' keys and values, and those of the tokens written so far."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from janus_pt.generate.types import score_dtype
-from janus_pt.model.attention import LayerCache, source_mask
+from janus_pt.model.attention import KeysValues, LayerCache
 from janus_pt.model.block import DecoderLayer
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.slots import Source
 
 
-class IncrementalDecoder:
-    """P_AR of a batch of sources, `copies` hypotheses of each: rows are `[batch × copies]`, sentence by sentence.
+@dataclass(frozen=True)
+class Memory:
+    """A batch of sources as the decoder reads them; made once, for all passes and both ways of decoding.
 
-    Only content slots enter the cache, once each; the query slot never does. The source's keys and values are
-    computed once a sentence. The rows of a sentence may be exchanged among each other, not with another sentence's.
+    Attributes:
+        layers: each decoder layer's cross-attention keys and values, `[sources, heads, source, head_size]`.
+        mask: which places are no padding, `[sources, 1, 1, source]`; None if none is.
+        length_logits: `[sources, length_classes]`.
     """
 
-    def __init__(self, model: JanusTransformer, source: Source, copies: int = 1) -> None:
-        self._model = model
-        self._position: int = model.config.ar_position_offset
-        self._encoder_out = model.encode(source)
-        reader = torch.zeros_like(source.samples[:, :1])
-        mask = source_mask(reader, source)
-        assert isinstance(mask, Tensor)
-        self._cross_mask = mask.repeat_interleave(copies, dim=0)
-        self.dtype = score_dtype(self._encoder_out)
-        """Of the log-probabilities."""
-        self._caches = [self._memory(cast(DecoderLayer, layer), copies) for layer in model.decoder.layers]
+    layers: list[KeysValues]
+    mask: Tensor | None
+    length_logits: Tensor
 
-    def _memory(self, layer: DecoderLayer, copies: int) -> LayerCache:
-        keys, values = layer.encoder_attn.keys_values(self._encoder_out)
-        return LayerCache(memory=(keys.repeat_interleave(copies, dim=0), values.repeat_interleave(copies, dim=0)))
+    def __len__(self) -> int:
+        return len(self.length_logits)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.length_logits.device
+
+    def select(self, sources: Tensor) -> Memory:
+        """The memory of `sources` alone, or in another order."""
+        layers = [(keys.index_select(0, sources), values.index_select(0, sources)) for keys, values in self.layers]
+        mask = None if self.mask is None else self.mask.index_select(0, sources)
+        return Memory(layers, mask, self.length_logits.index_select(0, sources))
+
+
+def read_sources(model: JanusTransformer, source: Source) -> Memory:
+    """Run the encoder. Waits for the device once, to see whether there is padding."""
+    encoder_out = model.encode(source)
+    layers = [cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out) for layer in model.decoder.layers]
+    real = source.samples >= 0
+    mask = None if bool(real.all()) else real[:, None, None, :]
+    return Memory(layers, mask, model.length_logits(encoder_out, source))
+
+
+class IncrementalDecoder:
+    """P_AR with what was read kept. Rows are `[sources × copies]`, source by source.
+
+    Only content slots enter the cache, once each; the query slot never does.
+    """
+
+    def __init__(self, model: JanusTransformer, memory: Memory) -> None:
+        self._model = model
+        self._memory = memory
+        self._caches = [LayerCache(layer) for layer in memory.layers]
+        self._length = 0
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read each row's next token, `[rows]`, bos first; log-probabilities of the one after it, `[rows, vocab]`."""
-        pair = torch.stack((tokens, torch.full_like(tokens, self._model.config.mask_token_id)), dim=1)
-        hidden = self._model.decode_step(pair, self._position, self._encoder_out, self._cross_mask, self._caches)
-        self._position += 1
-        logits = self._model.logits(hidden)
-        return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits))
+        config, place = self._model.config, self._length
+        pair = torch.stack((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
+        position = torch.full_like(pair, place + config.ar_position_offset)
+        self._write_at(place, place + 1)
+        hidden = self._model.decode_step(pair, position, 1, None, self._memory.mask, self._caches)
+        self._length += 1
+        return log_probabilities(self._model, hidden[:, 0])
 
-    def select(self, rows: Tensor) -> None:
-        """Let row i go on from what row `rows[i]` has read; both belong to one sentence."""
+    def read_block(self, tokens: Tensor, start: Tensor, reach: int) -> Tensor:
+        """Read several tokens at once, row r's from place `start[r]` on, over whatever was there before.
+
+        Args:
+            tokens: `[rows, block]`.
+            start: `[rows]`; everything before must have been read.
+            reach: more than the last place that is written in any row.
+
+        Returns:
+            For each token the log-probabilities of the one after it, `[rows, block, vocab]`. What comes after a
+            token that turns out wrong is harmless: it is out of sight until it is written anew.
+        """
+        config = self._model.config
+        place = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        sight = torch.arange(reach, device=tokens.device) <= place[:, :, None]
+        position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
+        slots = torch.cat((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
+        self._write_at(place, reach)
+        hidden = self._model.decode_step(
+            slots,
+            torch.cat((position, position), dim=1),
+            tokens.shape[1],
+            torch.cat((sight, sight), dim=1)[:, None],
+            self._memory.mask,
+            self._caches,
+        )
+        return log_probabilities(self._model, hidden)
+
+    def _write_at(self, places: int | Tensor, reach: int) -> None:
+        for cache in self._caches:
+            cache.places, cache.reach = places, reach
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from what row `rows[i]` has read; both belong to one source."""
         for cache in self._caches:
             cache.select(rows)
+
+    def keep(self, sources: Tensor, rows: Tensor) -> None:
+        """Go on with some sources only: `sources` of them, and their `rows`."""
+        self._memory = self._memory.select(sources)
+        for cache, memory in zip(self._caches, self._memory.layers, strict=True):
+            cache.memory = memory
+            cache.select(rows)
+
+
+def log_probabilities(model: JanusTransformer, hidden: Tensor) -> Tensor:
+    """Of the vocabulary, for hidden states `[..., hidden]`; in float32 at least."""
+    logits = model.logits(hidden)
+    return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from janus_pt.config import Count, Positive, Section
@@ -18,9 +19,12 @@ DEFAULT_MAX_LENGTH = 200
 class LengthOptions(Section):
     """Bounds on the output, in tokens without bos and eos."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     max_length: Positive | None = None
-    """Default: 200, or what the model's positions allow if that is less."""
+    """Longest output in tokens, bos and eos left out; default: 200, or what the model's positions allow."""
     min_length: Count = 1
+    """Shortest output in tokens."""
 
     def longest(self, limit: int) -> int:
         """The longest output for a model whose positions allow `limit` tokens.
@@ -46,6 +50,7 @@ class Hypotheses:
         lengths: `[batch, candidates]`.
         scores: `[batch, candidates]`; -inf for a place that holds no hypothesis.
         passes: `[batch]`: decoder passes that were made for the sentence.
+        drafted, accepted: `[batch]`: speculative decoding's drafted tokens, and those of them that were kept.
     """
 
     tokens: Tensor
@@ -53,13 +58,15 @@ class Hypotheses:
     lengths: Tensor
     scores: Tensor
     passes: Tensor
+    drafted: Tensor | None = None
+    accepted: Tensor | None = None
 
     def best_first(self) -> Hypotheses:
         """The candidates of each sentence in falling order of score; equal ones stay in order."""
         scores, order = self.scores.sort(dim=1, descending=True, stable=True)
         row = torch.arange(len(order), device=order.device)[:, None]
         tokens, token_scores, lengths = self.tokens[row, order], self.token_scores[row, order], self.lengths[row, order]
-        return Hypotheses(tokens, token_scores, lengths, scores, self.passes)
+        return replace(self, tokens=tokens, token_scores=token_scores, lengths=lengths, scores=scores)
 
 
 def is_one_of(ids: Iterable[int], vocab_size: int, device: torch.device) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,28 +18,61 @@ Mask = Tensor | BlockMask
 """Dense boolean `[batch, 1, queries, keys]` (true = may read) or FlexAttention's block mask."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each `[batch, heads, keys, head_size]`."""
+MIN_CAPACITY = 32
+"""Content slots that a cache has room for at first."""
 
 
-@dataclass
 class LayerCache:
-    """What one decoder layer remembers between steps of left-to-right decoding."""
+    """What one decoder layer remembers while a batch of sources is decoded.
 
-    content: KeysValues | None = None
-    memory: KeysValues | None = None
+    `memory`: keys and values of the sources, `[sources, heads, source, head_size]`. Decoding rows are sources × copies,
+    source by source; copies share their source's memory, and it is never moved with them.
+
+    The content slots' keys and values are kept only if `keep` is set. They lie in one buffer
+    `[rows, heads, capacity, head_size]` each, which doubles when it is full.
+    """
+
+    def __init__(self, memory: KeysValues, keep: bool = True) -> None:
+        self.memory = memory
+        self.places: int | Tensor = 0
+        """Where the next content slots go: from this place on in all rows, or place `[rows, slots]`."""
+        self.reach = 0
+        """Places that may have been written and are read, a mask permitting."""
+        self._keep = keep
+        self._keys = self._values = memory[0].new_empty(0, memory[0].shape[1], 0, memory[0].shape[3])
 
     def extend(self, keys: Tensor, values: Tensor) -> KeysValues:
-        """Append the new content slots' keys and values; returns all of them."""
-        if self.content is not None:
-            keys = torch.cat((self.content[0], keys), dim=2)
-            values = torch.cat((self.content[1], values), dim=2)
-        self.content = (keys, values)
-        return self.content
+        """Put the new content slots' keys and values at `places`; returns what is in reach."""
+        if not self._keep:
+            return keys, values
+        if self.reach > self._keys.shape[2]:
+            self._grow(len(keys))
+        if isinstance(self.places, int):
+            self._keys.narrow(2, self.places, keys.shape[2]).copy_(keys)
+            self._values.narrow(2, self.places, keys.shape[2]).copy_(values)
+        else:
+            row = torch.arange(len(keys), device=keys.device)[:, None]
+            self._keys[row, :, self.places] = keys.transpose(1, 2)
+            self._values[row, :, self.places] = values.transpose(1, 2)
+        return self._keys.narrow(2, 0, self.reach), self._values.narrow(2, 0, self.reach)
+
+    def _grow(self, rows: int) -> None:
+        old, capacity = self._keys.shape[2], max(MIN_CAPACITY, 2 * self._keys.shape[2], self.reach)
+        _, heads, _, head_size = self._keys.shape
+        # Zeros, not whatever was there: a place out of a row's sight has weight 0, and 0 · NaN is NaN.
+        keys, values = self._keys.new_zeros(2, rows, heads, capacity, head_size).unbind(0)
+        if old:
+            keys[:, :, :old], values[:, :, :old] = self._keys, self._values
+        self._keys, self._values = keys, values
 
     def select(self, rows: Tensor) -> None:
-        """Row i of the content becomes what row `rows[i]` was; `memory` stays, so both must read the same source."""
-        if self.content is not None:
-            keys, values = self.content
-            self.content = (keys.index_select(0, rows), values.index_select(0, rows))
+        """Row i of the content becomes what row `rows[i]` was; nothing beyond `reach` is moved. `memory` stays."""
+        keys, values = (x.narrow(2, 0, self.reach).index_select(0, rows) for x in (self._keys, self._values))
+        if len(rows) == len(self._keys):
+            self._keys.narrow(2, 0, self.reach).copy_(keys)
+            self._values.narrow(2, 0, self.reach).copy_(values)
+        else:
+            self._keys, self._values = keys, values
 
 
 class Attention(nn.Module):

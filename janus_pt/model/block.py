@@ -40,11 +40,12 @@ class Layer(nn.Module):
     def _attention(config: ModelConfig, layers: Layers) -> Attention:
         return Attention(config.hidden_size, config.num_attention_heads, config.attention_dropout, layers)
 
-    def _residual(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """`x` plus what the sublayer makes of it, normalised before or after."""
+    def _residual(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor], skip: int = 0) -> Tensor:
+        """`x` plus what the sublayer makes of it, normalised before or after; the sublayer leaves out `skip` slots."""
+        kept = x[:, skip:] if skip else x
         if self.pre_layer_norm:
-            return x + self.dropout(sublayer(norm(x)))
-        return norm(x + self.dropout(sublayer(x)))
+            return kept + self.dropout(sublayer(norm(x)))
+        return norm(kept + self.dropout(sublayer(x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.fc1(x))
@@ -79,28 +80,32 @@ class DecoderLayer(Layer):
     def forward(
         self,
         x: Tensor,
-        encoder_out: Tensor,
+        encoder_out: Tensor | None,
         num_content: int,
         self_mask: Mask | None,
         cross_mask: Mask | None,
         cache: LayerCache | None = None,
+        skip: int = 0,
     ) -> Tensor:
-        """`x [batch, slots, hidden]` to the same shape; `cache` carries earlier content slots and the source's keys."""
+        """`x [batch, slots, hidden]` to the same shape, less the first `skip` slots: they are read, not computed.
+
+        `cache` stands for `encoder_out` and carries earlier content slots.
+        """
 
         def self_attention(h: Tensor) -> Tensor:
-            keys_values = self.self_attn.keys_values(h[:, :num_content])
+            keys_values = self.self_attn.keys_values(h[:, :num_content] if num_content < h.shape[1] else h)
             if cache is not None:
                 keys_values = cache.extend(*keys_values)
-            return self.self_attn(h, keys_values, self_mask)
+            return self.self_attn(h[:, skip:] if skip else h, keys_values, self_mask)
 
         def cross_attention(h: Tensor) -> Tensor:
-            memory = cache.memory if cache is not None else None
-            if memory is None:
-                memory = self.encoder_attn.keys_values(encoder_out)
-            if cache is not None:
-                cache.memory = memory
-            return self.encoder_attn(h, memory, cross_mask)
+            if cache is None:
+                assert encoder_out is not None
+                return self.encoder_attn(h, self.encoder_attn.keys_values(encoder_out), cross_mask)
+            # Slots of all copies of a source are so many queries to the same keys.
+            folded = h.reshape(len(cache.memory[0]), -1, h.shape[-1])
+            return self.encoder_attn(folded, cache.memory, cross_mask).view_as(h)
 
-        x = self._residual(x, self.self_attn_layer_norm, self_attention)
+        x = self._residual(x, self.self_attn_layer_norm, self_attention, skip)
         x = self._residual(x, self.encoder_attn_layer_norm, cross_attention)
         return self._residual(x, self.final_layer_norm, self._feed_forward)

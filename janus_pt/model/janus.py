@@ -27,6 +27,8 @@ class JanusTransformer(nn.Module):
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.output_projection: nn.Module | None = None
+        """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
@@ -58,16 +60,24 @@ class JanusTransformer(nn.Module):
         )
 
     def decode_step(
-        self, tokens: Tensor, position: int, encoder_out: Tensor, cross_mask: Tensor, caches: list[LayerCache]
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        num_content: int,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        caches: list[LayerCache],
     ) -> Tensor:
-        """One step of left-to-right decoding: hidden states `[batch, hidden]` of the query slot.
+        """Some slots of sentences that are being decoded: hidden states `[rows, slots, hidden]`.
 
-        `tokens [batch, 2]`: the newest content token, which enters the caches, and the mask symbol, which never
-        does. Both sit at `position` and read all content so far; `cross_mask` is `[batch, 1, 1, source]`.
+        Args:
+            tokens, positions: `[rows, slots]`, content slots first. If queries follow, only they are returned.
+            self_mask: `[rows, 1, slots, keys]`, keys being the places in the caches' reach; None: all may be read.
+            cross_mask: `[sources, 1, 1, source]`; None: the sources have no padding.
+            caches: one a layer; new content slots enter them if they keep any, query slots never do.
         """
-        positions = tokens.new_full(tokens.shape, position)
-        hidden = self.decoder(self.embed_tokens(tokens), positions, encoder_out, 1, None, cross_mask, caches)
-        return hidden[:, 1]
+        embedded = self.embed_tokens(tokens)
+        return self.decoder.read_on(embedded, positions, num_content, self_mask, cross_mask, caches)
 
     def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
         """Scores of the target lengths `[batch, length_classes]` from the mean of the encoder output."""
@@ -77,6 +87,8 @@ class JanusTransformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states, for an unsharded model; no bias."""
+        if self.output_projection is not None:
+            return self.output_projection(hidden)
         return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
 
     def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:

@@ -94,14 +94,35 @@ class Decoder(Stack):
         num_content: int,
         self_mask: Mask | None,
         cross_mask: Mask | None,
-        caches: list[LayerCache] | None = None,
     ) -> Tensor:
         """The layers, from and to `[batch, slots, hidden]`."""
         for index, layer in self.numbered():
-            cache = caches[index] if caches is not None else None
-            x = self._run(index, layer, x, encoder_out, num_content, self_mask, cross_mask, cache)
+            x = self._run(index, layer, x, encoder_out, num_content, self_mask, cross_mask)
         return x
 
     def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
         """Hidden states of all slots, `[batch, slots, hidden]`; `inputs` are those of `run` after its first."""
         return self.layer_norm(self.run(self.embed(embedded_tokens, positions), *inputs))
+
+    def read_on(
+        self,
+        embedded_tokens: Tensor,
+        positions: Tensor,
+        num_content: int,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        caches: list[LayerCache],
+    ) -> Tensor:
+        """`forward` with caches, one a layer, in place of the encoder's output.
+
+        Of a sequence with queries only these are computed in the last layer: `[batch, queries, hidden]`.
+        """
+        x = self.embed(embedded_tokens, positions)
+        last, skip = len(caches) - 1, num_content if num_content < x.shape[1] else 0
+        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            if index == last and skip:
+                self_mask = None if self_mask is None else self_mask[:, :, skip:]
+                x = layer(x, None, num_content, self_mask, cross_mask, cache, skip)
+            else:
+                x = layer(x, None, num_content, self_mask, cross_mask, cache)
+        return self.layer_norm(x)

@@ -1,0 +1,43 @@
+"""The ways to decode, and the check of their options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from janus_pt.config import Section
+from janus_pt.errors import UserError
+from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
+from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict
+from janus_pt.generate.rerank import RerankOptions, rerank
+from janus_pt.generate.speculative import SpeculativeOptions, speculative
+from janus_pt.generate.types import Hypotheses
+from janus_pt.model.janus import JanusTransformer
+from janus_pt.slots import Source
+
+Decoder = Callable[[JanusTransformer, Source, Any], Hypotheses]
+MODES: dict[str, tuple[type[Section], Decoder]] = {
+    "ar": (AutoregressiveOptions, autoregressive),
+    "nar": (MaskPredictOptions, mask_predict),
+    "rerank": (RerankOptions, rerank),
+    "speculative": (SpeculativeOptions, speculative),
+}
+
+
+def check_options(mode: str, **options: Any) -> Section:
+    """The options of a mode; `UserError` for an unknown mode, and for options that it does not have or allow."""
+    if mode not in MODES:
+        raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
+    kind, _ = MODES[mode]
+    try:
+        return kind.model_validate(options)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    if not problem["loc"]:
+        raise UserError(problem["msg"].removeprefix("Value error, "))
+    name = problem["loc"][0]
+    if name not in kind.model_fields:
+        raise UserError(f'{name}: mode "{mode}" has no such option; it has {", ".join(kind.model_fields)}')
+    raise UserError(f"{name}: {problem['msg'].lower()}, but is {problem['input']!r}")

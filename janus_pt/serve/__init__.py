@@ -1,0 +1,1 @@
+"""A small HTTP server: requests gathered into batches, metrics, and a page that shows both ways of decoding."""
