@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     if kind == "score":
         add("--predictions", required=True, metavar="FILE", help="one output a line")
-        add("--references", required=True, action="append", metavar="FILE", help="repeat it for more references")
+        add("--references", required=True, action="extend", nargs="+", metavar="FILE", help="one file or more")
         add("--sources", metavar="FILE", help="score lines with an identical source as one, as GLGE does")
         add("--metrics", required=True, help=f"comma-separated: {','.join(METRICS)}")
         add("--tokenize", default="13a", help="sacrebleu's tokenizer for BLEU (default: %(default)s)")

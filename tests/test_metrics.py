@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -24,6 +26,7 @@ from janus_pt.tasks.outputs import Outputs, pair_up
 from janus_pt.tasks.overlap import coco_rouge_l, coqa_f1, distinct, meteor, rouge
 from janus_pt.tasks.rows import TASKS
 from janus_pt.tasks.score import glge_overall
+from janus_pt.tasks.text_files import read_lines
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "metric_vectors"
 LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "evaluate.py"
@@ -170,6 +173,56 @@ def test_sentence_bleu_is_smoothing_method_7() -> None:
         assert sentence_bleu_means(outputs).values[f"sentence_bleu{order}"] == pytest.approx(100 * expected, rel=1e-6)
 
 
+def plain_coco_bleu(outputs: Outputs) -> list[float]:
+    """Clipped n-gram precisions with COCO's two constants, and the nearest reference's length, the shorter of two."""
+    matches, totals, length, reference_length = [0] * 4, [0] * 4, 0, 0
+    for prediction, references in outputs:
+        ours, theirs = prediction.split(), [r.split() for r in references]
+        length += len(ours)
+        reference_length += min((abs(len(r) - len(ours)), len(r)) for r in theirs)[1]
+        for n in range(4):
+            grams, *others = (Counter(zip(*(t[i:] for i in range(n + 1)), strict=False)) for t in (ours, *theirs))
+            matches[n] += sum(min(count, max(o[gram] for o in others)) for gram, count in grams.items())
+            totals[n] += grams.total()
+    precisions = [(m + 1e-15) / (t + 1e-9) for m, t in zip(matches, totals, strict=True)]
+    penalty = min(1.0, math.exp(1 - reference_length / length))
+    return [100 * penalty * math.prod(precisions[:n]) ** (1 / n) for n in range(1, 5)]
+
+
+def real_outputs(folder: str, source: str, target: str) -> tuple[Outputs, list[str]]:
+    """The first words of a source as the prediction, for some hundred lines of a real test set; and the sources."""
+    root = VECTORS.parent / folder
+    if not (root / f"{source}.gz").is_file():
+        pytest.skip(f"no data in {root}")
+    sources, targets = (read_lines(root / name)[:400] for name in (source, target))
+    predictions = [" ".join(text.split()[: 6 + len(text) % 7]) for text in sources]
+    return pair_up(predictions, [targets], sources), sources
+
+
+@pytest.mark.parametrize(
+    "place", [("squad_qg", "src-test.txt", "tgt-test.txt"), ("personachat", "src-val.txt", "tgt-val.txt")]
+)
+def test_real_outputs_against_plain_computations(place: tuple[str, str, str]) -> None:
+    outputs, sources = real_outputs(*place)
+    assert len(outputs) == len(set(sources)) and max(len(r) for r in outputs.references) > 1
+    found = compute(outputs, ["bleu4", "corpus_bleu", "coco_rougeL", "sentence_bleu", "distinct"]).values
+    bleu = plain_coco_bleu(outputs)
+    ours = [found["corpus_bleu1"], found["corpus_bleu2"], found["bleu4"]]
+    assert ours == pytest.approx([bleu[0], bleu[1], bleu[3]], rel=1e-6)
+    total = 0.0
+    for prediction, references in outputs:
+        lengths = [(longest_common_subsequence(prediction.split(), r.split()), len(r.split())) for r in references]
+        p = max(common for common, _ in lengths) / len(prediction.split())
+        r = max(common / length for common, length in lengths)
+        total += 2.44 * p * r / (r + 1.44 * p) if p else 0
+    assert found["coco_rougeL"] == pytest.approx(100 * total / len(outputs))
+    one = Outputs(outputs.predictions, [references[:1] for references in outputs.references])
+    expected = [smoothed_bleu(p.split(), r[0].split(), [0.5, 0.5, 0, 0]) for p, r in one]
+    assert sentence_bleu_means(one).values["sentence_bleu2"] == pytest.approx(100 * sum(expected) / len(one), rel=1e-6)
+    words = " ".join(outputs.predictions).split()
+    assert found["distinct1"] == pytest.approx(100 * len(set(words)) / len(words))
+
+
 def test_sentence_and_corpus_bleu_are_not_one_number() -> None:
     outputs = Outputs(["a b c", "d e f g"], [["a b d"], ["d e g f"]])
     found = compute(outputs, ["sentence_bleu", "corpus_bleu"]).values
@@ -212,6 +265,25 @@ def test_compound_splitting_counts_parts_of_hyphened_words() -> None:
     expected = BLEU(tokenize="none", smooth_method="none").corpus_score(split.predictions, streams(split)).score
     assert legacy_compound_bleu(outputs).values["legacy_compound_bleu"] == pytest.approx(expected)
     assert abs(expected - compute(outputs, ["bleu"]).values["bleu"]) > 1
+
+
+texts = st.text(alphabet="ab -.<é\u3000", max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=3)), min_size=1, max_size=3))
+def test_every_metric_takes_every_text(pairs: list[tuple[str, list[str]]]) -> None:
+    """Empty lines, lone signs, other numbers of references: a finite value that is not negative."""
+    outputs = Outputs([prediction for prediction, _ in pairs], [references for _, references in pairs])
+    assert all(0 <= value < math.inf for value in compute(outputs, list(METRICS)).values.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=9).map(" ".join), min_size=1, max_size=3))
+def test_a_reference_scored_against_itself_is_perfect(lines: list[str]) -> None:
+    found = compute(pair_up(lines, [lines]), ["bleu", "chrf", "ter", "bleu4", "rouge", "coco_rougeL", "coqa_f1"]).values
+    assert found.pop("ter") == 0
+    assert all(value == pytest.approx(100) for value in found.values())
 
 
 def test_identical_sources_are_one_output_with_the_last_prediction() -> None:

@@ -44,7 +44,7 @@ def visible_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> Slo
     keep[masked] = False
     tokens = np.concatenate((target[keep], np.full(len(masked), mask_token_id)))
     positions = np.concatenate((np.flatnonzero(keep), masked))
-    ranks = np.concatenate((np.zeros(len(target) - len(masked)), MASK_RANK + np.arange(len(masked))))
+    ranks = np.concatenate((np.zeros(len(target) - len(masked), dtype=int), MASK_RANK + np.arange(len(masked))))
     return make_slots(tokens, positions, MASKED, ranks, until=1, start=MASK_RANK, stop=NEVER)
 
 
