@@ -17,6 +17,7 @@ from janus_pt.losses import VocabShard
 from janus_pt.model.attention import decoder_mask
 from janus_pt.objectives import OBJECTIVES, build_example
 from janus_pt.objectives.batch import Batch, Example, collate
+from janus_pt.objectives.expected import sample_sizes
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.slots import POSITION, TOKEN
 
@@ -174,6 +175,16 @@ def test_the_first_diagonal_of_bang_is_its_non_autoregressive_layout() -> None:
     first = pretrained.content[4:8]
     assert first[:, [TOKEN, POSITION]].tolist() == tuned.content[:, [TOKEN, POSITION]].tolist()
     assert [row[4:8] for row in table(pretrained)[4:8]] == table(tuned)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_expected_sizes_are_those_of_examples(name: str) -> None:
+    config, rng = objective(name, bang_streams=3), np.random.default_rng(0)
+    fields = {"source": np.full(40, 7), "target": np.full(40, 7)}
+    made = [make_example(fields, rng, model=ModelConfig(vocab_size=40), objective=config) for _ in range(400)]
+    found = [(len(e.content), len(e.query), sum(map(len, e.predict.values()))) for e in made]
+    sizes = sample_sizes(config, 42)
+    np.testing.assert_allclose(np.mean(found, 0), (sizes.content, sizes.queries, sizes.predicted), rtol=0.05)
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
