@@ -72,8 +72,10 @@ class MaskingConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Weights of METHOD §3. `recipe` gives the defaults of all of them: `pretraining` or `translation`."""
+    """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
 
+    name: Literal["janus", "ar", "cmlm", "joint", "bang", "bang_nar"] = "janus"
+    """JANUS, or one of its rivals (docs/objectives.md). Weights of terms that an objective lacks are 0."""
     recipe: Literal["pretraining", "translation"] = "pretraining"
     ce_ar: Weight
     ce_nar: Weight
@@ -86,15 +88,15 @@ class ObjectiveConfig(Section):
     normalize_by: Literal["slots", "tokens"]
     """Divide each term by the number of its own slots, or every term by the number of target tokens."""
     masking: MaskingConfig
+    bang_streams: Annotated[int, Field(gt=0, le=32)] = 9
+    """`bang`: its predicting streams."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        name = given.get("recipe")
-        # A wrong recipe is reported as itself, not as the lack of all that a recipe stands for.
-        recipe = RECIPES[name] if isinstance(name, str) and name in RECIPES else RECIPES["pretraining"]
+        recipe = _defaults(given.get("recipe"), given.get("name"))
         filled = {**recipe, **given}
         if isinstance(given.get("masking"), dict):
             filled["masking"] = {**recipe["masking"], **given["masking"]}
@@ -112,6 +114,31 @@ RECIPES: dict[str, dict[str, Any]] = {
         **dict(masking={"kind": "span", "ratio": 0.7, "mean_span_length": 2.0}),
     },
 }
+
+
+WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
+OWN_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "janus": WEIGHTS,
+    "ar": ("ce_ar",),
+    "cmlm": ("ce_nar", "length"),
+    "joint": ("ce_ar", "ce_nar", "kl_ar_nar", "length"),
+    "bang": (),
+    "bang_nar": ("ce_nar",),
+}
+"""Which weights each objective has."""
+
+
+def _defaults(recipe_name: Any, objective: Any) -> dict[str, Any]:
+    """Defaults of the objective. A wrong name is reported as itself, not as the lack of all that it stands for."""
+    recipe = RECIPES["translation" if recipe_name == "translation" else "pretraining"]
+    if not isinstance(objective, str) or objective not in OWN_WEIGHTS or objective == "janus":
+        return recipe
+    plain = {name: float(name.startswith("ce_")) for name in OWN_WEIGHTS[objective] if name != "length"}
+    length = recipe["length"] if "length" in OWN_WEIGHTS[objective] else 0.0
+    masking = dict(recipe["masking"])
+    if objective == "cmlm" and masking["kind"] == "span":
+        masking["kind"] = "uniform"
+    return {**recipe, **dict.fromkeys(WEIGHTS, 0.0), **plain, "length": length, "masking": masking}
 
 
 class CorpusConfig(Section):

@@ -12,6 +12,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from janus_pt.config import (
+    OWN_WEIGHTS,
+    WEIGHTS,
     Config,
     DataConfig,
     ModelConfig,
@@ -257,6 +259,10 @@ def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Proble
 
 
 def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:
-    weights = [name for name in ObjectiveConfig.model_fields if name.startswith(("ce_", "kl_")) or name == "length"]
-    if not any(getattr(objective, name) for name in weights):
-        yield ("objective",), f"all weights are 0, so nothing would be learnt: raise one of {', '.join(weights)}"
+    own = OWN_WEIGHTS[objective.name]
+    for name in WEIGHTS:
+        if getattr(objective, name) and name not in own:
+            has = f"only {', '.join(own)}" if own else "no weights"
+            yield ("objective", name), f'objective "{objective.name}" has no such term, it has {has}: set it to 0'
+    if own and not any(getattr(objective, name) for name in own):
+        yield ("objective",), f"all weights are 0, so nothing would be learnt: raise one of {', '.join(own)}"

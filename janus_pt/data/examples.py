@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from janus_pt.config import MaskingConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.noise import infill, span_mask, uniform_mask
-from janus_pt.objectives import janus
+from janus_pt.objectives import build_example
 from janus_pt.objectives.batch import Example
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
@@ -27,7 +27,7 @@ def make_example(
     else:
         source = _with_boundaries(fields["source"], model)
         masked = _masked(rng, len(target), masking)
-    return janus.example(source, target, masked, model.mask_token_id, model.ar_position_offset)
+    return build_example(source, target, masked, model, objective)
 
 
 def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:

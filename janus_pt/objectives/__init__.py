@@ -1,1 +1,31 @@
-"""Objectives: each is a layout of slots and a weighted sum of loss terms over them."""
+"""Objectives: each is a layout of slots and a weighted sum of loss terms over them.
+
+A module has `terms(config)`, `weights(config)` in the order of the terms with the length's last, and `example(…)`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from janus_pt.config import ModelConfig, ObjectiveConfig
+from janus_pt.objectives import ar, bang, bang_nar, cmlm, janus, joint
+from janus_pt.objectives.batch import Example, IntArray
+
+OBJECTIVES: dict[str, ModuleType] = {
+    "janus": janus,
+    "ar": ar,
+    "cmlm": cmlm,
+    "joint": joint,
+    "bang": bang,
+    "bang_nar": bang_nar,
+}
+
+
+def build_example(
+    source: IntArray, target: IntArray, masked: IntArray, model: ModelConfig, objective: ObjectiveConfig
+) -> Example:
+    """The example that the objective makes of a pair; `target` has bos and eos, the positions `masked` neither."""
+    options = {"streams": objective.bang_streams} if objective.name == "bang" else {}
+    module = OBJECTIVES[objective.name]
+    made: Example = module.example(source, target, masked, model.mask_token_id, model.ar_position_offset, **options)
+    return made

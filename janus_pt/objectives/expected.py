@@ -1,4 +1,4 @@
-"""How large a batch is to be expected: the means of what `noise.py` and `janus.example` make, as formulas."""
+"""How large a batch is to be expected: the means of what `noise.py` and the objectives make, as formulas."""
 
 from __future__ import annotations
 
@@ -6,51 +6,58 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp
 
-from janus_pt.config import DataConfig, MaskingConfig
+from janus_pt.config import DataConfig, MaskingConfig, ObjectiveConfig
 
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """Mean sizes of one sample whose target has `target` tokens with bos and eos."""
+    """Mean sizes of one sample whose target has `target` tokens with bos and eos, `masked` of them masked.
+
+    content, queries: slots of the decoder; predicted: slots that pass the output projection, over all streams.
+    """
 
     target: int
     source: float
     masked: float
-
-    @property
-    def content(self) -> float:
-        """Content slots: the AR stream's, and those of the masked streams."""
-        return self.target - 1 + self.target + self.masked
-
-    @property
-    def queries(self) -> float:
-        """Query slots of AR and AUX."""
-        return self.target - 1 + self.masked
+    content: float
+    queries: float
+    predicted: float
 
     @property
     def slots(self) -> float:
         """All slots of the decoder."""
         return self.content + self.queries
 
-    @property
-    def predicted(self) -> float:
-        """Slots that pass the output projection: those that predict for AR, NAR and AUX."""
-        return self.target - 1 + 2 * self.masked
 
-
-def sample_sizes(masking: MaskingConfig, target: int) -> SampleSizes:
+def sample_sizes(objective: ObjectiveConfig, target: int) -> SampleSizes:
     """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as long."""
+    source, masked = _noise(objective.masking, target)
+    causal = target - 1
+    streams = sum(max(0, causal - hidden) for hidden in range(objective.bang_streams))
+    slots = {
+        "janus": (causal + target + masked, causal + masked, causal + 2 * masked),
+        "ar": (causal, causal, causal),
+        "cmlm": (target, 0, masked),
+        "joint": (causal + target, causal, causal + masked),
+        "bang": (causal + streams, 0, streams),
+        "bang_nar": (causal, 0, causal),
+    }
+    return SampleSizes(target, source, masked, *slots[objective.name])
+
+
+def _noise(masking: MaskingConfig, target: int) -> tuple[float, float]:
+    """Mean tokens of the source, and mean masked tokens of the target."""
     if masking.kind == "uniform":
-        return SampleSizes(target, target, (target - 1) / 2)
+        return target, (target - 1) / 2
     masked = _covered(masking, 1.0)
     if masking.kind == "span":
-        return SampleSizes(target, target, target * masked)
+        return target, target * masked
     hidden = 1 - masking.visible_share
     spans = masking.ratio / masking.mean_span_length
     empty = exp(-masking.mean_span_length)
     # Each hidden span becomes one mask symbol, each empty one inserts one.
     source = 1 - _covered(masking, hidden) + spans * (hidden * (1 - empty) + empty)
-    return SampleSizes(target, min(target * source, target), target * masked)
+    return min(target * source, target), target * masked
 
 
 def _covered(masking: MaskingConfig, share: float) -> float:

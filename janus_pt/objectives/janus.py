@@ -19,8 +19,9 @@ def terms(config: ObjectiveConfig) -> Terms:
 
 
 def weights(config: ObjectiveConfig) -> list[float]:
-    """Weights in the order of `terms(config).names`."""
-    return [config.ce_ar, config.ce_nar, config.ce_aux, config.kl_ar_aux, config.kl_aux_nar, config.kl_ar_nar]
+    """Weights in the order of `terms(config).names`, the length's last."""
+    cross_entropies = [config.ce_ar, config.ce_nar, config.ce_aux]
+    return [*cross_entropies, config.kl_ar_aux, config.kl_aux_nar, config.kl_ar_nar, config.length]
 
 
 def causal_slots(target: IntArray, mask_token_id: int, position_offset: int) -> tuple[SlotArray, SlotArray]:
@@ -34,23 +35,35 @@ def causal_slots(target: IntArray, mask_token_id: int, position_offset: int) -> 
     return content, make_slots(mask_token_id, positions, CAUSAL, until=order + 1)
 
 
+def visible_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> SlotArray:
+    """The unmasked targets, then a mask symbol for each of the sorted positions `masked [k]`; all read each other.
+
+    On the rank line the unmasked targets lie at 0, mask symbols at MASK_RANK + j.
+    """
+    keep = np.ones(len(target), dtype=bool)
+    keep[masked] = False
+    tokens = np.concatenate((target[keep], np.full(len(masked), mask_token_id)))
+    positions = np.concatenate((np.flatnonzero(keep), masked))
+    ranks = np.concatenate((np.zeros(len(target) - len(masked), dtype=int), MASK_RANK + np.arange(len(masked))))
+    return make_slots(tokens, positions, MASKED, ranks, until=1, start=MASK_RANK, stop=NEVER)
+
+
 def masked_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> tuple[SlotArray, SlotArray]:
     """NAR contents and AUX queries for the sorted positions `masked [k]` of `target`.
 
-    Contents: the unmasked targets, k mask symbols (they predict for P_NAR), the k true tokens. Queries: k mask
-    symbols that read the true tokens before their own (P_AUX). On the rank line the unmasked targets lie at 0 and
-    the j-th true token at j + 1; mask symbols lie at MASK_RANK + j.
+    Contents: `visible_slots`, whose mask symbols predict for P_NAR, and the k true tokens, at j + 1 on the rank line.
+    Queries: k mask symbols that read the true tokens before their own (P_AUX).
     """
-    positions = np.arange(len(target))
     rank = np.arange(len(masked))
-    keep = np.ones(len(target), dtype=bool)
-    keep[masked] = False
     masks = MASK_RANK + rank
-    unmasked = make_slots(target[keep], positions[keep], MASKED, 0, until=1, start=MASK_RANK, stop=NEVER)
-    mask_symbols = make_slots(mask_token_id, masked, MASKED, masks, until=1, start=MASK_RANK, stop=NEVER)
     true_part = make_slots(target[masked], masked, MASKED, rank + 1, until=rank + 2, start=masks + 1, stop=NEVER)
     queries = make_slots(mask_token_id, masked, MASKED, until=rank + 1, start=masks, stop=NEVER)
-    return np.concatenate((unmasked, mask_symbols, true_part)), queries
+    return np.concatenate((visible_slots(target, masked, mask_token_id), true_part)), queries
+
+
+def masked_first(target: IntArray, masked: IntArray) -> IntArray:
+    """The positions that are predicted, 1 to the last, masked ones first: masked streams predict a prefix of them."""
+    return np.concatenate((masked, np.setdiff1d(np.arange(1, len(target)), masked, assume_unique=True)))
 
 
 def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
@@ -62,8 +75,7 @@ def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id:
     nar_content, aux_query = masked_slots(target, masked, mask_token_id)
     content = np.concatenate((ar_content, nar_content))
     k, kept = len(masked), len(target) - len(masked)
-    unmasked = np.setdiff1d(np.arange(1, len(target)), masked, assume_unique=True)
-    predicted = np.concatenate((masked, unmasked))
+    predicted = masked_first(target, masked)
     predict = {
         "ar": len(content) + predicted - 1,
         "nar": len(ar_content) + kept + np.arange(k),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from janus_pt.config import ObjectiveConfig
 from janus_pt.losses import Terms, VocabShard, fused_losses
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.objectives import janus
+from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.batch import Batch
 
 
@@ -35,7 +35,8 @@ class ObjectiveLoss:
     @property
     def terms(self) -> Terms:
         """The terms over slots."""
-        return janus.terms(self.objective)
+        terms: Terms = OBJECTIVES[self.objective.name].terms(self.objective)
+        return terms
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +46,8 @@ class ObjectiveLoss:
     @property
     def weights(self) -> list[float]:
         """Weights of the terms, in the order of `names`."""
-        return [*janus.weights(self.objective), self.objective.length]
+        weights: list[float] = OBJECTIVES[self.objective.name].weights(self.objective)
+        return weights
 
     def __call__(
         self, hidden: Tensor, length_logits: Tensor, weight: Tensor, labels: Labels | Batch, coefficients: Tensor

@@ -1,0 +1,72 @@
+"""Build the corpora of a task, one for each split, from its data folder.
+
+    python data_prep/build_task.py --task glge/squad_qg --data DIR --tokenizer tokenizer.model --output corpora
+
+What a source and a target are made of, and how long they may be, says the task's row in janus_pt/tasks/rows.py:
+longer sources are cut (of translation pairs they are not), pairs that are still too long are left out and counted.
+Each split's folder is a corpus as of data_prep/build_shards.py, with the texts it was built from beside it in
+`SPLIT.source` and `SPLIT.target`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from data_prep.build_shards import Request, build
+from data_prep.workers import available_cores
+from janus_pt.errors import UserError, entry_point
+from janus_pt.tasks.reading import TaskSplit, read_split, shorten
+from janus_pt.tasks.rows import Task, find_task
+from janus_pt.tokenizer import Tokenizer
+
+
+def fitting_pairs(task: Task, examples: TaskSplit, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """Sources and targets that fit the task's lengths."""
+    limit = task.max_source_tokens
+    sources = [shorten(text, tokenizer, limit) if task.cut_sources else text for text in examples.sources]
+    lengths = [[len(ids) for ids in tokenizer.encode_batch(texts)] for texts in (sources, examples.targets)]
+    return [
+        (source, target)
+        for source, target, read, written in zip(sources, examples.targets, *lengths, strict=True)
+        if read <= limit and written <= task.max_target_tokens
+    ]
+
+
+def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path) -> tuple[str, str]:
+    """Write sources and targets, one a line; returns the two files' names."""
+    output.mkdir(parents=True, exist_ok=True)
+    names = output / f"{split}.source", output / f"{split}.target"
+    for path, texts in zip(names, zip(*pairs, strict=True), strict=True):
+        path.write_text("".join(text + "\n" for text in texts), encoding="utf-8", newline="\n")
+    return str(names[0]), str(names[1])
+
+
+def main() -> None:
+    """Build what the command line asks for and say what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True, help="nmt, nmt/de-en, glge/NAME or another row")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="the task's data folder")
+    parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="gets a corpus for each split")
+    parser.add_argument("--splits", nargs="+", default=["train", "dev"], help="(default: train dev)")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
+    parser.add_argument("--overwrite", action="store_true", help="build anew in a folder that holds a corpus")
+    given = parser.parse_args()
+    if given.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {given.workers}")
+    task, tokenizer = find_task(given.task), Tokenizer.load(given.tokenizer)
+    for split in given.splits:
+        examples = read_split(task, given.data, split)
+        pairs = fitting_pairs(task, examples, tokenizer)
+        if not pairs:
+            raise UserError(f"{given.data}: every pair of {split} is too long for {given.task}")
+        limit = max(task.max_source_tokens, task.max_target_tokens)
+        request = Request((write_pairs(pairs, split, given.output),), tokenizer, max_tokens=limit)
+        manifest = build(request, given.output / split, given.workers, overwrite=given.overwrite)
+        left_out = len(examples.sources) - manifest.samples
+        print(f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were too long and are left out")
+
+
+if __name__ == "__main__":
+    entry_point(main)

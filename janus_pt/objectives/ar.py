@@ -1,0 +1,27 @@
+"""Plain left-to-right training: the P_AR of JANUS alone, on the same slots, so that only the objective differs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from janus_pt.config import ObjectiveConfig
+from janus_pt.losses import Terms
+from janus_pt.objectives.batch import Example, IntArray
+from janus_pt.objectives.janus import causal_slots
+
+
+def terms(config: ObjectiveConfig) -> Terms:
+    """One cross-entropy."""
+    return Terms(("ar",), (), config.label_smoothing)
+
+
+def weights(config: ObjectiveConfig) -> list[float]:
+    """Weights in the order of `terms(config).names`, the length's last."""
+    return [config.ce_ar, 0.0]
+
+
+def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
+    """The pair's AR contents and queries; `masked` has no part in it."""
+    content, query = causal_slots(target, mask_token_id, position_offset)
+    predict = {"ar": len(content) + np.arange(len(query))}
+    return Example(source, content, query, target[1:], predict, len(target))

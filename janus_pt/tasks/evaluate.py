@@ -1,0 +1,127 @@
+"""A model on a task's split: decoded in every mode asked for, scored, timed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from janus_pt.api import MODES, JanusModel
+from janus_pt.errors import UserError
+from janus_pt.tasks.metrics import compute
+from janus_pt.tasks.outputs import Metrics, pair_up
+from janus_pt.tasks.reading import TaskSplit, read_split, shorten
+from janus_pt.tasks.rows import Task, find_task
+from janus_pt.tasks.text_files import write_json
+
+BOUNDARIES = 2
+"""bos and eos: positions that no token of the text can have."""
+
+
+def evaluate(
+    model: str | JanusModel,
+    task_name: str,
+    data: str,
+    split: str,
+    modes: Sequence[str],
+    output: str,
+    changes: Sequence[str] = (),
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate in each mode and write the report; predictions go to `OUTPUT.MODE.txt`, one a line.
+
+    Args:
+        model: a loaded model, or the folder of an exported one.
+        modes: of `JanusModel.generate`.
+        changes: `MODE.OPTION=VALUE` each, over the task's decoding defaults.
+        batch_size: inputs decoded together; default: the model's own.
+
+    Returns:
+        The report: what was evaluated, and `rows`, one for each mode: its options, metrics with signatures, mean
+        decoder passes of a sentence, seconds and sentences per second of decoding.
+
+    Raises:
+        UserError: an unknown task, mode or option, or data that cannot be read.
+    """
+    task = find_task(task_name)
+    options = decoding_options(task, modes, changes)
+    examples = read_split(task, data, split)
+    if not Path(output).absolute().parent.is_dir():  # told before the work is done, not after
+        raise UserError(f"{output}: cannot be written: there is no such folder")
+    if isinstance(model, str):
+        model = JanusModel.from_pretrained(model)
+    longest = model.config.max_positions - BOUNDARIES
+    limit = min(task.max_source_tokens, longest)
+    sources = [shorten(source, model.tokenizer, limit) for source in examples.sources]
+    rows = []
+    for mode in modes:
+        chosen = {"max_length": min(task.max_target_tokens, longest), **options[mode]}
+        if batch_size is not None:
+            chosen["batch_size"] = batch_size
+        row, texts = _evaluate_mode(model, task, sources, examples, mode, chosen)
+        path = Path(f"{Path(output).with_suffix('')}.{mode}.txt")
+        path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+        rows.append({**row, "predictions": str(path)})
+    shortened = sum(a != b for a, b in zip(sources, examples.sources, strict=True))
+    report = {"task": task_name, "data": data, "split": split, "sentences": len(sources), "shortened": shortened}
+    report["rows"] = rows
+    write_json(output, report)
+    return report
+
+
+def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """mode -> options: the task's defaults, then what is changed. `UserError` for a mode that is not there."""
+    for mode in modes:
+        if mode not in MODES:
+            raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
+    options = {mode: dict(task.decoding.get(mode, {})) for mode in modes}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        mode, dot, option = name.partition(".")
+        if not (equals and dot and option):
+            raise UserError(f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4")
+        if mode not in options:
+            raise UserError(f"--set {change}: mode {mode!r} is not evaluated; --mode asks for {', '.join(modes)}")
+        try:
+            options[mode][option] = json.loads(text)
+        except ValueError:
+            options[mode][option] = text
+    return options
+
+
+def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Metrics:
+    """The task's metrics, on what its row says is compared."""
+    outputs = pair_up(texts, [examples.targets], examples.sources if task.group_by_source else None)
+    return compute(outputs.mapped(str.lower) if task.lowercase else outputs, task.metrics)
+
+
+def print_table(report: Mapping[str, Any]) -> None:
+    """The report's rows, one metric a column."""
+    names = list(report["rows"][0]["metrics"])
+    print(f"{report['task']}, {report['split']}: {report['sentences']} sentences")
+    print(f"{'mode':<12}" + "".join(f"{name:>15}" for name in (*names, "passes", "sentences/s")))
+    for row in report["rows"]:
+        values = [*row["metrics"].values(), row["decoder_passes"], row["sentences_per_s"]]
+        print(f"{row['mode']:<12}" + "".join(f"{value:>15.2f}" for value in values))
+
+
+def _evaluate_mode(
+    model: JanusModel, task: Task, sources: list[str], examples: TaskSplit, mode: str, options: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    start = time.monotonic()
+    generations = model.generate(sources, mode=mode, **options)
+    seconds = time.monotonic() - start
+    texts = [" ".join(generation.text.split()) for generation in generations]
+    found = score_texts(task, texts, examples)
+    row = {
+        "mode": mode,
+        "options": options,
+        "metrics": found.values,
+        "signatures": found.signatures,
+        "decoder_passes": sum(generation.decoder_passes for generation in generations) / len(texts),
+        "seconds": seconds,
+        "sentences_per_s": len(texts) / seconds,
+    }
+    return row, texts
