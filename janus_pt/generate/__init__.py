@@ -1,1 +1,1 @@
-"""Decoding: left to right (`autoregressive`) and by mask-predict (`mask_predict`), from one set of weights."""
+"""Decoding from one set of weights: left to right, by mask-predict, and by both together. See docs/decoding.md."""

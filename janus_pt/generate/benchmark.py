@@ -2,7 +2,8 @@
 
 Protocol (Kasai et al. 2020; Helcl et al. 2022; Schmidt et al. 2022): one machine, one run; batch 1, a middle one and
 the largest; time of the encoder, of tokenising and of padding counted; decoder passes stated; sacrebleu and chrF with
-their signatures. A speed is the best of several repeats, which take turns, so that a busy moment hits all alike.
+their signatures. Each batch counts with the best of several repeats, in which the ways take turns: on a machine that
+does other things, too, a busy moment then hits all alike.
 """
 
 from __future__ import annotations
@@ -122,12 +123,17 @@ def measure_quality(
 
 def measure_speed(model: JanusModel, rows: list[Row], sources: list[str], asked: argparse.Namespace) -> None:
     """Time the ways at every batch size; speeds go into the rows."""
+    texts = sorted(sources[: asked.sentences], key=lambda text: -len(model.encode(text)))
     for size in asked.batch_sizes:
-        texts = sources[: asked.sentences]
-        jobs = [partial(model.generate, texts, batch_size=size, **WAYS[row.name]) for row in rows]
-        for row, (seconds, outputs) in zip(rows, best_times(jobs, asked.repeats), strict=True):
-            row.sentences_per_s[size] = len(texts) / seconds
-            row.tokens_per_s[size] = sum(len(output.tokens) for output in outputs) / seconds
+        seconds, tokens = [0.0] * len(rows), [0] * len(rows)
+        for start in range(0, len(texts), size):
+            batch = texts[start : start + size]
+            jobs = [partial(model.generate, batch, batch_size=size, **WAYS[row.name]) for row in rows]
+            for index, (best, outputs) in enumerate(best_times(jobs, asked.repeats)):
+                seconds[index] += best
+                tokens[index] += sum(len(output.tokens) for output in outputs)
+        for row, spent, written in zip(rows, seconds, tokens, strict=True):
+            row.sentences_per_s[size], row.tokens_per_s[size] = len(texts) / spent, written / spent
 
 
 def best_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:

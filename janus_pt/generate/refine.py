@@ -89,7 +89,7 @@ def refine(
     barred = is_one_of(forbidden, model.config.vocab_size, draft.tokens.device)
     live = _Live(draft, memory)
     result = Refined(live.tokens.clone(), live.scores.clone(), torch.zeros_like(draft.lengths))
-    masked, total, previous = draft.masked, draft.masked.sum(dim=1), draft.tokens
+    masked = draft.masked
     for done in range(1, iterations + 1):
         hidden = read_visible(model, live.memory, live.tokens, live.mask)
         chosen = live.writable if rescore_all else masked
@@ -97,21 +97,12 @@ def refine(
         live.tokens[chosen], live.scores[chosen] = best, score
         if look is not None:
             look(live.tokens, live.scores, chosen)
-        if done == iterations:
+        if done == iterations or (adaptive and not live.part_with_unchanged(result, done)):
             break
-        if adaptive:
-            same = (live.tokens == previous).all(dim=1).view(len(live.memory), -1).all(dim=1)
-            if bool(same.any()):
-                live.store(result, done)
-                if bool(same.all()):
-                    return result.inner()
-                rows = live.keep(~same)
-                total = total[rows]
-            previous = live.tokens.clone()
         confidence = live.scores.masked_fill(~live.writable, torch.inf)
-        masked = _lowest(confidence, total * (iterations - done) // iterations)
+        masked = _lowest(confidence, live.writable.sum(dim=1) * (iterations - done) // iterations)
         live.tokens.masked_fill_(masked, model.config.mask_token_id)
-    live.store(result, iterations)
+    live.store(result, done)
     return result.inner()
 
 
@@ -121,6 +112,7 @@ class _Live:
     def __init__(self, draft: Draft, memory: Memory) -> None:
         self.memory = memory
         self.tokens, self.writable, self._lengths = draft.tokens.clone(), draft.masked, draft.lengths
+        self._before = draft.tokens
         self.scores = torch.zeros(self.tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device)
         self._rows = torch.arange(len(self.tokens), device=memory.device)
         self.mask = visible_mask(self._lengths, self.tokens.shape[1])
@@ -130,14 +122,23 @@ class _Live:
         result.tokens[self._rows], result.scores[self._rows] = self.tokens, self.scores
         result.passes[self._rows] = passes
 
-    def keep(self, sources: Tensor) -> Tensor:
-        """Go on with the sources that are marked; their rows."""
+    def part_with_unchanged(self, result: Refined, passes: int) -> bool:
+        """Store the sources that are as they were a pass ago, and go on without them; False if no other is left."""
+        same = (self.tokens == self._before).all(dim=1).view(len(self.memory), -1).all(dim=1)
+        if bool(same.all()):
+            return False
+        if bool(same.any()):
+            self.store(result, passes)
+            self._keep(~same)
+        self._before = self.tokens.clone()
+        return True
+
+    def _keep(self, sources: Tensor) -> None:
         rows = sources.repeat_interleave(len(self._rows) // len(sources)).nonzero()[:, 0]
         self.memory = self.memory.select(sources.nonzero()[:, 0])
         self.tokens, self.scores, self.writable = self.tokens[rows], self.scores[rows], self.writable[rows]
         self._rows, self._lengths = self._rows[rows], self._lengths[rows]
         self.mask = visible_mask(self._lengths, self.tokens.shape[1])
-        return rows
 
 
 def visible_mask(lengths: Tensor, width: int) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class JanusTransformer(nn.Module):
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
-        self.output_projection: nn.Module | None = None
+        self.output_projection: Callable[[Tensor], Tensor] | None = None
         """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
 
     def recompute_activations(self, recompute: bool) -> None:
@@ -86,7 +88,7 @@ class JanusTransformer(nn.Module):
         return self.embed_length(pooled)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary scores of hidden states, for an unsharded model; no bias."""
+        """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""
         if self.output_projection is not None:
             return self.output_projection(hidden)
         return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
