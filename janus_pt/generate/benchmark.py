@@ -150,7 +150,7 @@ def best_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[fl
 def print_table(rows: Sequence[Row], batch_sizes: Sequence[int]) -> None:
     """All rows; behind each speed how many times greedy search's in the same precision it is."""
     head = "".join(f"{f'batch {size}: sent/s':>18} (x greedy) {'tok/s':>6}" for size in batch_sizes)
-    print(f"{'':27}{'precision':10}{'BLEU':>6}{'chrF':>6}{'passes':>7}{'accept':>7}{'=greedy':>8}{head}")
+    print(f"{'':28}{'precision':10}{'BLEU':>6}{'chrF':>6}{'passes':>7}{'accept':>7}{'=greedy':>8}{head}")
     base = {row.precision: row for row in rows if row.name == "AR greedy"}
     for row in rows:
         speeds = "".join(
@@ -161,7 +161,7 @@ def print_table(rows: Sequence[Row], batch_sizes: Sequence[int]) -> None:
         )
         accept = f"{row.acceptance:.0%}" if row.acceptance else ""
         print(
-            f"{row.name:27}{row.precision:10}{row.bleu:>6.1f}{row.chrf:>6.1f}{row.passes:>7.1f}"
+            f"{row.name:28}{row.precision:10}{row.bleu:>6.1f}{row.chrf:>6.1f}{row.passes:>7.1f}"
             f"{accept:>7}{row.as_greedy:>8.1%}{speeds}"
         )
 
@@ -171,7 +171,7 @@ def compare(model: JanusModel, asked: argparse.Namespace) -> dict[str, dict[int,
     `RIVAL_LENGTH` tokens, theirs with random weights."""
     generator = torch.Generator().manual_seed(1)
     print(f"\ngreedy search, {RIVAL_LENGTH} tokens in and out, sentences/s")
-    print(f"{'':27}" + "".join(f"{f'batch {size}':>10}" for size in asked.batch_sizes))
+    print(f"{'':28}" + "".join(f"{f'batch {size}':>10}" for size in asked.batch_sizes))
 
     def ours(ids: list[list[int]]) -> Any:
         return model.generate(ids, "ar", batch_size=len(ids), min_length=RIVAL_LENGTH, max_length=RIVAL_LENGTH)
@@ -185,7 +185,7 @@ def compare(model: JanusModel, asked: argparse.Namespace) -> dict[str, dict[int,
         for name, (seconds, _) in zip(engines, best_times(jobs, 4 * asked.repeats), strict=True):
             speeds[name][size] = size / seconds
     for name, by_size in speeds.items():
-        print(f"{name:27}" + "".join(f"{speed:>10.1f}" for speed in by_size.values()))
+        print(f"{name:28}" + "".join(f"{speed:>10.1f}" for speed in by_size.values()))
     return speeds
 
 
