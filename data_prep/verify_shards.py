@@ -11,6 +11,7 @@ import argparse
 import io
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
@@ -115,12 +116,12 @@ def _shard_problems(task: Task, shard: Shard) -> Iterator[str]:
     if fingerprint(index_path) != shard.index_sha256:
         yield f"the sha256 of {index_path.name} is not that of the manifest"
     index = np.load(index_path, allow_pickle=False)
-    if index.dtype != np.int64 or index.shape != (shard.samples, 2 * len(task.content.fields)):
+    if index.dtype != np.int64 or index.shape != (shard.samples, 3 * len(task.content.fields)):
         yield f"{index_path.name} is {index.dtype} {index.shape}"
         return
     promised = {str(name): count for name, count in shard.tokens.items()}
     for column, name in enumerate(task.content.fields):
-        if int(index[:, 2 * column + 1].sum()) != promised[name]:
+        if int(index[:, 3 * column + 1].sum()) != promised[name]:
             yield f"{index_path.name}: the {name} tokens do not add up to the manifest's {promised[name]}"
     yield from _sample_problems(task, tar, index)
 
@@ -129,23 +130,23 @@ def _sample_problems(task: Task, tar: Path, index: Tokens) -> Iterator[str]:
     """Compare the tar, member by member, with what its index and the manifest promise."""
     fields = task.content.fields
     promised = (
-        (f"{task.first + row:09d}.{name}.npy", int(index[row, 2 * column]), int(index[row, 2 * column + 1]))
+        (f"{task.first + row:09d}.{name}.npy", *index[row, 3 * column : 3 * column + 3].tolist())
         for row in range(len(index))
         for column, name in enumerate(fields)
     )
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
-            name, offset, count = next(promised, ("nothing more", 0, 0))
+            name, *place = next(promised, ("nothing more", 0, 0, 0))
             if member.name != name:
                 yield f"member {member.name} where {name} should be"
                 return
-            yield from _member_problems(task.content, archive, member, offset, count)
+            yield from _member_problems(task.content, archive, member, *place)
     if missing := next(promised, None):
         yield f"ends before member {missing[0]}"
 
 
 def _member_problems(
-    content: Manifest, archive: tarfile.TarFile, member: tarfile.TarInfo, offset: int, count: int
+    content: Manifest, archive: tarfile.TarFile, member: tarfile.TarInfo, offset: int, count: int, checksum: int
 ) -> Iterator[str]:
     file = archive.extractfile(member)
     try:
@@ -158,6 +159,8 @@ def _member_problems(
         return
     if member.offset_data + member.size - ids.nbytes != offset:
         yield f"{member.name}: its tokens are not at byte {offset}, where the index says"
+    if zlib.crc32(ids.tobytes()) != checksum:
+        yield f"{member.name}: its content is not what the index was made from"
     if count > content.max_tokens:
         yield f"{member.name}: {count} tokens, more than {content.max_tokens}"
     if count and int(ids.max()) >= content.tokenizer.vocab_size:

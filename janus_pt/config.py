@@ -165,6 +165,9 @@ class DataConfig(Section):
     """Samples among which batches of like length are formed."""
     shuffle_shards: Positive = 16
     """Shards among which samples are shuffled."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do about a sample that is damaged, empty or too long: stop, or leave it out and count it. A store that
+    cannot be reached and a damaged index always stop the run."""
     num_workers: Count = 1
     """Processes per rank that read and build batches ahead."""
     cache_dir: str | None = None

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
 EXIT_USER_ERROR = 2
 
 
@@ -23,6 +25,12 @@ class UserError(ValueError):
     def __init__(self, message: str, local: bool = False) -> None:
         super().__init__(message)
         self.local = local
+
+
+def warn(text: str, local: bool = False) -> None:
+    """Tell the user on stderr, beside a progress line; on the first rank alone unless `local`, as in `UserError`."""
+    if local or os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 @contextmanager

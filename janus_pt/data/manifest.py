@@ -18,7 +18,7 @@ from janus_pt.errors import UserError
 from janus_pt.files import write_atomically
 
 FORMAT = "janus_pt corpus"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 30
 """A manifest larger than this is refused before memory is taken."""

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch.utils.data import DataLoader
 from janus_pt.data.batches import Samples
 from janus_pt.data.index import Corpus
 from janus_pt.data.order import sample_rng
-from janus_pt.errors import UserError
+from janus_pt.data.store import Damaged
+from janus_pt.errors import UserError, warn
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
@@ -44,17 +46,33 @@ class Builder(Generic[Example, Batch]):
     seed: int
     prepare: Prepare[Example]
     collate: Collate[Example, Batch]
+    skip: bool = False
+    """Leave out samples that are damaged (`data.on_error`)."""
 
     def build(self, samples: Samples) -> Batch:
         """The batch of a micro-batch's samples.
 
-        Raises:
-            UserError: a shard is missing, cut short or damaged.
-        """
-        return self.collate([self._example(*sample) for sample in samples.tolist()])
+        A sample that is left out has its place in the order all the same: nothing else moves.
 
-    def _example(self, corpus: int, epoch: int, position: int, shard: int, sample: int) -> Example:
-        fields = self.corpora[corpus].read(shard, sample)
+        Raises:
+            UserError: a shard is missing, cut short or damaged; with `skip`, if no sample of the batch is whole.
+        """
+        examples = [example for sample in samples.tolist() if (example := self._example(*sample)) is not None]
+        if not examples:
+            raise UserError(
+                "data.on_error: no sample of a micro-batch is whole (the last warnings name them); that is more than "
+                "may be left out: copy or build the corpus again, or leave it out of data.train"
+            )
+        return self.collate(examples)
+
+    def _example(self, corpus: int, epoch: int, position: int, shard: int, sample: int) -> Example | None:
+        try:
+            fields = self.corpora[corpus].read(shard, sample)
+        except Damaged as error:
+            if not self.skip:
+                raise
+            _tell(str(error))
+            return None
         return self.prepare(fields, sample_rng(self.seed, corpus, epoch, position))
 
     def __getitem__(self, samples: Samples) -> Batch | _Refused:
@@ -63,6 +81,12 @@ class Builder(Generic[Example, Batch]):
             return self.build(samples)
         except UserError as error:
             return _Refused(str(error))
+
+
+@lru_cache(1000)
+def _tell(problem: str) -> None:
+    """Warn of a sample left out; of a shard that is no good, once in this process."""
+    warn(f"left out: {problem}", local=True)
 
 
 def built(builder: Builder[Example, Batch], shares: Iterator[Samples], workers: int) -> Iterator[Batch]:
