@@ -56,7 +56,7 @@ def read_bytes(url: str, limit: int) -> bytes:
 def _read(url: str, limit: int) -> bytes:
     with fsspec.open(url, "rb", **_options(url)) as file:
         size = getattr(file, "size", None) or 0
-        content: bytes = file.read(limit + 1) if size <= limit else b""
+        content: bytes = file.read((size or limit) + 1) if size <= limit else b""
     if max(size, len(content)) > limit:
         raise UserError(f"{url}: larger than {limit} bytes; this is not the file it should be")
     if len(content) < size:

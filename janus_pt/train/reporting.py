@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from janus_pt.config_file import to_json
 from janus_pt.files import write_atomically
+from janus_pt.secrets import masked
 from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
@@ -34,7 +35,7 @@ class Reporter:
             return self
         run, config = self.run, self.run.config
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "config.json", to_json(config))
+        write_atomically(run.folder / "config.json", masked(to_json(config)))
         self.metrics = MetricsFile(run.folder / "metrics.jsonl")
         self.metrics.truncate_after(run.step if run.step else -1)
         self.progress = ProgressLine(config.run.max_steps, run.step)
