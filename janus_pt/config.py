@@ -260,6 +260,8 @@ class RunConfig(Section):
     log_every: Positive = 10
     eval_every: Count = 0
     """Steps between two validations; 0 validates at the end only."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
     init_from: str | None = None
     """Export folder whose weights the run starts from."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None

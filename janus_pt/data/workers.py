@@ -31,6 +31,10 @@ PREFETCH = 4
 """Micro-batches each worker process keeps ready."""
 
 
+STAY_S = 30
+"""How long a worker goes on when it is told to end: its rank may need batches for the step after which it saves."""
+
+
 @dataclass(frozen=True)
 class _Refused:
     """A `UserError` on its way out of a worker process: as a value, since `DataLoader` would bury its message."""
@@ -116,10 +120,10 @@ def built(builder: Builder[Example, Batch], shares: Iterator[Samples], workers: 
 
 
 def _context() -> Any:
-    """Workers are forked from a server process that has only imported this module: forking the training process,
+    """Workers are forked from a server process that has only imported `fork_server`: forking the training process,
     with its threads, device and communicator, is unsafe, and a fresh interpreter for each worker is slow."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["janus_pt.data.fork_server"])
     return context
 
 
@@ -128,8 +132,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """Interrupts are the training process's to handle, and when it is gone, however it went, so is the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals are the training process's to handle, though launchers send them to its children as well; when it is
+    gone, however it went, so is the worker."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STAY_S))  # which DataLoader sends, too
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

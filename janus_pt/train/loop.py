@@ -19,10 +19,12 @@ from janus_pt.export import save_export
 from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
+from janus_pt.secrets import masked
 from janus_pt.train import checkpoint
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
 from janus_pt.train.schedule import learning_rate
+from janus_pt.train.signals import Stopped, StopRequests, describe
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 
 
@@ -31,10 +33,11 @@ def train(config: Config, resume: bool) -> None:
 
     Raises:
         UserError: something in the config, the data or the checkpoint is wrong.
+        Stopped: the run was asked to stop, and has saved.
     """
     try:
         run = prepare(config, resume)
-        with Reporter(run) as reporter:
+        with StopRequests(config.run) as requests, Reporter(run) as reporter:
             if run.step == 0:
                 validate(run, reporter)
             for result in steps(run):
@@ -42,9 +45,16 @@ def train(config: Config, resume: bool) -> None:
                     reporter.train_step(report(run.loss, result))
                 if due(run, config.run.eval_every):
                     validate(run, reporter)
-                if due(run, config.checkpoint.every):
+                code = requests.agreed() if run.step < config.run.max_steps else 0
+                if due(run, config.checkpoint.every) or code:
                     save(run)
+                if code:
+                    reporter.stopped(describe(code))
+                    raise Stopped(code)
             reporter.finished(export(run))
+    except Stopped:
+        dist.barrier()  # all have agreed to stop, and a launcher ends the others as soon as one has left
+        raise
     finally:
         groups.shutdown()
 
@@ -104,7 +114,7 @@ def save(run: Run) -> None:
     config = run.config.checkpoint
     if run.validated.get("step") == run.step and run.validated["loss"] < run.best.get("loss", float("inf")):
         run.best = run.validated
-    checkpoint.save(run.engine, run.checkpoints, run.step, run.state(), to_json(run.config))
+    checkpoint.save(run.engine, run.checkpoints, run.step, run.state(), masked(to_json(run.config)))
     if dist.get_rank() == 0:
         best = int(run.best["step"]) if config.keep_best and run.best else None
         checkpoint.prune(run.checkpoints, config.keep_last, best)

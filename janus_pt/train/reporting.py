@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from janus_pt.config_file import to_json
 from janus_pt.files import write_atomically
@@ -16,6 +18,7 @@ from janus_pt.secrets import masked
 from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
+from janus_pt.train.signals import Stopped
 from janus_pt.train.step import SIZES
 from janus_pt.train.tracking import Tracker
 
@@ -88,6 +91,12 @@ class Reporter:
         self.progress.close()
         print(f"model: {export}\ncurve: {curve}\nmetrics: {self.metrics.path}")
 
+    def stopped(self, why: str) -> None:
+        """Tell that the run stops before its end, asked by `why`, and how to go on."""
+        if self.first:
+            run = self.run
+            tqdm.write(f"stopped by {why}: saved after step {run.step}; --resume auto goes on", file=sys.stderr)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -95,7 +104,7 @@ class Reporter:
             return
         self.progress.close()
         if self.tracker is not None:
-            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Stopped)
             self.tracker.finish("KILLED" if stopped else "FAILED" if kind else "FINISHED")
 
     def _tell(self, record: dict[str, Any]) -> None:
