@@ -240,6 +240,8 @@ class CheckpointConfig(Section):
     keep_last: Positive = 2
     keep_best: bool = True
     """Keep the checkpoint with the lowest validation loss as well."""
+    verify: Literal["full", "quick"] = "full"
+    """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
 
 
 class TrackingConfig(Section):

@@ -20,9 +20,9 @@ from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.secrets import masked
-from janus_pt.train import checkpoint
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
+from janus_pt.train.saving import EXIT_NOT_SAVED
 from janus_pt.train.schedule import learning_rate
 from janus_pt.train.signals import Stopped, StopRequests, describe
 from janus_pt.train.step import StepResult, evaluate, report, train_step
@@ -49,11 +49,14 @@ def train(config: Config, resume: bool) -> None:
                 if due(run, config.checkpoint.every) or code:
                     save(run)
                 if code:
-                    reporter.stopped(describe(code))
-                    raise Stopped(code)
+                    reporter.stopped(describe(code), saved := run.saver.finish())
+                    raise Stopped(code if saved else EXIT_NOT_SAVED)
             reporter.finished(export(run))
-    except Stopped:
-        dist.barrier()  # all have agreed to stop, and a launcher ends the others as soon as one has left
+            saved = run.saver.finish()
+        if not saved:
+            raise SystemExit(EXIT_NOT_SAVED)
+    except SystemExit:
+        dist.barrier()  # all leave with the same code, and a launcher ends the others as soon as one has left
         raise
     finally:
         groups.shutdown()
@@ -107,17 +110,15 @@ def validate(run: Run, reporter: Reporter) -> None:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and remove those that are not kept; all ranks take part.
+    """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part.
 
     The best checkpoint is the one with the lowest validation loss among those validated at their own step.
     """
     config = run.config.checkpoint
     if run.validated.get("step") == run.step and run.validated["loss"] < run.best.get("loss", float("inf")):
         run.best = run.validated
-    checkpoint.save(run.engine, run.checkpoints, run.step, run.state(), masked(to_json(run.config)))
-    if dist.get_rank() == 0:
-        best = int(run.best["step"]) if config.keep_best and run.best else None
-        checkpoint.prune(run.checkpoints, config.keep_last, best)
+    best = int(run.best["step"]) if config.keep_best and run.best else None
+    run.saver.save(run.engine, run.step, run.state(), masked(to_json(run.config)), best)
 
 
 def export(run: Run) -> Path:

@@ -91,11 +91,12 @@ class Reporter:
         self.progress.close()
         print(f"model: {export}\ncurve: {curve}\nmetrics: {self.metrics.path}")
 
-    def stopped(self, why: str) -> None:
+    def stopped(self, why: str, saved: bool) -> None:
         """Tell that the run stops before its end, asked by `why`, and how to go on."""
         if self.first:
             run = self.run
-            tqdm.write(f"stopped by {why}: saved after step {run.step}; --resume auto goes on", file=sys.stderr)
+            told = f"saved after step {run.step}" if saved else "not everything could be saved"
+            tqdm.write(f"stopped by {why}: {told}; --resume auto goes on", file=sys.stderr)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -28,7 +28,11 @@ from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
 from janus_pt.train.dry_step import dry_step
 from janus_pt.train.layout import layout
+from janus_pt.train.saving import Saver
 from janus_pt.train.step import SIZES
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the run folder."""
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Run:
     config: Config
     engine: Any
     loader: TrainLoader[Any, Batch]
+    saver: Saver
     counts: Tensor
     step: int = 0
     validated: dict[str, float] = field(default_factory=dict)
@@ -65,7 +70,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
@@ -95,7 +100,8 @@ def prepare(config: Config, resume: bool) -> Run:
     engine = build_engine(config, module)
     dry_step(config, engine, corpora)
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
-    run = Run(config, engine, loader, counts)
+    saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
+    run = Run(config, engine, loader, saver, counts)
     if resume:
         _restore(run)
     return run
@@ -130,7 +136,7 @@ def example_functions(config: Config) -> dict[str, Any]:
 def check_folder(config: Config, resume: bool) -> None:
     """Refuse to write over another run."""
     folder = Path(config.run.output_dir)
-    if not resume and (folder / "checkpoints" / checkpoint.LATEST).exists():
+    if not resume and (folder / CHECKPOINTS / checkpoint.LATEST).exists():
         raise UserError(f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir")
 
 
@@ -183,12 +189,11 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
 
 
 def _restore(run: Run) -> None:
-    saved = run.checkpoints / checkpoint.LATEST
-    if saved.is_file():
-        _check_same_run(run, run.checkpoints / saved.read_text().strip())
-    state = checkpoint.load(run.engine, run.checkpoints, layout(run.config, dist.get_world_size()))
-    if state is None:
+    path = checkpoint.find(run.checkpoints, quick=run.config.checkpoint.verify == "quick")
+    if path is None:
         return
+    _check_same_run(run, path)
+    state = checkpoint.load(run.engine, path, layout(run.config, dist.get_world_size()))
     if run.config.parallel.zero_stage < 3:
         check_alike(parameter_claims(run.module.model))
     run.loader.load_state_dict(state["loader"])
@@ -198,10 +203,7 @@ def _restore(run: Run) -> None:
 
 def _check_same_run(run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model before DeepSpeed reads it."""
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return  # `checkpoint.load` names what is missing or damaged
+    saved = json.loads((folder / "config.json").read_text())
     current = json.loads(to_json(run.config))
     changed = [
         f"{section}.{key} (was {saved[section].get(key)}, is {value})"

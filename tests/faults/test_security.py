@@ -103,7 +103,7 @@ def test_a_foreign_checkpoint_file_is_refused_before_it_is_unpickled(tmp_path: P
     folder = tmp_path / "step_1"
     folder.mkdir()
     (folder / "mp_rank_00_model_states.pt").write_bytes(b"as it was written")
-    checkpoint._seal(folder)
+    checkpoint.seal(folder)
     assert checkpoint.verify(folder) is None
     (folder / "mp_rank_00_model_states.pt").write_bytes(bomb)
     assert "mp_rank_00_model_states.pt" in str(checkpoint.verify(folder))
