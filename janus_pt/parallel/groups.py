@@ -14,7 +14,6 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
-TIMEOUT = timedelta(minutes=30)
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 """DeepSpeed would compile these at every start on a CPU, for a minute or two; gloo does their work."""
 
@@ -39,11 +38,15 @@ def device() -> torch.device:
 
 
 def initialize(
-    tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1, before_division: Callable[[], None] = lambda: None
+    tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
+    before_division: Callable[[], None] = lambda: None,
+    timeout_s: float = 600.0,
 ) -> torch.device:
     """Join the job's process groups and return this process's device; all ranks take part.
 
     `before_division` is called when all ranks can be reached, before anything depends on how they are divided.
+    `timeout_s` is the longest a collective waits for a rank.
 
     Under plain `python` the job is one process. The launcher's environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
     `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
@@ -58,11 +61,14 @@ def initialize(
         share_cores()
     for op in JUST_IN_TIME_OPS:
         deepspeed.ops.__compatible_ops__[op] = False
+    timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if on_cpu else accelerator.communication_backend_name()
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     if not parallel_state.model_parallel_is_initialized():
         before_division()
-        parallel_state.initialize_model_parallel(tensor_parallel_size, pipeline_parallel_size)
+        parallel_state.initialize_model_parallel(
+            tensor_parallel_size, pipeline_parallel_size, distributed_timeout_minutes=timeout_s / 60
+        )
     return device()
 
 

@@ -20,11 +20,12 @@ from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.secrets import masked
+from janus_pt.train.peers import Peers, is_peer_failure
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
 from janus_pt.train.saving import EXIT_NOT_SAVED
 from janus_pt.train.schedule import learning_rate
-from janus_pt.train.signals import Stopped, StopRequests, describe
+from janus_pt.train.signals import StopRequests, describe
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 
 
@@ -33,33 +34,48 @@ def train(config: Config, resume: bool) -> None:
 
     Raises:
         UserError: something in the config, the data or the checkpoint is wrong.
-        Stopped: the run was asked to stop, and has saved.
+        SystemExit: the run was asked to stop, could not save, or has lost a rank; with the exit code.
     """
+    peers = Peers(config.run.peer_timeout)
     try:
-        run = prepare(config, resume)
-        with StopRequests(config.run) as requests, Reporter(run) as reporter:
-            if run.step == 0:
-                validate(run, reporter)
-            for result in steps(run):
-                if due(run, config.run.log_every):
-                    reporter.train_step(report(run.loss, result))
-                if due(run, config.run.eval_every):
-                    validate(run, reporter)
-                code = requests.agreed() if run.step < config.run.max_steps else 0
-                if due(run, config.checkpoint.every) or code:
-                    save(run)
-                if code:
-                    reporter.stopped(describe(code), saved := run.saver.finish())
-                    raise Stopped(code if saved else EXIT_NOT_SAVED)
-            reporter.finished(export(run))
-            saved = run.saver.finish()
-        if not saved:
-            raise SystemExit(EXIT_NOT_SAVED)
-    except SystemExit:
-        dist.barrier()  # all leave with the same code, and a launcher ends the others as soon as one has left
-        raise
+        run = prepare(config, resume, peers)
+        try:
+            code = finish(run, peers)
+        finally:
+            run.saver.give_up()
+        peers.stop()
+        dist.barrier()  # together: a launcher ends the others as soon as one has left with another code than 0
+    except RuntimeError as error:
+        if not is_peer_failure(error):
+            raise
+        peers.leave(error)
     finally:
+        peers.stop()
         groups.shutdown()
+    if code:
+        raise SystemExit(code)
+
+
+def finish(run: Run, peers: Peers) -> int:
+    """Go on with a run to its end, or until it is asked to stop; the exit code. All ranks take part."""
+    config = run.config
+    with StopRequests(config.run) as requests, Reporter(run) as reporter:
+        if run.step == 0:
+            validate(run, reporter)
+        for result in steps(run, peers):
+            if due(run, config.run.log_every):
+                reporter.train_step(report(run.loss, result))
+            if due(run, config.run.eval_every):
+                validate(run, reporter)
+            code = requests.agreed() if run.step < config.run.max_steps else 0
+            if due(run, config.checkpoint.every) or code:
+                save(run)
+            if code:
+                saved = run.saver.finish()
+                reporter.stopped(describe(code), saved)
+                return code if saved else EXIT_NOT_SAVED
+        reporter.finished(export(run))
+        return 0 if run.saver.finish() else EXIT_NOT_SAVED
 
 
 def due(run: Run, every: int) -> bool:
@@ -67,7 +83,7 @@ def due(run: Run, every: int) -> bool:
     return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
 
 
-def steps(run: Run) -> Iterator[StepResult]:
+def steps(run: Run, peers: Peers) -> Iterator[StepResult]:
     """Train step after step; `run` has moved on when a result is given out."""
     config = run.config
     if run.step >= config.run.max_steps:
@@ -75,10 +91,13 @@ def steps(run: Run) -> Iterator[StepResult]:
     with closing(iter(run.loader)) as batches:  # type: ignore[type-var]
         while run.step < config.run.max_steps:
             step = run.step + 1
+            peers.at(step, "reading")
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
                 group["lr"] = rate
-            result = train_step(run.engine, next_batches(batches, step), step, config.run.seed)
+            own = next_batches(batches, step)
+            peers.at(step, "training")
+            result = train_step(run.engine, own, step, config.run.seed)
             run.step = step
             run.counts += result.counts
             yield result

@@ -18,7 +18,6 @@ from janus_pt.secrets import masked
 from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
-from janus_pt.train.signals import Stopped
 from janus_pt.train.step import SIZES
 from janus_pt.train.tracking import Tracker
 
@@ -32,6 +31,7 @@ class Reporter:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.first = dist.get_rank() == 0
+        self.is_stopped = False
 
     def __enter__(self) -> Reporter:
         if not self.first:
@@ -93,6 +93,7 @@ class Reporter:
 
     def stopped(self, why: str, saved: bool) -> None:
         """Tell that the run stops before its end, asked by `why`, and how to go on."""
+        self.is_stopped = True
         if self.first:
             run = self.run
             told = f"saved after step {run.step}" if saved else "not everything could be saved"
@@ -105,7 +106,7 @@ class Reporter:
             return
         self.progress.close()
         if self.tracker is not None:
-            stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Stopped)
+            stopped = self.is_stopped or (kind is not None and issubclass(kind, KeyboardInterrupt))
             self.tracker.finish("KILLED" if stopped else "FAILED" if kind else "FINISHED")
 
     def _tell(self, record: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
 from janus_pt.train.dry_step import dry_step
 from janus_pt.train.layout import layout
+from janus_pt.train.peers import Peers
 from janus_pt.train.saving import Saver
 from janus_pt.train.step import SIZES
 
@@ -83,14 +84,18 @@ class Run:
         }
 
 
-def prepare(config: Config, resume: bool) -> Run:
+def prepare(config: Config, resume: bool, peers: Peers) -> Run:
     """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
+
+    `peers` begins to watch as soon as the ranks can reach each other.
 
     Raises:
         UserError: config, corpus, weights and checkpoint do not fit together.
     """
     sizes = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
-    device = groups.initialize(*sizes, before_division=partial(check_same_start, config))
+    timeout = config.run.peer_timeout
+    device = groups.initialize(*sizes, before_division=partial(check_same_start, config), timeout_s=timeout)
+    peers.start()
     check_folder(config, resume)
     corpora = check_corpora(config)
     loader = build_loader(config)

@@ -34,6 +34,8 @@ EXIT_NOT_SAVED = 12
 """Of a run some of whose checkpoints could not be written."""
 WAIT_S = 600.0
 """How long the first rank waits for another's files once its own are written."""
+GIVE_UP_S = 20.0
+"""How long a run that ends in an error still tries to finish the checkpoint that is being written."""
 POLL_S = 0.05
 
 
@@ -103,7 +105,7 @@ class Saver:
         self._wait()
         files = snapshot(engine)
         texts = {STATE: json.dumps(state, indent=1), "config.json": config_json}
-        self._thread = threading.Thread(target=self._write, args=(step, files, texts, best), name="saving")
+        self._thread = threading.Thread(target=self._write, args=(step, files, texts, best), name="saving", daemon=True)
         self._thread.start()
 
     def finish(self) -> bool:
@@ -112,6 +114,11 @@ class Saver:
         failed = [self._failed]
         dist.broadcast_object_list(failed, src=0)
         return not failed[0]
+
+    def give_up(self) -> None:
+        """At the end of a run, however it ends: no longer wait for ranks that may be gone. No other rank takes part."""
+        if self._thread.is_alive():
+            self._thread.join(GIVE_UP_S)
 
     def _wait(self) -> None:
         if self._thread.is_alive():

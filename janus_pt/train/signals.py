@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -29,10 +30,6 @@ SLURM_MARGIN_S = 300.0
 """Seconds before Slurm's end of the job at which a run stops."""
 
 
-class Stopped(SystemExit):
-    """The run was asked to stop, has saved, and leaves; its `code` is the exit code."""
-
-
 class StopRequests:
     """Requests to stop, and the ranks' agreement on the step after which they do.
 
@@ -47,7 +44,7 @@ class StopRequests:
         self._code = 0
         self._first = 0.0
         # On the host, so that no step waits for the device. All ranks take part in making the group.
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=run.peer_timeout))
         self._agreed = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
 

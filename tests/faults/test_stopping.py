@@ -96,7 +96,7 @@ with signals.StopRequests(RunConfig(output_dir=sys.argv[2], max_steps=1)) as req
     while True:
         time.sleep(0.05)
         if sys.argv[4] == "agree" and (code := requests.agreed()):
-            raise signals.Stopped(code)
+            raise SystemExit(code)
 """
 
 
