@@ -264,6 +264,8 @@ class RunConfig(Section):
     """Steps between two validations; 0 validates at the end only."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
+    max_left_out: Positive = 10
+    """Steps in a row without a finite gradient, each left out, after which the run saves and stops."""
     peer_timeout: Annotated[float, Field(ge=1)] = 600.0
     """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
     init_from: str | None = None

@@ -224,11 +224,12 @@ class Files:
                 f"{store.join(self.url, FILE_NAME)}: the corpus has been replaced while it was being read; "
                 "put it back as it was, or start a new run"
             )
-        return f"{self._name(number)}: {problem}; copy or build the corpus again"
+        return f"{self.name(number)}: {problem}; copy or build the corpus again"
 
     def unreadable(self, number: int, error: OSError) -> UserError:
         """What to raise when a shard may be whole, but the system does not give it out."""
-        return UserError(f"{self._name(number)}: cannot be read: {error.strerror}; see to the disk or the permissions")
+        return UserError(f"{self.name(number)}: cannot be read: {error.strerror}; see to the disk or the permissions")
 
-    def _name(self, number: int) -> str:
+    def name(self, number: int) -> str:
+        """Path or URL of a shard."""
         return store.join(self.url, self.manifest.shards[number].file)

@@ -104,6 +104,15 @@ class TrainLoader(Generic[Example, Batch]):
             behind.append((step[-1][1], sum(len(samples) for samples, _ in step)))
             yield from (samples for samples, _ in step[self._rank :: self._ranks])
 
+    def samples_of_step(self, state: Mapping[str, Any]) -> list[str]:
+        """Names (path of the shard, number in it) of the samples of all ranks that the step after a state reads."""
+        stream = self._stream.from_cursor(Cursor(state["epoch"], state["window"], state["batch"]))
+        names = []
+        for batch, _ in islice(stream, self._step_size):
+            for corpus, _, _, shard, sample in batch.tolist():
+                names.append(f"{self.corpora[corpus].files.name(shard)}:{sample}")
+        return names
+
     def state_dict(self) -> dict[str, Any]:
         """What has been handed out, over all ranks, and the settings it depends on. JSON types only."""
         return {**self._settings, **self._cursor._asdict(), "samples": self._samples}

@@ -26,18 +26,22 @@ from janus_pt.train.layout import Layout, describe
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
 
-def find(folder: Path, quick: bool = False) -> Path | None:
+def find(folder: Path, quick: bool = False, before_step: int | None = None) -> Path | None:
     """The checkpoint to go on from: the one that `latest` names, or, if that is damaged, the newest whole one.
 
     What is passed over is told. All ranks take part, each checking a part of the files. None if there is none.
 
     Args:
         quick: compare the sizes of the files only, not their hashes.
+        before_step: only those of earlier steps, the newest first, whatever `latest` says.
 
     Raises:
         UserError: there are checkpoints, but none is whole.
     """
-    names: list[Any] = [_candidates(folder)] if dist.get_rank() == 0 else [None]
+    names: list[Any] = [None]
+    if dist.get_rank() == 0:
+        earlier = [f"step_{step}" for step in reversed(steps_in(folder)) if before_step and step < before_step]
+        names = [earlier if before_step else _candidates(folder)]
     dist.broadcast_object_list(names, src=0)
     problems: list[str] = []
     for name in names[0]:

@@ -20,6 +20,7 @@ from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.secrets import masked
+from janus_pt.train.numbers import EXIT_DIVERGED
 from janus_pt.train.peers import Peers, is_peer_failure
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
@@ -63,16 +64,22 @@ def finish(run: Run, peers: Peers) -> int:
         if run.step == 0:
             validate(run, reporter)
         for result in steps(run, peers):
+            diverged = run.numbers.step_done(run.step, run.engine, result.before)
             if due(run, config.run.log_every):
-                reporter.train_step(report(run.loss, result))
+                told = report(run.loss, result)
+                reporter.train_step(told)
+                run.numbers.loss_told(run.step, told["loss/total"], result.before)
             if due(run, config.run.eval_every):
                 validate(run, reporter)
             code = requests.agreed() if run.step < config.run.max_steps else 0
+            code = EXIT_DIVERGED if diverged else code
             if due(run, config.checkpoint.every) or code:
                 save(run)
             if code:
                 saved = run.saver.finish()
-                reporter.stopped(describe(code), saved)
+                failed = code == EXIT_DIVERGED
+                why = "too many steps in a row without a finite gradient" if failed else describe(code)
+                reporter.stopped(why, saved, failed)
                 return code if saved else EXIT_NOT_SAVED
         reporter.finished(export(run))
         return 0 if run.saver.finish() else EXIT_NOT_SAVED
@@ -83,21 +90,24 @@ def due(run: Run, every: int) -> bool:
     return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
 
 
-def steps(run: Run, peers: Peers) -> Iterator[StepResult]:
-    """Train step after step; `run` has moved on when a result is given out."""
+def steps(run: Run, peers: Peers, until: int | None = None) -> Iterator[StepResult]:
+    """Train step after step, to `run.max_steps` or `until`; `run` has moved on when a result is given out."""
     config = run.config
-    if run.step >= config.run.max_steps:
+    last = config.run.max_steps if until is None else until
+    if run.step >= last:
         return
     with closing(iter(run.loader)) as batches:  # type: ignore[type-var]
-        while run.step < config.run.max_steps:
+        while run.step < last:
             step = run.step + 1
             peers.at(step, "reading")
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
                 group["lr"] = rate
+            before = run.loader.state_dict()
             own = next_batches(batches, step)
             peers.at(step, "training")
             result = train_step(run.engine, own, step, config.run.seed)
+            result.before = before
             run.step = step
             run.counts += result.counts
             yield result

@@ -31,7 +31,7 @@ class Reporter:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.first = dist.get_rank() == 0
-        self.is_stopped = False
+        self.status = "FINISHED"
 
     def __enter__(self) -> Reporter:
         if not self.first:
@@ -69,6 +69,8 @@ class Reporter:
                 "grad_norm": float(run.engine.get_global_grad_norm()),
                 "tokens": float(run.counts[len(run.loss.names) + SIZES.index("target_tokens")]),
                 "tokens_per_s": trained["target_tokens"] / seconds,
+                "left_out_steps": float(run.numbers.left_out),
+                "left_out_samples": run.loader.samples - float(run.counts[-len(SIZES) + SIZES.index("sentences")]),
                 "mfu": self._flops(trained) / seconds / self.peak,
             }
         )
@@ -91,9 +93,9 @@ class Reporter:
         self.progress.close()
         print(f"model: {export}\ncurve: {curve}\nmetrics: {self.metrics.path}")
 
-    def stopped(self, why: str, saved: bool) -> None:
-        """Tell that the run stops before its end, asked by `why`, and how to go on."""
-        self.is_stopped = True
+    def stopped(self, why: str, saved: bool, failed: bool) -> None:
+        """Tell that the run stops before its end, by `why`, and how to go on."""
+        self.status = "FAILED" if failed else "KILLED"
         if self.first:
             run = self.run
             told = f"saved after step {run.step}" if saved else "not everything could be saved"
@@ -106,8 +108,9 @@ class Reporter:
             return
         self.progress.close()
         if self.tracker is not None:
-            stopped = self.is_stopped or (kind is not None and issubclass(kind, KeyboardInterrupt))
-            self.tracker.finish("KILLED" if stopped else "FAILED" if kind else "FINISHED")
+            if kind is not None:
+                self.status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            self.tracker.finish(self.status)
 
     def _tell(self, record: dict[str, Any]) -> None:
         record = {"step": self.run.step, **record}

@@ -28,6 +28,7 @@ from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
 from janus_pt.train.dry_step import dry_step
 from janus_pt.train.layout import layout
+from janus_pt.train.numbers import Numbers
 from janus_pt.train.peers import Peers
 from janus_pt.train.saving import Saver
 from janus_pt.train.step import SIZES
@@ -48,6 +49,7 @@ class Run:
     engine: Any
     loader: TrainLoader[Any, Batch]
     saver: Saver
+    numbers: Numbers
     counts: Tensor
     step: int = 0
     validated: dict[str, float] = field(default_factory=dict)
@@ -81,13 +83,15 @@ class Run:
             "counts": self.counts.tolist(),
             "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
+            "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }
 
 
-def prepare(config: Config, resume: bool, peers: Peers) -> Run:
+def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None = None) -> Run:
     """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
 
-    `peers` begins to watch as soon as the ranks can reach each other.
+    `peers` begins to watch as soon as the ranks can reach each other. With `before_step` the run goes on from a
+    checkpoint of an earlier step than that, or from the start.
 
     Raises:
         UserError: config, corpus, weights and checkpoint do not fit together.
@@ -106,9 +110,10 @@ def prepare(config: Config, resume: bool, peers: Peers) -> Run:
     dry_step(config, engine, corpora)
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
     saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
-    run = Run(config, engine, loader, saver, counts)
+    numbers = Numbers(Path(config.run.output_dir), loader, config.run.max_left_out)
+    run = Run(config, engine, loader, saver, numbers, counts)
     if resume:
-        _restore(run)
+        _restore(run, before_step)
     return run
 
 
@@ -193,8 +198,8 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     return export.state
 
 
-def _restore(run: Run) -> None:
-    path = checkpoint.find(run.checkpoints, quick=run.config.checkpoint.verify == "quick")
+def _restore(run: Run, before_step: int | None) -> None:
+    path = checkpoint.find(run.checkpoints, run.config.checkpoint.verify == "quick", before_step)
     if path is None:
         return
     _check_same_run(run, path)
@@ -203,6 +208,7 @@ def _restore(run: Run) -> None:
         check_alike(parameter_claims(run.module.model))
     run.loader.load_state_dict(state["loader"])
     run.step, run.best = state["step"], state["best"]
+    run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
     run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
 
 

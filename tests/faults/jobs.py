@@ -7,6 +7,7 @@ second; apart from that they are what a launcher would start.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import signal
@@ -97,8 +98,10 @@ def _enter(config: Path, overrides: Sequence[str], environment: dict[str, str]) 
     from janus_pt.errors import entry_point
     from janus_pt.launch import run_training, world_size
 
-    arguments = argparse.Namespace(resume="auto", dry_run=False)
-    entry_point(lambda: run_training(read_config(config, overrides, world_size()), arguments))
+    arguments = argparse.Namespace(resume="auto", dry_run=False, replay=environment.get("REPLAY"))
+    if "SABOTAGE" in environment:
+        importlib.import_module("sabotage").begin(environment["SABOTAGE"])
+    entry_point(lambda: run_training(read_config(config, overrides, world_size()), arguments, world_size()))
 
 
 def latest(run_folder: Path) -> str:
