@@ -27,6 +27,7 @@ from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_cl
 from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
 from janus_pt.train.dry_step import dry_step
+from janus_pt.train.fingerprint import check_fingerprint, fingerprint
 from janus_pt.train.layout import layout
 from janus_pt.train.numbers import Numbers
 from janus_pt.train.peers import Peers
@@ -75,14 +76,19 @@ class Run:
         """Where the checkpoints are."""
         return self.folder / CHECKPOINTS
 
+    def fingerprint(self) -> float:
+        """What tells this model from another; all ranks take part."""
+        return fingerprint(self.config, self.engine, self.loader.corpora[0].manifest.fields)
+
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
+        """All that a checkpoint holds besides DeepSpeed's files; JSON types only. All ranks take part."""
         return {
             "step": self.step,
             "best": self.best,
             "counts": self.counts.tolist(),
             "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
+            "fingerprint": self.fingerprint(),
             "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }
 
@@ -206,6 +212,7 @@ def _restore(run: Run, before_step: int | None) -> None:
     state = checkpoint.load(run.engine, path, layout(run.config, dist.get_world_size()))
     if run.config.parallel.zero_stage < 3:
         check_alike(parameter_claims(run.module.model))
+    check_fingerprint(state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path))
     run.loader.load_state_dict(state["loader"])
     run.step, run.best = state["step"], state["best"]
     run.numbers.left_out, run.numbers.in_a_row = state["left_out"]

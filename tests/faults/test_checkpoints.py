@@ -133,6 +133,19 @@ def test_no_whole_checkpoint_is_an_error_not_a_new_start(tmp_path: Path, whole: 
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_model_that_is_not_the_one_saved_is_refused_though_its_files_are_whole(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole / "run", tmp_path / "run")
+    folder = tmp_path / f"run/checkpoints/step_{STEPS}"
+    state = json.loads((folder / "state.json").read_text())
+    state["fingerprint"] *= 1.01
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / FILES).unlink()
+    seal(folder)
+    codes, told = run(write_config(tmp_path), ranks=2)
+    assert codes == [2, 2] and "its files are whole, but the model loaded from them" in told
+
+
 def make_checkpoint(folder: Path, step: int) -> Path:
     path = folder / f"step_{step}"
     path.mkdir(parents=True)
