@@ -1,8 +1,9 @@
-"""Gradients that go wrong in one rank of a job, put there from outside the program: `RANK:STEP[,STEP…]:VALUE`."""
+"""What goes wrong in one rank of a job, put there from outside the program: `RANK:STEP[,STEP…]:VALUE`."""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -11,11 +12,21 @@ from janus_pt.train import loop
 
 
 def begin(what: str) -> None:
-    """From now on a gradient of that rank is that value in those steps."""
+    """From now on a gradient of that rank is that value in those steps; "hang": reading its data takes for ever."""
     rank, steps, value = what.split(":")
     if os.environ["RANK"] != rank:
         return
-    wrong, train_step = {int(step) for step in steps.split(",")}, loop.train_step
+    wrong = {int(step) for step in steps.split(",")}
+    train_step, next_batches = loop.train_step, loop.next_batches
+
+    def hanging(batches: Any, step: int) -> Any:
+        if step in wrong:
+            time.sleep(10**6)
+        return next_batches(batches, step)
+
+    if value == "hang":
+        loop.next_batches = hanging
+        return
 
     def sabotaged(engine: Any, batches: Any, step: int, seed: int) -> Any:
         hooks = []
