@@ -63,6 +63,8 @@ def initialize(
         deepspeed.ops.__compatible_ops__[op] = False
     timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if on_cpu else accelerator.communication_backend_name()
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        _meet_again(backend, timeout)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     if not parallel_state.model_parallel_is_initialized():
         before_division()
@@ -70,6 +72,14 @@ def initialize(
             tensor_parallel_size, pipeline_parallel_size, distributed_timeout_minutes=timeout_s / 60
         )
     return device()
+
+
+def _meet_again(backend: str, timeout: timedelta) -> None:
+    """Join the group after torchrun has started its ranks again: apart from what the ranks before have left in the
+    store, which torchrun keeps, and in which gloo would find their addresses."""
+    store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=timeout)))
+    fresh = dist.PrefixStore(f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=ranks, timeout=timeout)
 
 
 def topology() -> PipeModelDataParallelTopology:

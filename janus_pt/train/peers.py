@@ -122,6 +122,8 @@ class Peers:
 
     def _suspects(self) -> str:
         """The ranks that give no more signs of life; if all do, those that are behind the others."""
+        if self._ranks == 1:
+            return "the ranks cannot reach each other"
         seen: list[list[tuple[str, int, str]]] = []
         asking = threading.Thread(target=self._ask, args=(seen,), daemon=True)  # the store may never answer
         asking.start()

@@ -1,6 +1,6 @@
 """Kill a training of two ranks again and again, at random instants, and compare its end with an unbroken run's.
 
-    python tests/faults/campaign.py --runs 50 --seed 1
+    python tests/faults/campaign.py --runs 50 --seed 1 [--set parallel.zero_stage=3 …]
 
 Each time a random rank or all of them get SIGKILL: after a random step, in the middle of writing a checkpoint, or a
 random time after the start. What is left must end by itself. Then the same command goes on. In the end every loss and
@@ -66,11 +66,11 @@ def wait_to_kill(running: Job, folder: Path, chance: random.Random, old: set[str
     return "ended"
 
 
-def kill_once(config: Path, chance: random.Random) -> str:
+def kill_once(config: Path, changes: list[str], chance: random.Random) -> str:
     """Go on with the training until it is killed; what was done to it."""
     folder = config.parent
     old = half_written(folder)
-    with job(config, ranks=RANKS) as running:
+    with job(config, *changes, ranks=RANKS) as running:
         kind = wait_to_kill(running, folder, chance, old)
         victims = chance.choice([range(RANKS), [chance.randrange(RANKS)]])
         if kind == "ended":
@@ -108,29 +108,29 @@ def compare(config: Path, whole: Path) -> tuple[int, int]:
     return len(theirs), sum(tensor.numel() for tensor in theirs_w.values())
 
 
-def campaign(folder: Path, runs: int, seed: int) -> None:
+def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
     """Kill `runs` times, finish, compare, and print what was done."""
     chance, done = random.Random(seed), Counter[str]()
     epoch_steps = 80 // 16  # the corpus has 80 samples
     steps = -(-(STEPS_A_RUN * runs + 10) // epoch_steps) * epoch_steps
-    changes = dict(
+    settings = dict(
         run__max_steps=steps, run__eval_every=15, run__peer_timeout=30.0, checkpoint__every=SAVE_EVERY,
         data__batch_unit="sequences", data__global_batch_size=16, data__micro_batch_size=4, data__num_workers=0,
     )  # fmt: skip
-    whole, config = (write_run_config(make(folder / name), **changes) for name in ("whole", "killed"))
-    codes, told = run(whole, ranks=RANKS)
+    whole, config = (write_run_config(make(folder / name), **settings) for name in ("whole", "killed"))
+    codes, told = run(whole, *changes, ranks=RANKS)
     assert codes == [0] * RANKS, told
     for number in range(runs):
-        what = kill_once(config, chance)
+        what = kill_once(config, changes, chance)
         done[what] += 1
         print(f"{number + 1}: {what}, at step {step_of(config.parent)}", flush=True)
         if what == "ended":
             break
-    codes, told = run(config, ranks=RANKS)
+    codes, told = run(config, *changes, ranks=RANKS)
     assert codes == [0] * RANKS, told
     numbers, parameters = compare(config, whole)
     samples, epochs = check_samples(config, steps)
-    print(f"\n{sum(done.values())} kills, seed {seed}, {steps} steps on {RANKS} ranks:")
+    print(f"\n{sum(done.values())} kills, seed {seed}, {steps} steps on {RANKS} ranks{', '.join(['', *changes])}:")
     for what, count in sorted(done.items()):
         print(f"  {count:3} x {what}")
     print(f"equal bit for bit: {numbers} numbers of metrics.jsonl, {parameters} parameters")
@@ -146,9 +146,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the configuration")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        campaign(Path(folder), given.runs, given.seed)
+        campaign(Path(folder), given.runs, given.seed, given.set)
 
 
 if __name__ == "__main__":
