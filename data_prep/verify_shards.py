@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
@@ -23,6 +25,7 @@ from data_prep import journal
 from data_prep.files import fingerprint
 from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.data import manifest
+from janus_pt.data.index import NPY_HEADER_LIMIT
 from janus_pt.data.manifest import Manifest, Shard, read_manifest
 from janus_pt.errors import UserError, entry_point
 from janus_pt.tokenizer import Tokenizer
@@ -108,19 +111,22 @@ def _shard_problems(task: Task, shard: Shard) -> Iterator[str]:
         if not path.is_file():
             yield f"{path.name} is missing"
             return
+    if index_path.stat().st_size > NPY_HEADER_LIMIT + shard.samples * 24 * len(task.content.fields):
+        yield f"{index_path.name} is far too large for {shard.samples} samples"
+        return
     if tar.stat().st_size != shard.bytes:
         yield f"has {tar.stat().st_size} bytes, the manifest says {shard.bytes}"
     if fingerprint(tar) != shard.sha256:
         yield "its sha256 is not that of the manifest"
     if fingerprint(index_path) != shard.index_sha256:
         yield f"the sha256 of {index_path.name} is not that of the manifest"
-    index = np.load(index_path, allow_pickle=False)
-    if index.dtype != np.int64 or index.shape != (shard.samples, 2 * len(task.content.fields)):
+    index = _npy_array(index_path.read_bytes())
+    if index.dtype != np.int64 or index.shape != (shard.samples, 3 * len(task.content.fields)):
         yield f"{index_path.name} is {index.dtype} {index.shape}"
         return
     promised = {str(name): count for name, count in shard.tokens.items()}
     for column, name in enumerate(task.content.fields):
-        if int(index[:, 2 * column + 1].sum()) != promised[name]:
+        if int(index[:, 3 * column + 1].sum()) != promised[name]:
             yield f"{index_path.name}: the {name} tokens do not add up to the manifest's {promised[name]}"
     yield from _sample_problems(task, tar, index)
 
@@ -129,27 +135,30 @@ def _sample_problems(task: Task, tar: Path, index: Tokens) -> Iterator[str]:
     """Compare the tar, member by member, with what its index and the manifest promise."""
     fields = task.content.fields
     promised = (
-        (f"{task.first + row:09d}.{name}.npy", int(index[row, 2 * column]), int(index[row, 2 * column + 1]))
+        (f"{task.first + row:09d}.{name}.npy", *index[row, 3 * column : 3 * column + 3].tolist())
         for row in range(len(index))
         for column, name in enumerate(fields)
     )
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
-            name, offset, count = next(promised, ("nothing more", 0, 0))
+            name, *place = next(promised, ("nothing more", 0, 0, 0))
             if member.name != name:
                 yield f"member {member.name} where {name} should be"
                 return
-            yield from _member_problems(task.content, archive, member, offset, count)
+            yield from _member_problems(task.content, archive, member, *place)
     if missing := next(promised, None):
         yield f"ends before member {missing[0]}"
 
 
 def _member_problems(
-    content: Manifest, archive: tarfile.TarFile, member: tarfile.TarInfo, offset: int, count: int
+    content: Manifest, archive: tarfile.TarFile, member: tarfile.TarInfo, offset: int, count: int, checksum: int
 ) -> Iterator[str]:
+    if not member.isreg() or member.size > count * 8 + NPY_HEADER_LIMIT:
+        yield f"{member.name}: is no plain file of {count} token ids"
+        return
     file = archive.extractfile(member)
     try:
-        ids = np.load(io.BytesIO(file.read() if file else b""), allow_pickle=False)
+        ids = _npy_array(file.read() if file else b"")
     except (ValueError, EOFError, OSError) as error:
         yield f"{member.name}: cannot be read: {error}"
         return
@@ -158,10 +167,29 @@ def _member_problems(
         return
     if member.offset_data + member.size - ids.nbytes != offset:
         yield f"{member.name}: its tokens are not at byte {offset}, where the index says"
+    if zlib.crc32(ids.tobytes()) != checksum:
+        yield f"{member.name}: its content is not what the index was made from"
     if count > content.max_tokens:
         yield f"{member.name}: {count} tokens, more than {content.max_tokens}"
     if count and int(ids.max()) >= content.tokenizer.vocab_size:
         yield f"{member.name}: token id {ids.max()} is not below {content.tokenizer.vocab_size}"
+
+
+def _npy_array(content: bytes) -> Tokens:
+    """The array of an `.npy` file. `ValueError` if its header promises more than follows, before memory is taken."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of the .npy format is not what the builder writes")
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # the header is parsed as Python text, and whatever that raises comes through
+        raise ValueError(f"its header is broken: {error}") from None
+    if math.prod(shape) * dtype.itemsize > len(content):
+        raise ValueError(f"it is cut short: its header promises {dtype} {shape}")
+    file.seek(0)
+    array: Tokens = np.load(file, allow_pickle=False)
+    return array
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class ShardFile:
         offset = self._tar.tarstream.offset
         for (_, content), ids in zip(sorted(members.items()), sample, strict=True):
             offset += TAR_HEADER
-            row += [offset + len(content) - ids.nbytes, len(ids)]
+            row += [offset + len(content) - ids.nbytes, len(ids), zlib.crc32(ids.tobytes())]
             offset += -(-len(content) // TAR_HEADER) * TAR_HEADER
         self._tar.write({"__key__": f"{number:09d}", **members})
         assert self._tar.tarstream.offset == offset
@@ -61,7 +62,7 @@ class ShardFile:
         return Shard(
             file=self._path.name,
             samples=len(index),
-            tokens={name: int(index[:, 2 * i + 1].sum()) for i, name in enumerate(self._fields)},
+            tokens={name: int(index[:, 3 * i + 1].sum()) for i, name in enumerate(self._fields)},
             bytes=self._path.stat().st_size,
             sha256=file_hash(self._path),
             index_sha256=file_hash(index_path),

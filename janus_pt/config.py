@@ -165,6 +165,9 @@ class DataConfig(Section):
     """Samples among which batches of like length are formed."""
     shuffle_shards: Positive = 16
     """Shards among which samples are shuffled."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do about a sample that is damaged, empty or too long: stop, or leave it out and count it. A store that
+    cannot be reached and a damaged index always stop the run."""
     num_workers: Count = 1
     """Processes per rank that read and build batches ahead."""
     cache_dir: str | None = None
@@ -237,6 +240,8 @@ class CheckpointConfig(Section):
     keep_last: Positive = 2
     keep_best: bool = True
     """Keep the checkpoint with the lowest validation loss as well."""
+    verify: Literal["full", "quick"] = "full"
+    """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
 
 
 class TrackingConfig(Section):
@@ -257,6 +262,12 @@ class RunConfig(Section):
     log_every: Positive = 10
     eval_every: Count = 0
     """Steps between two validations; 0 validates at the end only."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
+    max_left_out: Positive = 10
+    """Steps in a row without a finite gradient, each left out, after which the run saves and stops."""
+    peer_timeout: Annotated[float, Field(ge=1)] = 600.0
+    """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
     init_from: str | None = None
     """Export folder whose weights the run starts from."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None

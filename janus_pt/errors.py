@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
+from janus_pt.secrets import masked
+
 EXIT_USER_ERROR = 2
 
 
@@ -25,14 +29,20 @@ class UserError(ValueError):
         self.local = local
 
 
+def warn(text: str, local: bool = False) -> None:
+    """Tell the user on stderr, beside a progress line; on the first rank alone unless `local`, as in `UserError`."""
+    if local or os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"warning: {masked(text)}", file=sys.stderr)
+
+
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn a `UserError` raised inside into one message on stderr and exit code 2."""
+    """Turn a `UserError` raised inside into one message on stderr, passwords masked, and exit code 2."""
     try:
         yield
     except UserError as error:
         if error.local or os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {masked(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

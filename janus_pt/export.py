@@ -122,9 +122,9 @@ def load_export(directory: str | Path) -> Export:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
     contents = _read_config(folder / CONFIG)
-    if file_hash(folder / TOKENIZER) != contents.tokenizer_sha256:
-        raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
+    if tokenizer.fingerprint != contents.tokenizer_sha256:
+        raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
     check_tokenizer(str(folder / TOKENIZER), tokenizer, contents.model)
     check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
     if file_hash(folder / WEIGHTS) != contents.model_sha256:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from janus_pt.config import Config
 from janus_pt.config_file import read_config
@@ -28,6 +29,7 @@ def parse_training_arguments(description: str | None, argv: Sequence[str] | None
     parser.add_argument(
         "--resume", choices=("auto", "never"), default="never", help="auto: go on from the run folder's last checkpoint"
     )
+    parser.add_argument("--replay", metavar="DUMP", help="do a step again that went wrong: a file of the run's dumps")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher gives it
@@ -51,7 +53,11 @@ def intended_world_size(arguments: argparse.Namespace) -> int:
 
 def run_training(config: Config, arguments: argparse.Namespace, processes: int) -> None:
     """Train as `parse_training_arguments` says. What takes seconds to import comes after the configuration's check."""
-    if not arguments.dry_run:
+    if arguments.replay is not None:
+        from janus_pt.train.replay import replay
+
+        replay(config, Path(arguments.replay))
+    elif not arguments.dry_run:
         from janus_pt.train.loop import train
 
         train(config, resume=arguments.resume == "auto")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def write_corpus(
             {name: rng.integers(5, vocab_size, rng.integers(1, max_tokens + 1)).astype(dtype) for name in fields}
             for _ in range(size)
         ]
-        shards.append(_write_shard(folder / f"shard-{number:06d}.tar", samples, fields, key))
+        shards.append(write_shard(folder / f"shard-{number:06d}.tar", samples, fields, key))
         key += size
     Manifest(
         fields=fields,
@@ -53,18 +54,22 @@ def write_corpus(
     return folder
 
 
-def _write_shard(path: Path, samples: list[dict[str, np.ndarray]], fields: tuple[str, ...], first_key: int) -> Shard:
+def write_shard(path: Path, samples: list[dict[str, np.ndarray]], fields: tuple[str, ...], first_key: int) -> Shard:
     with webdataset.TarWriter(str(path)) as writer:
         for key, sample in enumerate(samples, first_key):
             writer.write({"__key__": f"{key:09d}", **{f"{name}.npy": tokens for name, tokens in sample.items()}})
     with tarfile.open(path) as tar:
         offsets = {member.name: member.offset_data + NPY_HEADER for member in tar}
     rows = [
-        [value for name in fields for value in (offsets[f"{key:09d}.{name}.npy"], len(sample[name]))]
+        [
+            value
+            for name in fields
+            for value in (offsets[f"{key:09d}.{name}.npy"], len(sample[name]), zlib.crc32(sample[name].tobytes()))
+        ]
         for key, sample in enumerate(samples, first_key)
     ]
     index = path.with_suffix(".idx.npy")
-    np.save(index, np.array(rows, dtype=np.int64).reshape(len(samples), 2 * len(fields)))
+    np.save(index, np.array(rows, dtype=np.int64).reshape(len(samples), 3 * len(fields)))
     return Shard(
         file=path.name,
         samples=len(samples),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,9 +79,10 @@ def test_the_index_points_at_the_tokens(corpus: Path) -> None:
     samples = samples_of(corpus)
     for shard in read_manifest(corpus).shards:
         content = (corpus / shard.file).read_bytes()
-        for offset, count in np.load(corpus / shard.index_file, allow_pickle=False):
+        for offset, count, checksum in np.load(corpus / shard.index_file, allow_pickle=False):
             ids = np.frombuffer(content, dtype="<u2", count=count, offset=offset)
             np.testing.assert_array_equal(ids, next(samples)["text.npy"])
+            assert checksum == zlib.crc32(ids.tobytes())
 
 
 def test_parallel_corpus(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_parallel_corpus(tmp_path: Path) -> None:
         assert [tokenizer().decode(sample[f"{name}.npy"]) for sample in samples_of(tmp_path / "corpus")] == lines
     index = np.load(tmp_path / "corpus" / manifest.shards[2].index_file, allow_pickle=False)
     content = (tmp_path / "corpus" / manifest.shards[2].file).read_bytes()
-    source, source_count, target, target_count = index[3]
+    source, source_count, _, target, target_count, _ = index[3]
     assert tokenizer().decode(np.frombuffer(content, "<u2", source_count, source)) == sources[53]
     assert tokenizer().decode(np.frombuffer(content, "<u2", target_count, target)) == targets[53]
     assert list(verify(tmp_path / "corpus", workers=1)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import webdataset
 from corpus_fixture import write_corpus
 
+from janus_pt.data import store
 from janus_pt.data.index import open_corpus
 from janus_pt.data.manifest import MAX_BYTES, Manifest, Source, read_manifest
 from janus_pt.data.store import local_copy
@@ -83,7 +85,8 @@ def test_a_remote_shard_is_fetched_once_and_checked(tmp_path: Path) -> None:
     assert same(read_all(url, cache), expected)
 
 
-def test_a_replaced_remote_shard_is_refused_and_not_kept(tmp_path: Path) -> None:
+def test_a_replaced_remote_shard_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "DELAYS", ())
     local, url, cache = write_corpus(tmp_path / "corpus", SIZES), "memory://replaced/corpus", tmp_path / "cache"
     upload(write_corpus(tmp_path / "other", SIZES, seed=8), url)
     with fsspec.open(f"{url}/manifest.json", "wb") as file:
@@ -138,7 +141,7 @@ def renamed(name: str) -> Any:
         (lambda content: "", "Invalid JSON"),
         (lambda content: "[1]", "should be an object"),
         (edited(format="webdataset"), "format: 'webdataset' is not 'janus_pt corpus'"),
-        (edited(version=2), "version: 2 was written by another release"),
+        (edited(version=1), "version: 1 was written by another release"),
         (edited(samples=14), "samples is not the sum over the shards"),
         (edited(tokens={"text": 1}), "tokens is not the sum over the shards"),
         (edited(tokens={"source": 1}), "exactly the fields text"),
@@ -180,21 +183,37 @@ def no_pickle() -> np.ndarray:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda rows: rows[:-1], r"index is int64 \(5, 2\), not int64 \(6, 2\)"),
-        (lambda rows: rows.astype(np.int32), "index is int32"),
-        (lambda rows: no_pickle(), "index cannot be read"),
-        (lambda rows: np.where(np.arange(6)[:, None] == 4, [10**9, 1], rows), "sample 4 outside the shard"),
-        (lambda rows: np.where(np.arange(6)[:, None] == 2, [-1, 1], rows), "sample 2 outside the shard"),
-        (lambda rows: np.where(np.arange(6)[:, None] == 3, [0, -1], rows), "sample 3 outside the shard"),
-        (lambda rows: np.where(np.arange(6)[:, None] == 3, [0, 2**62], rows), "sample 3 outside the shard"),
+        (lambda rows: rows[:-1], "is not the index the corpus was built with"),
+        (lambda rows: rows.astype(np.int32), "is not the index the corpus was built with"),
+        (lambda rows: no_pickle(), "is not the index|index cannot be read"),
+        (lambda rows: np.where(rows == rows[1, 1], rows + 1, rows), "is not the index the corpus was built with"),
     ],
 )
 def test_a_wrong_index_is_named(tmp_path: Path, damage: Any, problem: str) -> None:
     path = write_corpus(tmp_path, SIZES) / "shard-000002.idx.npy"
     np.save(path, damage(np.load(path)), allow_pickle=True)
+    refused(tmp_path, problem)
+
+
+@pytest.mark.parametrize(
+    ("sample", "row"),
+    [(4, [10**9, 1, 0]), (2, [-1, 1, 0]), (3, [0, -1, 0]), (3, [0, 2**62, 0])],
+)
+def test_an_index_that_leads_out_of_the_shard_is_refused_even_if_the_manifest_names_it(
+    tmp_path: Path, sample: int, row: list[int]
+) -> None:
+    path = write_corpus(tmp_path, SIZES) / "shard-000002.idx.npy"
+    old = hashlib.sha256(path.read_bytes()).hexdigest()
+    np.save(path, np.where(np.arange(6)[:, None] == sample, row, np.load(path)))
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(old, hashlib.sha256(path.read_bytes()).hexdigest()))
+    refused(tmp_path, f"sample {sample} outside the shard")
+
+
+def refused(folder: Path, problem: str) -> None:
     for use in (lambda corpus: corpus.lengths(2), lambda corpus: corpus.read(2, 0)):
         with pytest.raises(UserError, match=f"shard-000002.tar: .*{problem}"):
-            use(open_corpus(str(tmp_path)))
+            use(open_corpus(str(folder)))
 
 
 def test_missing_and_shortened_files_are_named(tmp_path: Path) -> None:
@@ -206,6 +225,6 @@ def test_missing_and_shortened_files_are_named(tmp_path: Path) -> None:
         corpus.read(2, 5)
     os.truncate(tmp_path / "shard-000003.idx.npy", 100)
     os.unlink(tmp_path / "shard-000000.tar")
-    for shard, problem in ((0, "cannot be opened: No such"), (2, "it has 1024 bytes"), (3, "index cannot be read")):
+    for shard, problem in ((0, "no such file"), (2, "it has 1024 bytes"), (3, "is not the index")):
         with pytest.raises(UserError, match=f"shard-00000{shard}.tar: .*{problem}"):
             open_corpus(str(tmp_path)).read(shard, 0)

@@ -16,7 +16,7 @@ from janus_pt.config import Config
 from janus_pt.config_file import read_config
 from janus_pt.train import tracking
 from janus_pt.train.monitor import MetricsFile
-from janus_pt.train.tracking import Tracker, flatten, masked
+from janus_pt.train.tracking import Tracker, flatten
 
 
 @pytest.fixture(scope="module")
@@ -233,19 +233,6 @@ def test_relative_sqlite_path_is_made_absolute(tmp_path: Path, monkeypatch: pyte
     )
     assert (tmp_path / "runs").is_dir()
     assert tracking._store("http://host:5000/x") == ("http://host:5000/x", None)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://me:pa/ss@w@host:80/x", "http://me:***@host:80/x"),
-        ('{"a": "s3://k:v@b", "c": "x@y"}', '{"a": "s3://k:***@b", "c": "x@y"}'),
-        ("http://host:80/x and me@home", "http://host:80/x and me@home"),
-        ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
-    ],
-)
-def test_passwords_are_masked(text: str, expected: str) -> None:
-    assert masked(text) == expected
 
 
 def test_flatten() -> None:

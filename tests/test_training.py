@@ -109,10 +109,10 @@ def test_damaged_or_foreign_checkpoints_are_refused(unbroken: Path) -> None:
     config = str(unbroken / "config.json")
     other = launch("pretrain.py", "--config", config, "--resume", "auto", "--set", "model.hidden_size=64")
     assert other.returncode == 2 and "model.hidden_size (was 32, is 64)" in other.stderr
-    weights = unbroken / "run/checkpoints/step_20/mp_rank_00_model_states.pt"
-    content = bytearray(weights.read_bytes())
-    content[len(content) // 2] ^= 1
-    weights.write_bytes(content)
+    for weights in unbroken.glob("run/checkpoints/step_*/mp_rank_00_model_states.pt"):
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
     damaged = launch("pretrain.py", "--config", config, "--resume", "auto")
     assert damaged.returncode == 2 and weights.name in damaged.stderr and "damaged" in damaged.stderr
     assert "Traceback" not in damaged.stderr

@@ -18,7 +18,7 @@ from janus_pt.data import store
 from janus_pt.data.index import Corpus
 from janus_pt.data.mixture import Mixture
 from janus_pt.data.order import BATCHES, TIES, Ints, SampleOrder, permutation, random_stream
-from janus_pt.errors import UserError
+from janus_pt.errors import UserError, warn
 
 SAMPLE = np.dtype([(name, np.int64) for name in ("corpus", "epoch", "position", "shard", "sample")])
 """A sample: its corpus, the epoch of that corpus and the position in it, and where its tokens lie."""
@@ -52,8 +52,8 @@ def cut(lengths: Ints, unit: str, size: int) -> list[slice]:
     return slices
 
 
-def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) -> None:
-    """Refuse corpora with a sample that no batch or no position table can hold.
+def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) -> int:
+    """The most tokens a sample may have, such that every batch and the position table can hold it.
 
     The manifest's `max_tokens` settles it as a rule; only where that is above the limit are all indices read.
 
@@ -61,21 +61,27 @@ def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) 
         max_length: the most tokens of a sequence, bos and eos counted.
 
     Raises:
-        UserError: names the first such sample.
+        UserError: names the first sample that is longer; with `data.on_error` = "skip", only if all are.
     """
     limit, key = max_length, "model.max_positions"
     if data.batch_unit == "tokens" and data.micro_batch_size < limit:
         limit, key = data.micro_batch_size, "data.micro_batch_size"
     for corpus in corpora:
-        if corpus.longest <= limit:
-            continue
-        for number, shard in enumerate(corpus.manifest.shards):
+        too_long = 0
+        for number, shard in enumerate(corpus.manifest.shards if corpus.longest > limit else ()):
             lengths = corpus.lengths(number)
-            for sample in np.flatnonzero(lengths > limit)[:1].tolist():
-                raise UserError(
-                    f"{store.join(corpus.url, shard.file)}: sample {sample} has {lengths[sample]} tokens with bos and "
-                    f"eos, more than {key} = {limit}; raise it, or build the corpus with smaller blocks"
-                )
+            longer = np.flatnonzero(lengths > limit)
+            too_long += len(longer)
+            problem = f"more than {key} = {limit}; raise it, or build the corpus with smaller blocks"
+            for sample in longer[:1].tolist() if data.on_error == "stop" else ():
+                place = f"{store.join(corpus.url, shard.file)}: sample {sample}"
+                raise UserError(f"{place} has {lengths[sample]} tokens with bos and eos, {problem}")
+        if too_long:
+            told = f"{corpus.url}: {too_long} of {corpus.manifest.samples} samples have {problem}"
+            if too_long == corpus.manifest.samples:
+                raise UserError(told)
+            warn(f"left out in every epoch: {told}")
+    return limit
 
 
 class BatchStream:
@@ -89,7 +95,7 @@ class BatchStream:
         Raises:
             UserError: a sample is longer than `max_length` or than the batch budget.
         """
-        check_lengths(corpora, data, max_length)
+        self._longest = check_lengths(corpora, data, max_length)
         self._corpora = corpora
         self._orders = [SampleOrder(corpus.counts, seed, data.shuffle_shards) for corpus in corpora]
         self._mixture = Mixture(tuple(corpus.manifest.samples for corpus in corpora), tuple(weights))
@@ -107,11 +113,17 @@ class BatchStream:
         return -(-self.samples // self._data.window)
 
     def window_batches(self, epoch: int, window: int) -> tuple[Samples, ...]:
-        """The micro-batches of a window: a pure function of its arguments."""
+        """The micro-batches of a window: a pure function of its arguments.
+
+        Samples that are too long are not in it; `check_lengths` has let them pass only if they are to be left out.
+        """
         first = window * self._data.window
         positions = np.arange(first, min(first + self._data.window, self.samples), dtype=np.int64)
         samples = self._locate(epoch, positions)
         lengths = self._lengths(samples)
+        samples, lengths = samples[lengths <= self._longest], lengths[lengths <= self._longest]
+        if not len(samples):
+            return ()
         ties = random_stream(TIES, self._seed, epoch, window).random_raw(len(samples))
         by_length = np.lexsort((ties, lengths))
         slices = cut(lengths[by_length], self._data.batch_unit, self._data.micro_batch_size)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,12 +16,15 @@ import numpy as np
 
 from janus_pt.config import DataConfig
 from janus_pt.data import store
-from janus_pt.data.manifest import Manifest, Shard, read_manifest
+from janus_pt.data.manifest import FILE_NAME, Manifest, Shard, read_manifest
 from janus_pt.data.order import Ints
+from janus_pt.data.store import Damaged
 from janus_pt.errors import UserError
 
 BOUNDARIES = 2
 """bos and eos, which are not stored."""
+NPY_HEADER_LIMIT = 10_000
+"""Bytes before the data of a `.npy` file; numpy refuses more, too."""
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 
@@ -55,6 +61,7 @@ class Corpus:
 
     def __init__(self, files: Files, keep_open: int) -> None:
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._damaged: dict[int, str] = {}
         self._keep_open = keep_open
         self.files = files
         self._index = lru_cache(keep_open)(files.read_index)
@@ -80,28 +87,50 @@ class Corpus:
         Raises:
             UserError: the index is missing or damaged.
         """
-        return self._index(shard)[:, 1::2].max(axis=1) + BOUNDARIES
+        return self._index(shard)[:, 1::3].max(axis=1) + BOUNDARIES
 
     def read(self, shard: int, sample: int) -> dict[str, Tokens]:
         """A sample's token ids by field, 1-d, read-only, without bos and eos.
 
         Raises:
-            UserError: the shard or its index is missing, cut short or damaged.
+            Damaged: the shard is missing or cut short, or what it holds is not what the corpus was built with.
+            UserError: the index is damaged, the corpus has been replaced, or it cannot be read at present.
         """
         row = self._index(shard)[sample].tolist()
-        handle, dtype = self._handle(shard), self.files.dtype
-        fields = {}
-        for name, offset, count in zip(self.manifest.fields, row[::2], row[1::2], strict=True):
-            content = os.pread(handle, count * dtype.itemsize, offset)
-            if len(content) != count * dtype.itemsize:
-                raise self.files.damaged(shard, f"sample {sample}, field {name}: the shard ends before it does")
-            fields[name] = np.frombuffer(content, dtype=dtype)
-        return fields
+        columns = zip(self.manifest.fields, row[::3], row[1::3], row[2::3], strict=True)
+        try:
+            handle = self._handle(shard)
+            return {name: self._field(handle, f"sample {sample}, field {name}", *place) for name, *place in columns}
+        except Damaged as error:
+            raise Damaged(self.files.described(shard, str(error))) from None
+        except OSError as error:
+            raise self.files.unreadable(shard, error) from error
+
+    def _field(self, handle: int, what: str, offset: int, count: int, checksum: int) -> Tokens:
+        """The token ids of a field, if they are those the corpus was built with."""
+        dtype = self.files.dtype
+        content = os.pread(handle, count * dtype.itemsize, offset)
+        if len(content) != count * dtype.itemsize:
+            raise Damaged(f"{what}: the shard ends before it does")
+        if zlib.crc32(content) != checksum:
+            raise Damaged(f"{what}: its content is not what the corpus was built with")
+        tokens: Tokens = np.frombuffer(content, dtype=dtype)
+        if not count:
+            raise Damaged(f"{what}: it is empty")
+        if tokens.max() >= self.manifest.tokenizer.vocab_size:
+            raise Damaged(f"{what}: token id {tokens.max()} is not below {self.manifest.tokenizer.vocab_size}")
+        return tokens
 
     def _handle(self, shard: int) -> int:
         """A file descriptor of the tar; the one unused for longest is closed to make room."""
+        if shard in self._damaged:
+            raise Damaged(self._damaged[shard])
         if shard not in self._open:
-            self._open[shard] = self.files.open_tar(shard)
+            try:
+                self._open[shard] = self.files.open_tar(shard)
+            except Damaged as error:
+                self._damaged[shard] = str(error)
+                raise
             if len(self._open) > self._keep_open:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(shard)
@@ -122,32 +151,58 @@ class Files:
         return np.dtype(self.manifest.dtype).newbyteorder("<")
 
     def open_tar(self, number: int) -> int:
-        """A file descriptor of a shard's tar."""
+        """A file descriptor of a shard's tar.
+
+        Raises:
+            Damaged: it is missing, or has not the size or (from a URL) the hash that the manifest says.
+            UserError: it cannot be opened.
+        """
         shard = self.manifest.shards[number]
         try:
             handle = os.open(self._local(shard.file, shard.sha256), os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise Damaged("no such file") from error
         except OSError as error:
-            raise self.damaged(number, f"it cannot be opened: {error.strerror}") from error
+            raise self.unreadable(number, error) from error
         size = os.fstat(handle).st_size
         if size != shard.bytes:
             os.close(handle)
-            raise self.damaged(number, f"it has {size} bytes, the manifest says {shard.bytes}")
+            raise Damaged(f"it has {size} bytes, the manifest says {shard.bytes}")
         return handle
 
     def read_index(self, number: int) -> Ints:
-        """For each sample of a shard (offset, tokens) of each field, int64 `[samples, 2 * fields]`."""
+        """For each sample of a shard (offset, tokens, CRC-32) of each field, int64 `[samples, 3 * fields]`.
+
+        All ranks plan from the indices, so one that is damaged always ends the run. The array is what stands at
+        the file's end, as in every `.npy`; no header is believed, and the size is known before memory is taken.
+
+        Raises:
+            UserError: it is missing, has not the manifest's hash, or leads out of the shard.
+        """
+        shard = self.manifest.shards[number]
+        shape = (shard.samples, 3 * len(self.manifest.fields))
+        content = self._index_content(number, math.prod(shape) * 8)
+        if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+            raise UserError(self.described(number, f"{shard.index_file} is not the index the corpus was built with"))
+        index: Ints = np.frombuffer(content, dtype="<i8", offset=len(content) - math.prod(shape) * 8).reshape(shape)
+        outside = self._outside(shard, index[:, ::3], index[:, 1::3])
+        if len(outside):
+            raise UserError(self.described(number, f"its index puts sample {outside[0]} outside the shard"))
+        return index
+
+    def _index_content(self, number: int, data: int) -> bytes:
+        """The bytes of an index that should hold `data` bytes behind its header."""
         shard = self.manifest.shards[number]
         try:
-            index = np.load(self._local(shard.index_file, shard.index_sha256), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise self.damaged(number, f"its index cannot be read: {error}") from error
-        expected = (shard.samples, 2 * len(self.manifest.fields))
-        if index.dtype != np.int64 or index.shape != expected:
-            raise self.damaged(number, f"its index is {index.dtype} {index.shape}, not int64 {expected}")
-        outside = self._outside(shard, index[:, ::2], index[:, 1::2])
-        if len(outside):
-            raise self.damaged(number, f"its index puts sample {outside[0]} outside the shard")
-        return index
+            path = self._local(shard.index_file, shard.index_sha256)
+            size = path.stat().st_size
+            if not data <= size <= data + NPY_HEADER_LIMIT:
+                raise Damaged(f"{shard.index_file} has {size} bytes, of which {data} should be its content")
+            return path.read_bytes()
+        except (FileNotFoundError, Damaged) as error:
+            raise UserError(self.described(number, f"its index cannot be read: {error}")) from error
+        except OSError as error:
+            raise self.unreadable(number, error) from error
 
     def _outside(self, shard: Shard, offsets: Ints, counts: Ints) -> Ints:
         """Samples that do not lie inside the tar or are longer than the manifest allows."""
@@ -158,7 +213,23 @@ class Files:
     def _local(self, name: str, sha256: str) -> Path:
         return store.local_copy(store.join(self.url, name), sha256, self.cache_dir)
 
-    def damaged(self, number: int, problem: str) -> UserError:
-        """What to raise when a shard is not what it should be."""
-        shard = store.join(self.url, self.manifest.shards[number].file)
-        return UserError(f"{shard}: {problem}; copy or build the corpus again")
+    def described(self, number: int, problem: str) -> str:
+        """What to tell of a shard that is not what it should be.
+
+        Raises:
+            UserError: the reason is that another corpus has taken this one's place since it was opened.
+        """
+        if read_manifest(self.url).fingerprint != self.manifest.fingerprint:
+            raise UserError(
+                f"{store.join(self.url, FILE_NAME)}: the corpus has been replaced while it was being read; "
+                "put it back as it was, or start a new run"
+            )
+        return f"{self.name(number)}: {problem}; copy or build the corpus again"
+
+    def unreadable(self, number: int, error: OSError) -> UserError:
+        """What to raise when a shard may be whole, but the system does not give it out."""
+        return UserError(f"{self.name(number)}: cannot be read: {error.strerror}; see to the disk or the permissions")
+
+    def name(self, number: int) -> str:
+        """Path or URL of a shard."""
+        return store.join(self.url, self.manifest.shards[number].file)

@@ -58,7 +58,7 @@ class TrainLoader(Generic[Example, Batch]):
         self.corpora = corpora = [_open(corpus.path, data) for corpus in data.train]
         _check_alike(corpora)
         self._stream = BatchStream(corpora, [corpus.weight for corpus in data.train], data, seed, max_length)
-        self._builder = Builder(corpora, seed, prepare, collate)
+        self._builder = Builder(corpora, seed, prepare, collate, skip=data.on_error == "skip")
         self._workers = data.num_workers
         self._rank, self._ranks, self._step_size = rank, ranks, micro_batches_per_step
         self._settings = _settings(corpora, data, seed)
@@ -69,6 +69,11 @@ class TrainLoader(Generic[Example, Batch]):
     def samples_per_epoch(self) -> int:
         """Samples of an epoch, over all ranks."""
         return self._stream.samples
+
+    @property
+    def samples(self) -> int:
+        """Samples handed out, over all ranks; those left out because they are damaged are among them."""
+        return self._samples
 
     @property
     def fingerprint(self) -> str:
@@ -99,6 +104,15 @@ class TrainLoader(Generic[Example, Batch]):
             behind.append((step[-1][1], sum(len(samples) for samples, _ in step)))
             yield from (samples for samples, _ in step[self._rank :: self._ranks])
 
+    def samples_of_step(self, state: Mapping[str, Any]) -> list[str]:
+        """Names (path of the shard, number in it) of the samples of all ranks that the step after a state reads."""
+        stream = self._stream.from_cursor(Cursor(state["epoch"], state["window"], state["batch"]))
+        names = []
+        for batch, _ in islice(stream, self._step_size):
+            for corpus, _, _, shard, sample in batch.tolist():
+                names.append(f"{self.corpora[corpus].files.name(shard)}:{sample}")
+        return names
+
     def state_dict(self) -> dict[str, Any]:
         """What has been handed out, over all ranks, and the settings it depends on. JSON types only."""
         return {**self._settings, **self._cursor._asdict(), "samples": self._samples}
@@ -125,6 +139,7 @@ CONFIG_KEYS = {
     "micro_batch_size": "data.micro_batch_size",
     "window_size": "data.window",
     "shuffle_shards": "data.shuffle_shards",
+    "on_error": "data.on_error",
 }
 
 
@@ -154,6 +169,7 @@ def _settings(corpora: Sequence[Corpus], data: DataConfig, seed: int) -> dict[st
         "micro_batch_size": data.micro_batch_size,
         "window_size": data.window,
         "shuffle_shards": data.shuffle_shards,
+        "on_error": data.on_error,
     }
 
 
@@ -176,7 +192,7 @@ def valid_batches(
     assert data.valid is not None
     corpus = _open(data.valid, data)
     stream = BatchStream([corpus], [1.0], data, VALIDATION_SEED, max_length)
-    builder = Builder([corpus], VALIDATION_SEED, prepare, collate)
+    builder = Builder([corpus], VALIDATION_SEED, prepare, collate, skip=data.on_error == "skip")
     batches = stream.first_epoch()
     while group := list(islice(batches, ranks)):
         yield builder.build(group[rank]) if rank < len(group) else None

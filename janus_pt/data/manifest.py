@@ -18,16 +18,18 @@ from janus_pt.errors import UserError
 from janus_pt.files import write_atomically
 
 FORMAT = "janus_pt corpus"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "manifest.json"
-MAX_BYTES = 1 << 30
-"""A manifest larger than this is refused before memory is taken."""
+MAX_BYTES = 1 << 27
+"""A manifest larger than this is refused before memory is taken; it would list 400,000 shards."""
+MAX_SAMPLES = 1 << 22
+"""Samples of a shard: a reader permutes those of several shards, before it has seen their indices."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name in the corpus folder itself: no separators, so that no manifest leads out of it."""
 TarName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$")]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=1 << 48)]
 FieldName = Literal["text", "source", "target"]
 
 
@@ -55,7 +57,7 @@ class Shard(_Part):
     """One tar and its index."""
 
     file: TarName
-    samples: Count
+    samples: Annotated[int, Field(ge=0, le=MAX_SAMPLES)]
     tokens: dict[FieldName, Count]
     bytes: Count
     sha256: Sha256
@@ -78,7 +80,7 @@ class Manifest(_Part):
     samples: Count
     tokens: dict[FieldName, Count]
     """Stored tokens by field."""
-    max_tokens: Annotated[int, Field(gt=0)]
+    max_tokens: Annotated[int, Field(gt=0, le=1 << 31)]
     """No field of a sample has more, bos and eos not counted."""
     tokenizer: Tokenizer
     sources: tuple[Source, ...]

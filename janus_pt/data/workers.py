@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch.utils.data import DataLoader
 from janus_pt.data.batches import Samples
 from janus_pt.data.index import Corpus
 from janus_pt.data.order import sample_rng
-from janus_pt.errors import UserError
+from janus_pt.data.store import Damaged
+from janus_pt.errors import UserError, warn
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
@@ -27,6 +29,10 @@ Collate = Callable[[list[Example]], Batch]
 
 PREFETCH = 4
 """Micro-batches each worker process keeps ready."""
+
+
+STAY_S = 30
+"""How long a worker goes on when it is told to end: its rank may need batches for the step after which it saves."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,33 @@ class Builder(Generic[Example, Batch]):
     seed: int
     prepare: Prepare[Example]
     collate: Collate[Example, Batch]
+    skip: bool = False
+    """Leave out samples that are damaged (`data.on_error`)."""
 
     def build(self, samples: Samples) -> Batch:
         """The batch of a micro-batch's samples.
 
-        Raises:
-            UserError: a shard is missing, cut short or damaged.
-        """
-        return self.collate([self._example(*sample) for sample in samples.tolist()])
+        A sample that is left out has its place in the order all the same: nothing else moves.
 
-    def _example(self, corpus: int, epoch: int, position: int, shard: int, sample: int) -> Example:
-        fields = self.corpora[corpus].read(shard, sample)
+        Raises:
+            UserError: a shard is missing, cut short or damaged; with `skip`, if no sample of the batch is whole.
+        """
+        examples = [example for sample in samples.tolist() if (example := self._example(*sample)) is not None]
+        if not examples:
+            raise UserError(
+                "data.on_error: no sample of a micro-batch is whole (the last warnings name them); that is more than "
+                "may be left out: copy or build the corpus again, or leave it out of data.train"
+            )
+        return self.collate(examples)
+
+    def _example(self, corpus: int, epoch: int, position: int, shard: int, sample: int) -> Example | None:
+        try:
+            fields = self.corpora[corpus].read(shard, sample)
+        except Damaged as error:
+            if not self.skip:
+                raise
+            _tell(str(error))
+            return None
         return self.prepare(fields, sample_rng(self.seed, corpus, epoch, position))
 
     def __getitem__(self, samples: Samples) -> Batch | _Refused:
@@ -63,6 +85,12 @@ class Builder(Generic[Example, Batch]):
             return self.build(samples)
         except UserError as error:
             return _Refused(str(error))
+
+
+@lru_cache(1000)
+def _tell(problem: str) -> None:
+    """Warn of a sample left out; of a shard that is no good, once in this process."""
+    warn(f"left out: {problem}", local=True)
 
 
 def built(builder: Builder[Example, Batch], shares: Iterator[Samples], workers: int) -> Iterator[Batch]:
@@ -92,10 +120,10 @@ def built(builder: Builder[Example, Batch], shares: Iterator[Samples], workers: 
 
 
 def _context() -> Any:
-    """Workers are forked from a server process that has only imported this module: forking the training process,
+    """Workers are forked from a server process that has only imported `fork_server`: forking the training process,
     with its threads, device and communicator, is unsafe, and a fresh interpreter for each worker is slow."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["janus_pt.data.fork_server"])
     return context
 
 
@@ -104,8 +132,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """Interrupts are the training process's to handle, and when it is gone, however it went, so is the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals are the training process's to handle, though launchers send them to its children as well; when it is
+    gone, however it went, so is the worker."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STAY_S))  # which DataLoader sends, too
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime.pipe.engine import PipelineEngine
-from deepspeed.runtime.utils import clip_grad_norm_
+from deepspeed.runtime.utils import clip_grad_norm_, is_invalid_grad_norm
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
@@ -49,13 +49,19 @@ def build_engine(config: Config, module: Module) -> Any:
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=settings, mpu=mpu, dist_init_required=False
     )
+    if hasattr(engine.optimizer, "check_grad_overflow"):
+        # In float32, too: of what tensor-parallel ranks hold alike, the norm knows the first rank's gradient only.
+        engine.optimizer.check_grad_overflow = True
     return engine
 
 
 def note_gradient_norm(engine: Any) -> None:
-    """Before the update: have the engine know the gradient's norm where DeepSpeed does not compute it for us."""
+    """Before the update: have the engine know the gradient's norm where DeepSpeed does not compute it for us, and
+    the optimizer do nothing if the norm is not finite, as DeepSpeed's own do."""
     if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
-        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
+        norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
+        engine._global_grad_norm = norm
+        engine.optimizer.found_inf = torch.tensor(float(is_invalid_grad_norm(norm)), device=engine.device)
 
 
 def is_pipeline(engine: Any) -> bool:

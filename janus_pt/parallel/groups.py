@@ -14,7 +14,6 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
-TIMEOUT = timedelta(minutes=30)
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 """DeepSpeed would compile these at every start on a CPU, for a minute or two; gloo does their work."""
 
@@ -39,11 +38,15 @@ def device() -> torch.device:
 
 
 def initialize(
-    tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1, before_division: Callable[[], None] = lambda: None
+    tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
+    before_division: Callable[[], None] = lambda: None,
+    timeout_s: float = 600.0,
 ) -> torch.device:
     """Join the job's process groups and return this process's device; all ranks take part.
 
     `before_division` is called when all ranks can be reached, before anything depends on how they are divided.
+    `timeout_s` is the longest a collective waits for a rank.
 
     Under plain `python` the job is one process. The launcher's environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
     `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
@@ -58,12 +61,25 @@ def initialize(
         share_cores()
     for op in JUST_IN_TIME_OPS:
         deepspeed.ops.__compatible_ops__[op] = False
+    timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if on_cpu else accelerator.communication_backend_name()
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        _meet_again(backend, timeout)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     if not parallel_state.model_parallel_is_initialized():
         before_division()
-        parallel_state.initialize_model_parallel(tensor_parallel_size, pipeline_parallel_size)
+        parallel_state.initialize_model_parallel(
+            tensor_parallel_size, pipeline_parallel_size, distributed_timeout_minutes=timeout_s / 60
+        )
     return device()
+
+
+def _meet_again(backend: str, timeout: timedelta) -> None:
+    """Join the group after torchrun has started its ranks again: apart from what the ranks before have left in the
+    store, which torchrun keeps, and in which gloo would find their addresses."""
+    store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=timeout)))
+    fresh = dist.PrefixStore(f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=ranks, timeout=timeout)
 
 
 def topology() -> PipeModelDataParallelTopology:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from janus_pt.config import Config
 from janus_pt.data.index import tokenizer_file
-from janus_pt.errors import UserError
+from janus_pt.errors import UserError, warn
 from janus_pt.export import save_export
 from janus_pt.files import file_hash, sync, write_atomically
 from janus_pt.train import universal
@@ -26,60 +26,82 @@ from janus_pt.train.layout import Layout, describe
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
 
-def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_json: str) -> Path:
-    """Write the checkpoint of `step` and make it the latest; all ranks take part."""
-    staging, final = folder / f".step_{step}.partial", folder / f"step_{step}"
-    first = dist.get_rank() == 0
-    if first:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    dist.barrier()
-    info = universal.info(engine.module.model)
-    engine.save_checkpoint(str(folder), tag=staging.name, client_state=info, save_latest=False)
-    dist.barrier()
-    if first:
-        (staging / STATE).write_text(json.dumps(state, indent=1))
-        (staging / "config.json").write_text(config_json)
-        seal(staging)
-        put_in_place(staging, final)
-        write_atomically(folder / LATEST, final.name)
-    dist.barrier()
-    return final
+def find(folder: Path, quick: bool = False, before_step: int | None = None) -> Path | None:
+    """The checkpoint to go on from: the one that `latest` names, or, if that is damaged, the newest whole one.
+
+    What is passed over is told. All ranks take part, each checking a part of the files. None if there is none.
+
+    Args:
+        quick: compare the sizes of the files only, not their hashes.
+        before_step: only those of earlier steps, the newest first, whatever `latest` says.
+
+    Raises:
+        UserError: there are checkpoints, but none is whole.
+    """
+    names: list[Any] = [None]
+    if dist.get_rank() == 0:
+        earlier = [f"step_{step}" for step in reversed(steps_in(folder)) if before_step and step < before_step]
+        names = [earlier if before_step else _candidates(folder)]
+    dist.broadcast_object_list(names, src=0)
+    problems: list[str] = []
+    for name in names[0]:
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, verify(folder / name, quick, dist.get_rank(), dist.get_world_size()))
+        problem = next((problem for problem in found if problem), None)
+        if problem is None:
+            for passed_over in problems:
+                warn(f"{passed_over}; going on from {folder / name} instead")
+            return folder / name
+        problems.append(problem)
+    if problems:
+        raise UserError(f"no checkpoint in {folder} is whole: {'; '.join(problems)}; restore one, or start a new run")
+    return None
 
 
-def load(engine: Any, folder: Path, layout: Layout) -> dict[str, Any] | None:
-    """Load the latest checkpoint into the engine and return its state, or None if there is none.
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, whole or not, in ascending order."""
+    numbers = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _candidates(folder: Path) -> list[str]:
+    """Names of the checkpoints there are, in the order in which to try them."""
+    names = [f"step_{step}" for step in reversed(steps_in(folder))]
+    try:
+        named = (folder / LATEST).read_text().strip()
+    except (OSError, ValueError):
+        named = ""
+    if named and "/" not in named:
+        return [named, *(name for name in names if name != named)]
+    if names:
+        warn(f"{folder / LATEST}: missing or broken; going by the names of the folders, {names[0]} first")
+    return names
+
+
+def load(engine: Any, path: Path, layout: Layout) -> dict[str, Any]:
+    """Load a checkpoint that `find` has found into the engine and return its state.
 
     One of another layout is converted, which is said. All ranks take part.
 
     Raises:
-        UserError: the checkpoint is damaged or incomplete, or cannot be converted.
+        UserError: the checkpoint cannot be converted.
     """
     found: list[Any] = [None, None, None]
     if dist.get_rank() == 0:
-        found = list(_find(folder, layout))
+        found = list(_fitting(path, layout))
     dist.broadcast_object_list(found, src=0)
-    path, state, problem = found
+    fitting, state, problem = found
     if problem is not None:
         raise UserError(problem)
-    if path is None:
-        return None
-    if universal.is_universal(path):
-        universal.load(engine, path, state["step"])
-    elif engine.load_checkpoint(str(path.parent), tag=path.name)[0] is None:
-        raise UserError(f"{path}: DeepSpeed found no checkpoint for this layout there")
+    if universal.is_universal(fitting):
+        universal.load(engine, fitting, state["step"])
+    elif engine.load_checkpoint(str(fitting.parent), tag=fitting.name)[0] is None:
+        raise UserError(f"{fitting}: DeepSpeed found no checkpoint for this layout there")
     return dict(state)
 
 
-def _find(folder: Path, layout: Layout) -> tuple[Path | None, dict[str, Any] | None, str | None]:
-    """The checkpoint to load and its state, or what is wrong with it; converted if need be."""
-    latest = folder / LATEST
-    if not latest.is_file():
-        return None, None, None
-    path = folder / latest.read_text().strip()
-    problem = verify(path)
-    if problem is not None:
-        return None, None, problem
+def _fitting(path: Path, layout: Layout) -> tuple[Path | None, dict[str, Any] | None, str | None]:
+    """The checkpoint in a form that this layout can load, and its state; or why there is none."""
     state = json.loads((path / STATE).read_text())
     if state["layout"] == layout or universal.is_universal(path):
         return path, state, None
@@ -136,29 +158,27 @@ def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Pat
     return target
 
 
-def verify(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    advice = f"put the name of an older folder of {checkpoint.parent} into `latest` to go on from there"
+def verify(checkpoint: Path, quick: bool = False, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a checkpoint's files, or None.
+
+    Args:
+        quick: compare sizes only.
+        part, parts: look at every `parts`-th file only, from number `part` on.
+    """
     try:
         listed = json.loads((checkpoint / FILES).read_text())
-    except (OSError, ValueError):
-        return f"{checkpoint}: {FILES} is missing or broken, the checkpoint is incomplete; {advice}"
-    for name, expected in listed.items():
-        path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            return f"{path}: missing or cut short; {advice}"
-        if file_hash(path) != expected["sha256"]:
-            return f"{path}: damaged, its content is not what was written; {advice}"
+        there = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()} - {FILES}
+        if foreign := sorted(there - set(listed)):
+            return f"{checkpoint / foreign[0]}: not a file of this checkpoint"
+        for name, expected in sorted(listed.items())[part::parts]:
+            path = checkpoint / name
+            if name not in there or path.stat().st_size != expected["bytes"]:
+                return f"{path}: missing or cut short"
+            if not quick and file_hash(path) != expected["sha256"]:
+                return f"{path}: damaged, its content is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{checkpoint}: {FILES} is missing or broken, the checkpoint is incomplete"
     return None
-
-
-def prune(folder: Path, keep_last: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep_last` and the one of step `best`; called on the first rank."""
-    steps = sorted(int(p.name.removeprefix("step_")) for p in folder.glob("step_*"))
-    for step in steps[:-keep_last]:
-        if step != best:
-            shutil.rmtree(folder / f"step_{step}")
-            shutil.rmtree(folder / f"universal_{step}", ignore_errors=True)
 
 
 def seal(folder: Path) -> None:
@@ -172,6 +192,10 @@ def seal(folder: Path) -> None:
 
 def put_in_place(staging: Path, final: Path) -> None:
     """Rename a sealed folder; one that is there is replaced."""
-    shutil.rmtree(final, ignore_errors=True)
+    old = final.with_name(f".{final.name}.old.partial")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
     staging.rename(final)
     sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -19,10 +19,14 @@ from janus_pt.export import save_export
 from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
-from janus_pt.train import checkpoint
+from janus_pt.secrets import masked
+from janus_pt.train.numbers import EXIT_DIVERGED
+from janus_pt.train.peers import Peers, is_peer_failure
 from janus_pt.train.reporting import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
+from janus_pt.train.saving import EXIT_NOT_SAVED
 from janus_pt.train.schedule import learning_rate
+from janus_pt.train.signals import StopRequests, describe
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 
 
@@ -31,22 +35,54 @@ def train(config: Config, resume: bool) -> None:
 
     Raises:
         UserError: something in the config, the data or the checkpoint is wrong.
+        SystemExit: the run was asked to stop, could not save, or has lost a rank; with the exit code.
     """
+    peers = Peers(config.run.peer_timeout)
     try:
-        run = prepare(config, resume)
-        with Reporter(run) as reporter:
-            if run.step == 0:
-                validate(run, reporter)
-            for result in steps(run):
-                if due(run, config.run.log_every):
-                    reporter.train_step(report(run.loss, result))
-                if due(run, config.run.eval_every):
-                    validate(run, reporter)
-                if due(run, config.checkpoint.every):
-                    save(run)
-            reporter.finished(export(run))
+        run = prepare(config, resume, peers)
+        try:
+            code = finish(run, peers)
+        finally:
+            run.saver.give_up()
+        peers.stop()
+        dist.barrier()  # together: a launcher ends the others as soon as one has left with another code than 0
+    except RuntimeError as error:
+        if not is_peer_failure(error):
+            raise
+        peers.leave(error)
     finally:
+        peers.stop()
         groups.shutdown()
+    if code:
+        raise SystemExit(code)
+
+
+def finish(run: Run, peers: Peers) -> int:
+    """Go on with a run to its end, or until it is asked to stop; the exit code. All ranks take part."""
+    config = run.config
+    with StopRequests(config.run) as requests, Reporter(run) as reporter:
+        if run.step == 0:
+            validate(run, reporter)
+        for result in steps(run, peers):
+            diverged = run.numbers.step_done(run.step, run.engine, result.before)
+            if due(run, config.run.log_every):
+                told = report(run.loss, result)
+                reporter.train_step(told)
+                run.numbers.loss_told(run.step, told["loss/total"], result.before)
+            if due(run, config.run.eval_every):
+                validate(run, reporter)
+            code = requests.agreed() if run.step < config.run.max_steps else 0
+            code = EXIT_DIVERGED if diverged else code
+            if due(run, config.checkpoint.every) or code:
+                save(run)
+            if code:
+                saved = run.saver.finish()
+                failed = code == EXIT_DIVERGED
+                why = "too many steps in a row without a finite gradient" if failed else describe(code)
+                reporter.stopped(why, saved, failed)
+                return code if saved else EXIT_NOT_SAVED
+        reporter.finished(export(run))
+        return 0 if run.saver.finish() else EXIT_NOT_SAVED
 
 
 def due(run: Run, every: int) -> bool:
@@ -54,18 +90,24 @@ def due(run: Run, every: int) -> bool:
     return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
 
 
-def steps(run: Run) -> Iterator[StepResult]:
-    """Train step after step; `run` has moved on when a result is given out."""
+def steps(run: Run, peers: Peers, until: int | None = None) -> Iterator[StepResult]:
+    """Train step after step, to `run.max_steps` or `until`; `run` has moved on when a result is given out."""
     config = run.config
-    if run.step >= config.run.max_steps:
+    last = config.run.max_steps if until is None else until
+    if run.step >= last:
         return
     with closing(iter(run.loader)) as batches:  # type: ignore[type-var]
-        while run.step < config.run.max_steps:
+        while run.step < last:
             step = run.step + 1
+            peers.at(step, "reading")
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
                 group["lr"] = rate
-            result = train_step(run.engine, next_batches(batches, step), step, config.run.seed)
+            before = run.loader.state_dict()
+            own = next_batches(batches, step)
+            peers.at(step, "training")
+            result = train_step(run.engine, own, step, config.run.seed)
+            result.before = before
             run.step = step
             run.counts += result.counts
             yield result
@@ -97,17 +139,15 @@ def validate(run: Run, reporter: Reporter) -> None:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and remove those that are not kept; all ranks take part.
+    """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part.
 
     The best checkpoint is the one with the lowest validation loss among those validated at their own step.
     """
     config = run.config.checkpoint
     if run.validated.get("step") == run.step and run.validated["loss"] < run.best.get("loss", float("inf")):
         run.best = run.validated
-    checkpoint.save(run.engine, run.checkpoints, run.step, run.state(), to_json(run.config))
-    if dist.get_rank() == 0:
-        best = int(run.best["step"]) if config.keep_best and run.best else None
-        checkpoint.prune(run.checkpoints, config.keep_last, best)
+    best = int(run.best["step"]) if config.keep_best and run.best else None
+    run.saver.save(run.engine, run.step, run.state(), masked(to_json(run.config)), best)
 
 
 def export(run: Run) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from janus_pt.config import ModelConfig
-from janus_pt.errors import UserError
+from janus_pt.errors import UserError, warn
 from janus_pt.files import write_atomically
 
 Record = dict[str, float]
@@ -53,11 +54,26 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting = b""
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Write one record; it has left the process when this returns. NaN and infinities become null."""
-        with self.path.open("a") as file:
-            file.write(_line(record))
+        """Write one record; it has left the process when this returns. NaN and infinities become null.
+
+        What the disk does not take is told once, kept, and written with a later record.
+        """
+        line, size = _line(record).encode(), None
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                size = file.tell()
+                if file.write(self._waiting + line) < len(self._waiting + line):
+                    raise OSError("no space for a whole line")
+            self._waiting = b""
+        except OSError as error:
+            if not self._waiting:
+                warn(f"{self.path}: cannot be written: {error}; training goes on, metrics are kept until it can be")
+            self._waiting += line
+            if size is not None:
+                os.truncate(self.path, size)
 
     def truncate_after(self, step: int) -> None:
         """Drop the records of later steps, which a resumed run computes again, and a line cut short by a crash."""

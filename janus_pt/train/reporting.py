@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from janus_pt.config_file import to_json
 from janus_pt.files import write_atomically
+from janus_pt.secrets import masked
 from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
@@ -28,13 +31,14 @@ class Reporter:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.first = dist.get_rank() == 0
+        self.status = "FINISHED"
 
     def __enter__(self) -> Reporter:
         if not self.first:
             return self
         run, config = self.run, self.run.config
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "config.json", to_json(config))
+        write_atomically(run.folder / "config.json", masked(to_json(config)))
         self.metrics = MetricsFile(run.folder / "metrics.jsonl")
         self.metrics.truncate_after(run.step if run.step else -1)
         self.progress = ProgressLine(config.run.max_steps, run.step)
@@ -65,6 +69,8 @@ class Reporter:
                 "grad_norm": float(run.engine.get_global_grad_norm()),
                 "tokens": float(run.counts[len(run.loss.names) + SIZES.index("target_tokens")]),
                 "tokens_per_s": trained["target_tokens"] / seconds,
+                "left_out_steps": float(run.numbers.left_out),
+                "left_out_samples": run.loader.samples - float(run.counts[-len(SIZES) + SIZES.index("sentences")]),
                 "mfu": self._flops(trained) / seconds / self.peak,
             }
         )
@@ -87,6 +93,14 @@ class Reporter:
         self.progress.close()
         print(f"model: {export}\ncurve: {curve}\nmetrics: {self.metrics.path}")
 
+    def stopped(self, why: str, saved: bool, failed: bool) -> None:
+        """Tell that the run stops before its end, by `why`, and how to go on."""
+        self.status = "FAILED" if failed else "KILLED"
+        if self.first:
+            run = self.run
+            told = f"saved after step {run.step}" if saved else "not everything could be saved"
+            tqdm.write(f"stopped by {why}: {told}; --resume auto goes on", file=sys.stderr)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -94,8 +108,9 @@ class Reporter:
             return
         self.progress.close()
         if self.tracker is not None:
-            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
-            self.tracker.finish("KILLED" if stopped else "FAILED" if kind else "FINISHED")
+            if kind is not None:
+                self.status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            self.tracker.finish(self.status)
 
     def _tell(self, record: dict[str, Any]) -> None:
         record = {"step": self.run.step, **record}

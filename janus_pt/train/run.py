@@ -27,8 +27,15 @@ from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_cl
 from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
 from janus_pt.train.dry_step import dry_step
+from janus_pt.train.fingerprint import check_fingerprint, fingerprint
 from janus_pt.train.layout import layout
+from janus_pt.train.numbers import Numbers
+from janus_pt.train.peers import Peers
+from janus_pt.train.saving import Saver
 from janus_pt.train.step import SIZES
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the run folder."""
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Run:
     config: Config
     engine: Any
     loader: TrainLoader[Any, Batch]
+    saver: Saver
+    numbers: Numbers
     counts: Tensor
     step: int = 0
     validated: dict[str, float] = field(default_factory=dict)
@@ -65,27 +74,38 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
+
+    def fingerprint(self) -> float:
+        """What tells this model from another; all ranks take part."""
+        return fingerprint(self.config, self.engine, self.loader.corpora[0].manifest.fields)
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds besides DeepSpeed's files; JSON types only."""
+        """All that a checkpoint holds besides DeepSpeed's files; JSON types only. All ranks take part."""
         return {
             "step": self.step,
             "best": self.best,
             "counts": self.counts.tolist(),
             "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
+            "fingerprint": self.fingerprint(),
+            "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }
 
 
-def prepare(config: Config, resume: bool) -> Run:
+def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None = None) -> Run:
     """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
+
+    `peers` begins to watch as soon as the ranks can reach each other. With `before_step` the run goes on from a
+    checkpoint of an earlier step than that, or from the start.
 
     Raises:
         UserError: config, corpus, weights and checkpoint do not fit together.
     """
     sizes = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
-    device = groups.initialize(*sizes, before_division=partial(check_same_start, config))
+    timeout = config.run.peer_timeout
+    device = groups.initialize(*sizes, before_division=partial(check_same_start, config), timeout_s=timeout)
+    peers.start()
     check_folder(config, resume)
     corpora = check_corpora(config)
     loader = build_loader(config)
@@ -95,9 +115,11 @@ def prepare(config: Config, resume: bool) -> Run:
     engine = build_engine(config, module)
     dry_step(config, engine, corpora)
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
-    run = Run(config, engine, loader, counts)
+    saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
+    numbers = Numbers(Path(config.run.output_dir), loader, config.run.max_left_out)
+    run = Run(config, engine, loader, saver, numbers, counts)
     if resume:
-        _restore(run)
+        _restore(run, before_step)
     return run
 
 
@@ -130,7 +152,7 @@ def example_functions(config: Config) -> dict[str, Any]:
 def check_folder(config: Config, resume: bool) -> None:
     """Refuse to write over another run."""
     folder = Path(config.run.output_dir)
-    if not resume and (folder / "checkpoints" / checkpoint.LATEST).exists():
+    if not resume and (folder / CHECKPOINTS / checkpoint.LATEST).exists():
         raise UserError(f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir")
 
 
@@ -182,26 +204,24 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     return export.state
 
 
-def _restore(run: Run) -> None:
-    saved = run.checkpoints / checkpoint.LATEST
-    if saved.is_file():
-        _check_same_run(run, run.checkpoints / saved.read_text().strip())
-    state = checkpoint.load(run.engine, run.checkpoints, layout(run.config, dist.get_world_size()))
-    if state is None:
+def _restore(run: Run, before_step: int | None) -> None:
+    path = checkpoint.find(run.checkpoints, run.config.checkpoint.verify == "quick", before_step)
+    if path is None:
         return
+    _check_same_run(run, path)
+    state = checkpoint.load(run.engine, path, layout(run.config, dist.get_world_size()))
     if run.config.parallel.zero_stage < 3:
         check_alike(parameter_claims(run.module.model))
+    check_fingerprint(state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path))
     run.loader.load_state_dict(state["loader"])
     run.step, run.best = state["step"], state["best"]
+    run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
     run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
 
 
 def _check_same_run(run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model before DeepSpeed reads it."""
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return  # `checkpoint.load` names what is missing or damaged
+    saved = json.loads((folder / "config.json").read_text())
     current = json.loads(to_json(run.config))
     changed = [
         f"{section}.{key} (was {saved[section].get(key)}, is {value})"

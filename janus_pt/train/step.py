@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,10 +24,14 @@ SIZES = ("source_tokens", "content_slots", "query_slots", "predicted_slots", "ta
 
 @dataclass
 class StepResult:
-    """Sums of the terms of one step on this rank (`sums`), counts over the job (`counts`); both on the device."""
+    """Sums of the terms of one step on this rank (`sums`), counts over the job (`counts`); both on the device.
+
+    `before` is the state of the training data's loader before the step.
+    """
 
     sums: Tensor
     counts: Tensor
+    before: dict[str, Any] = field(default_factory=dict)
 
 
 def batch_counts(batch: Batch, terms: Terms) -> list[int]:

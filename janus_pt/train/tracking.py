@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import sys
 import threading
 import time
 from collections import deque
@@ -20,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from janus_pt.config import Config, TrackingConfig
 from janus_pt.config_file import to_json
+from janus_pt.errors import warn
 from janus_pt.files import write_atomically
+from janus_pt.secrets import masked
 from janus_pt.train.monitor import metrics_after
 
 POLL_SECONDS = 2.0
@@ -118,8 +116,7 @@ class Tracker:
     def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            text = f"warning: MLflow at {self.config.uri} {what}; training goes on, the metrics are in {self.folder}"
-            tqdm.write(masked(text), file=sys.stderr)
+            warn(f"MLflow at {self.config.uri} {what}; training goes on, the metrics are in {self.folder}")
 
 
 @dataclass
@@ -244,11 +241,6 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     else:
         for name, inner in items:
             yield from flatten(inner, f"{key}.{name}" if key else str(name))
-
-
-def masked(text: str) -> str:
-    """The text with passwords in URIs replaced by ***."""
-    return re.sub(r"""(://[^/\s:@"']*:)[^\s"']+@""", r"\1***@", text)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,71 @@
+"""A rank that dies, freezes or hangs ends the job in time, and is named."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import job, run
+from runs import write_run_config
+
+pytestmark = pytest.mark.slow
+TIMEOUT_S, MARGIN_S = 8.0, 30.0
+"""Tests run on loaded machines; without us a frozen rank would be waited for half an hour."""
+
+
+@pytest.mark.parametrize(
+    ("rank", "number", "told"),
+    [
+        (1, signal.SIGKILL, "rank 1 is gone, last at step"),
+        (0, signal.SIGKILL, "rank 0"),
+        (1, signal.SIGSTOP, "rank 1 "),
+        (0, signal.SIGSTOP, "rank 0"),
+    ],
+)
+def test_a_rank_that_falls_silent_ends_the_job(tmp_path: Path, rank: int, number: signal.Signals, told: str) -> None:
+    config = write_run_config(
+        tmp_path,
+        run__max_steps=100000,
+        run__eval_every=0,
+        run__peer_timeout=TIMEOUT_S,
+        checkpoint__every=10**5,
+        data__num_workers=0,
+    )
+    with job(config, ranks=2) as running:
+        running.wait_for_step(tmp_path / "run/metrics.jsonl", 3)
+        start = time.monotonic()
+        running.send(number, rank)
+        other = running.ranks[1 - rank]
+        other.join(TIMEOUT_S + MARGIN_S)
+        assert other.exitcode == 13, f"{other.exitcode} after {time.monotonic() - start} s"
+        running.kill()
+    lines = [line for line in running.told.read_text().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith(f"error: rank {1 - rank}, step "), lines
+    assert told in lines[0].partition("): ")[2] and "--resume auto" in lines[0]
+    assert "Traceback" not in running.told.read_text()
+
+
+def test_a_rank_that_lives_but_hangs_is_named(tmp_path: Path) -> None:
+    config = write_run_config(tmp_path, run__max_steps=100, run__peer_timeout=TIMEOUT_S, data__num_workers=0)
+    with job(config, ranks=2, SABOTAGE="1:7:hang") as running:
+        running.ranks[0].join(TIMEOUT_S + MARGIN_S + 30)
+        assert running.ranks[0].exitcode == 13 and running.ranks[1].exitcode is None
+        running.kill()
+    told = running.told.read_text()
+    assert "error: rank 0, step 7 (training): rank 1 is still at step 7 (reading)" in told and "Traceback" not in told
+
+
+def test_a_rank_with_bad_data_names_itself_and_the_others_leave(tmp_path: Path) -> None:
+    config = write_run_config(tmp_path, run__max_steps=100, data__num_workers=0, data__batch_unit="sequences")
+    shard = tmp_path / "corpus/shard-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[int(np.load(shard.with_suffix(".idx.npy"))[33, 0])] ^= 1
+    shard.write_bytes(content)
+    codes, told = run(config, "data.global_batch_size=8", "data.micro_batch_size=2", ranks=2)
+    assert sorted(codes, key=str) == [13, 2]
+    [line] = [line for line in told.splitlines() if "sample 33" in line]
+    assert line.startswith(f"error: rank {codes.index(2)}, step ") and str(shard) in line
+    assert f"rank {codes.index(13)}, step " in told and "Traceback" not in told
