@@ -17,7 +17,7 @@ from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.train.plan import print_plan
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.json"))
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.json"))
 PRETRAINING = {
     "janus_base": (6, 768, 12, 3072, 139e6),
     "janus_large": (12, 1024, 16, 4096, 406e6),

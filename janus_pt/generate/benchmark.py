@@ -41,6 +41,8 @@ PRECISIONS: dict[str, tuple[torch.dtype, Quantize]] = {
     "bfloat16": (torch.bfloat16, None),
     "int8": (torch.float32, "int8"),
 }
+PROFILED = 16
+"""Sentences that are profiled."""
 RIVAL_LENGTH = 32
 """Tokens of source and output where other engines are compared, as random weights end nowhere."""
 
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     others = compare(model, asked)
     if asked.profile:
         for name in ("AR greedy", "speculative"):
-            print_profile(model, name, sources[: asked.sentences])
+            print_profile(model, name, sources[:PROFILED])
     if asked.output:
         Path(asked.output).write_text(json.dumps({"ways": [asdict(row) for row in rows], "engines": others}, indent=1))
 

@@ -38,8 +38,7 @@ def lengths_from_ar(
         The lengths, `[sources]`, and the decoder passes that were made.
     """
     predicted = (memory.length_logits.argmax(dim=1) - BOUNDARY).clamp(min=1)
-    drafted = (predicted * MARGIN).ceil().long().clamp(max=longest) + 1
-    drafted = drafted.clamp(max=longest)
+    drafted = ((predicted * MARGIN).ceil().long() + 1).clamp(max=longest)
     draft = refine(model, memory, all_masked(drafted, model.config), 1, forbidden)
     ends = score_with_ar(model, memory, draft.tokens, drafted).ends
     return ends.argmax(dim=1), 2
