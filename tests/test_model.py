@@ -67,6 +67,14 @@ def test_seeded_dropout_is_a_function_of_the_seed_and_differs_between_layers() -
     assert len({tuple(draw.tolist()) for draw in draws}) == 3
 
 
+def test_a_computed_table_in_float32_leaves_the_model_in_bfloat16() -> None:
+    ours, b = model(positions="sinusoidal").eval(), batch()
+    for parameter in ours.parameters():
+        parameter.data = parameter.data.bfloat16()
+    assert ours.encoder.embed_positions.table.dtype != torch.bfloat16
+    assert ours(b.source, b.slots)[0].dtype == torch.bfloat16
+
+
 def test_new_weights_depend_on_seed_and_name_alone() -> None:
     first, again, deeper, other = (
         dict(m.named_parameters()) for m in (model(), model(), model(decoder_layers=3), model(ffn_hidden_size=32))

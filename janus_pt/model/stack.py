@@ -43,7 +43,8 @@ class Stack(nn.Module):
         """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`."""
         if self.seed is not None and self.training:
             seed_layer(self.seed, self.first)
-        x = embedded_tokens * self.scale + self.embed_positions(positions)
+        table = self.embed_positions(positions)
+        x = embedded_tokens * self.scale + table.to(embedded_tokens.dtype)  # DeepSpeed leaves buffers in float32
         return self.dropout(self.layernorm_embedding(x))
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
