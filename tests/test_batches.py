@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -161,3 +162,13 @@ def test_a_long_limit_is_no_error_when_no_sample_is_that_long() -> None:
         longest = 512  # type: ignore[assignment]
 
     assert stream_of(Cautious([[5, 6], [40]])).samples == 3
+
+
+@pytest.mark.timeout(20)
+def test_a_stream_left_alone_ends_without_threadings_locks() -> None:
+    """The garbage collector may close one inside another thread's start, which holds them."""
+    lock = getattr(threading, "_shutdown_locks_lock", None) or pytest.skip("this Python starts threads without it")
+    stream = stream_of(LengthsOnly([[5] * 50])).from_cursor(Cursor())
+    next(stream)
+    with lock:
+        stream.close()

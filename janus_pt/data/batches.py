@@ -135,7 +135,8 @@ class BatchStream:
 
         The next window is planned in a thread while this one is handed out.
         """
-        with ThreadPoolExecutor(1, "plan") as planner:
+        planner = ThreadPoolExecutor(1, "plan")
+        try:
             ahead = planner.submit(self.window_batches, start.epoch, start.window)
             while True:
                 batches = ahead.result()
@@ -144,6 +145,10 @@ class BatchStream:
                 for number in range(start.batch, len(batches)):
                     yield batches[number], start._replace(batch=number + 1)
                 start = following
+        finally:
+            # No waiting for the thread: a generator that was left alone is closed by the garbage collector, which may
+            # run inside another thread's start, and threading's locks are taken then.
+            planner.shutdown(wait=False)
 
     def first_epoch(self) -> Iterator[Samples]:
         """Every micro-batch of epoch 0, once."""
