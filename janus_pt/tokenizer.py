@@ -33,7 +33,7 @@ class Tokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the latter from its own error message
             raise UserError(f"{origin}: no SentencePiece model; make one with data_prep/train_tokenizer.py") from None
         self.pad_token_id: int = self._processor.pad_id()
         self.bos_token_id: int = self._processor.bos_id()

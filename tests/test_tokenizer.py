@@ -134,6 +134,16 @@ def test_unfit_files(path: Path, tmp_path: Path, content: bytes | str | None, me
         Tokenizer.load(file)
 
 
+@given(place=st.integers(0, 4000), change=st.integers(1, 255))
+def test_a_changed_byte_gives_another_tokenizer_or_our_error(tokenizer: Tokenizer, place: int, change: int) -> None:
+    model = bytearray(tokenizer.model)
+    model[place % len(model)] ^= change
+    try:
+        Tokenizer(bytes(model))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("sentences", "size", "message"),
     [
