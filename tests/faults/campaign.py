@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
 import torch
-from jobs import Job, job, run
-from runs import losses, read_records, write_run_config
+from jobs import Job, job
+from runs import TIMEOUT_S, losses, read_records, write_run_config
 from safetensors.torch import load_file
 
 from janus_pt.config_file import read_config
@@ -36,6 +36,7 @@ from janus_pt.data.batches import BatchStream, Cursor
 from janus_pt.data.index import open_corpus
 
 RANKS, SAVE_EVERY, STEPS_A_RUN = 2, 5, 12
+SLOW_STEP_S = 3.0
 LEAVE_S = 60.0
 """How long a rank may need to notice that another is gone, on a machine that does other things too."""
 
@@ -118,7 +119,7 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
         data__batch_unit="sequences", data__global_batch_size=16, data__micro_batch_size=4, data__num_workers=0,
     )  # fmt: skip
     whole, config = (write_run_config(make(folder / name), **settings) for name in ("whole", "killed"))
-    codes, told = run(whole, *changes, ranks=RANKS)
+    codes, told = finish(whole, changes, steps)
     assert codes == [0] * RANKS, told
     for number in range(runs):
         what = kill_once(config, changes, chance)
@@ -126,7 +127,7 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
         print(f"{number + 1}: {what}, at step {step_of(config.parent)}", flush=True)
         if what == "ended":
             break
-    codes, told = run(config, *changes, ranks=RANKS)
+    codes, told = finish(config, changes, steps)
     assert codes == [0] * RANKS, told
     numbers, parameters = compare(config, whole)
     samples, epochs = check_samples(config, steps)
@@ -135,6 +136,12 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
         print(f"  {count:3} x {what}")
     print(f"equal bit for bit: {numbers} numbers of metrics.jsonl, {parameters} parameters")
     print(f"read exactly once: {samples} samples of {epochs} epochs")
+
+
+def finish(config: Path, changes: list[str], steps: int) -> tuple[list[int | None], str]:
+    """Run to the end, with as much time as a slow machine needs for that many steps."""
+    with job(config, *changes, ranks=RANKS) as running:
+        return running.wait(TIMEOUT_S + SLOW_STEP_S * steps), running.told.read_text()
 
 
 def make(folder: Path) -> Path:
