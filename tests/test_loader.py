@@ -196,6 +196,6 @@ def test_no_worker_outlives_its_training_process(corpus: Path, end: signal.Signa
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 3  # the server they are forked from, and two of them
         process.send_signal(end)
-        process.wait(20)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+        process.wait(60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
