@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def start_and_wait(folder: str) -> None:
 def test_no_worker_outlives_its_training_process(corpus: Path, end: signal.Signals) -> None:
     code = f"import test_loader; test_loader.start_and_wait({str(corpus)!r})"
     place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=place) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in a shell's background ignores interrupts
+    call = [sys.executable, "-c", code]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=place, preexec_fn=heard) as process:
         assert process.stdout is not None and process.stdout.readline() == "reading\n"
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 3  # the server they are forked from, and two of them
