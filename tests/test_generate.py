@@ -16,6 +16,7 @@ from tiny import SPECIALS, as_source, full_pass, random_sources, tiny_model
 from janus_pt.errors import UserError
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.cache import IncrementalDecoder, read_sources
+from janus_pt.generate.cpu import lay_out_for_cpu
 from janus_pt.generate.lengths import candidate_lengths
 from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict, mean_score, never_generated
 from janus_pt.generate.refine import all_masked, refine
@@ -542,3 +543,16 @@ def test_bfloat16_scores_are_float32() -> None:
     model, source = tiny_model(dtype=torch.bfloat16), as_source(random_sources(1, 2))
     assert autoregressive(model, source, AutoregressiveOptions(num_beams=2, max_length=5)).scores.dtype is torch.float32
     assert mask_predict(model, source, MaskPredictOptions()).scores.dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layout_for_a_cpu_changes_neither_weights_nor_results(dtype: torch.dtype) -> None:
+    plain, laid_out = tiny_model(dtype=dtype), tiny_model(dtype=dtype)
+    lay_out_for_cpu(laid_out)
+    theirs = laid_out.state_dict()
+    assert all(torch.equal(theirs[name], weight) for name, weight in plain.state_dict().items())
+    source, parts = random_sources(7, 1)[0], causal_slots(np.array([BOS, 9, 8, 7]), MASK, 1)
+    ours, without = (full_pass(model, source, *parts) for model in (laid_out, plain))
+    exact = full_pass(plain.double(), source, *parts)
+    rounding = max(torch.finfo(dtype).eps, float((without - exact).abs().max()))
+    assert 0 < (ours - exact).abs().max() < 2 * rounding
