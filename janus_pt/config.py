@@ -69,6 +69,8 @@ class MaskingConfig(Section):
     """`infill`: share of spans left readable in the encoder input."""
     rotate_probability: Share = 0.0
     """`infill`: probability that the encoder input is rotated at a random place."""
+    full_share: Share = 0.0
+    """Probability that a target is masked as a whole, as decoding finds it at first, instead of as `kind` says."""
 
 
 class ObjectiveConfig(Section):

@@ -178,8 +178,9 @@ def test_the_first_diagonal_of_bang_is_its_non_autoregressive_layout() -> None:
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_expected_sizes_are_those_of_examples(name: str) -> None:
-    config, rng = objective(name, bang_streams=3), np.random.default_rng(0)
+@pytest.mark.parametrize("full_share", [0.0, 0.5])
+def test_expected_sizes_are_those_of_examples(name: str, full_share: float) -> None:
+    config, rng = objective(name, bang_streams=3, masking={"full_share": full_share}), np.random.default_rng(0)
     fields = {"source": np.full(40, 7), "target": np.full(40, 7)}
     made = [make_example(fields, rng, model=ModelConfig(vocab_size=40), objective=config) for _ in range(400)]
     found = [(len(e.content), len(e.query), sum(map(len, e.predict.values()))) for e in made]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from janus_pt.config import MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.data.noise import infill, span_mask, uniform_mask
+from janus_pt.data.noise import full_mask, infill, span_mask, uniform_mask
 from janus_pt.objectives import build_example
 from janus_pt.objectives.batch import Example
 
@@ -27,6 +27,8 @@ def make_example(
     else:
         source = _with_boundaries(fields["source"], model)
         masked = _masked(rng, len(target), masking)
+    if masking.full_share and rng.random() < masking.full_share:
+        masked = full_mask(len(target))
     return build_example(source, target, masked, model, objective)
 
 

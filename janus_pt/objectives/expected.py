@@ -32,6 +32,7 @@ class SampleSizes:
 def sample_sizes(objective: ObjectiveConfig, target: int) -> SampleSizes:
     """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as long."""
     source, masked = _noise(objective.masking, target)
+    masked += objective.masking.full_share * (target - 2 - masked)  # bos and eos are never masked
     causal = target - 1
     streams = sum(max(0, causal - hidden) for hidden in range(objective.bang_streams))
     slots = {
