@@ -76,12 +76,14 @@ class MaskingConfig(Section):
 class ObjectiveConfig(Section):
     """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
 
-    name: Literal["janus", "ar", "cmlm", "joint", "bang", "bang_nar"] = "janus"
+    name: Literal["janus", "ar", "cmlm", "cmlmc", "joint", "bang", "bang_nar"] = "janus"
     """JANUS, or one of its rivals (docs/objectives.md). Weights of terms that an objective lacks are 0."""
     recipe: Literal["pretraining", "translation"] = "pretraining"
     ce_ar: Weight
     ce_nar: Weight
     ce_aux: Weight
+    ce_correction: Weight = 0.0
+    """`cmlmc`: weight of the tokens to be corrected."""
     kl_ar_aux: Weight
     kl_aux_nar: Weight
     kl_ar_nar: Weight
@@ -118,11 +120,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
+WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "ce_correction", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
 OWN_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "janus": WEIGHTS,
+    "janus": tuple(name for name in WEIGHTS if name != "ce_correction"),
     "ar": ("ce_ar",),
     "cmlm": ("ce_nar", "length"),
+    "cmlmc": ("ce_nar", "ce_correction", "length"),
     "joint": ("ce_ar", "ce_nar", "kl_ar_nar", "length"),
     "bang": (),
     "bang_nar": ("ce_nar",),
@@ -135,10 +138,11 @@ def _defaults(recipe_name: Any, objective: Any) -> dict[str, Any]:
     recipe = RECIPES["translation" if recipe_name == "translation" else "pretraining"]
     if not isinstance(objective, str) or objective not in OWN_WEIGHTS or objective == "janus":
         return recipe
-    plain = {name: float(name.startswith("ce_")) for name in OWN_WEIGHTS[objective] if name != "length"}
+    weight = 0.5 if objective == "cmlmc" else 1.0  # the mean of the two
+    plain = {name: weight * name.startswith("ce_") for name in OWN_WEIGHTS[objective] if name != "length"}
     length = recipe["length"] if "length" in OWN_WEIGHTS[objective] else 0.0
     masking = dict(recipe["masking"])
-    if objective == "cmlm" and masking["kind"] == "span":
+    if objective in ("cmlm", "cmlmc") and masking["kind"] == "span":
         masking["kind"] = "uniform"
     return {**recipe, **dict.fromkeys(WEIGHTS, 0.0), **plain, "length": length, "masking": masking}
 

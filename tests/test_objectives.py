@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_model
+from tiny import full_pass, tiny_model
 
 from janus_pt.config import OWN_WEIGHTS, ModelConfig, ObjectiveConfig
 from janus_pt.config_problems import find_problems
 from janus_pt.data.examples import make_example
 from janus_pt.losses import VocabShard
 from janus_pt.model.attention import decoder_mask
-from janus_pt.objectives import OBJECTIVES, build_example
+from janus_pt.objectives import OBJECTIVES, build_example, cmlmc
 from janus_pt.objectives.batch import Batch, Example, collate
 from janus_pt.objectives.expected import sample_sizes
+from janus_pt.objectives.janus import visible_slots
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.slots import POSITION, TOKEN
 
@@ -33,7 +34,8 @@ def objective(name: str, **given: Any) -> ObjectiveConfig:
 
 
 def example(name: str, **given: Any) -> Example:
-    return build_example(SOURCE, TARGET, MASKED, MODEL, objective(name, **given))
+    corrected = np.array([2]) if name == "cmlmc" else None
+    return build_example(SOURCE, TARGET, MASKED, MODEL, objective(name, **given), corrected)
 
 
 def table(made: Example) -> list[str]:
@@ -67,6 +69,18 @@ def test_cmlm() -> None:
     assert made.content[:, [TOKEN, POSITION]].tolist() == [[BOS, 0], [11, 2], [EOS, 4], [MASK, 1], [MASK, 3]]
     assert predicted(made, "nar") == [(10, 1), (12, 3)]
     assert sorted(made.targets.tolist()) == [EOS, 10, 11, 12], "tokens are counted as in every other objective"
+
+
+def test_cmlmc() -> None:
+    """CMLM's slots, and all positions again, of which 11 is to be corrected. Neither half reads the other."""
+    made = example("cmlmc")
+    assert table(made) == ["11111....."] * 5 + [".....11111"] * 5 and len(made.query) == 0
+    assert made.content[:5].tolist() == example("cmlm").content.tolist()
+    assert made.content[5:, [TOKEN, POSITION]].tolist() == [
+        [BOS, 0], [MASK, 1], [cmlmc.UNWRITTEN, 2], [MASK, 3], [EOS, 4]
+    ]  # fmt: skip
+    assert predicted(made, "nar") == [(10, 1), (12, 3)]
+    assert made.predict["corrected"].tolist() == [7] and made.targets.tolist() == [10, 12, EOS, 11]
 
 
 def test_joint() -> None:
@@ -115,6 +129,7 @@ NAMES = {
     "janus": ["loss/ar", "loss/nar", "loss/aux", "kl/ar_aux", "kl/aux_nar", "kl/ar_nar", "loss/length"],
     "ar": ["loss/ar", "loss/length"],
     "cmlm": ["loss/nar", "loss/length"],
+    "cmlmc": ["loss/nar", "loss/corrected", "loss/length"],
     "joint": ["loss/ar", "loss/nar", "kl/ar_nar", "loss/length"],
     "bang": ["loss/ar", "loss/hidden1", "loss/hidden2", "loss/length"],
     "bang_nar": ["loss/nar", "loss/length"],
@@ -125,7 +140,8 @@ def batch(name: str) -> Batch:
     """Three pairs of different lengths; one has a single token."""
     rng = np.random.default_rng(0)
     config = objective(name, bang_streams=3)
-    fields = [{"source": rng.integers(5, 24, n), "target": rng.integers(5, 24, m)} for n, m in ((4, 6), (3, 1), (2, 4))]
+    sizes = (4, 12), (3, 1), (2, 9)
+    fields = [{"source": rng.integers(5, 24, n), "target": rng.integers(5, 24, m)} for n, m in sizes]
     return collate([make_example(f, rng, model=tiny_model().config, objective=config) for f in fields], 0)
 
 
@@ -137,13 +153,15 @@ def test_sums_and_total_against_plain_torch(name: str) -> None:
     made = batch(name)
     coefficients = torch.tensor(loss.weights, dtype=torch.float64)
     total, sums = TrainingModule(model, loss)(made, coefficients)
-    hidden, length_logits = model(made.source, made.slots)
+    slots = made.slots
+    if name == "cmlmc":
+        slots = cmlmc.correct(model, made, model.encode(made.source), loss.vocab)
+    hidden, length_logits = model(made.source, slots)
     logits = {
         stream: F.log_softmax(model.logits(hidden.flatten(0, 1)[index]), -1) for stream, index in made.predict.items()
     }
-    expected = [
-        F.cross_entropy(z, made.targets[: len(z)], reduction="sum", label_smoothing=0.1) for z in logits.values()
-    ]
+    targets = {s: made.targets[-len(z) :] if s == "corrected" else made.targets[: len(z)] for s, z in logits.items()}
+    expected = [F.cross_entropy(z, targets[s], reduction="sum", label_smoothing=0.1) for s, z in logits.items()]
     for a, b in loss.terms.pairs:
         rows = min(len(logits[a]), len(logits[b]))
         p, q = logits[a][:rows], logits[b][:rows]
@@ -167,6 +185,41 @@ def test_the_distributions_of_rivals_are_those_of_janus(name: str) -> None:
         assert found.keys() == states.keys()
         for token, state in states.items():
             torch.testing.assert_close(found[token], state)
+
+
+def test_what_is_corrected_is_what_the_model_writes() -> None:
+    """Sentence by sentence, by mask-predict in one pass and by Python, against `correct` on the batch."""
+    model, rng = tiny_model(), np.random.default_rng(3)
+    targets = [np.array([BOS, *rng.integers(5, 24, n), EOS]) for n in (4, 9, 2)]
+    examples = [
+        build_example(rng.integers(5, 24, n + 2), targets[n], np.array([1]), MODEL, objective("cmlmc"), shown)
+        for n, shown in enumerate((np.array([2, 4]), np.array([3, 4, 7, 9]), np.array([2])))
+    ]
+    made = collate(examples, 0)
+    slots = cmlmc.correct(model, made, model.encode(made.source), VocabShard(24))
+    before, after = made.slots.table, slots.table
+    unwritten = before[..., TOKEN] == cmlmc.UNWRITTEN
+    assert unwritten.sum() == 7 and torch.equal(before[~unwritten], after[~unwritten])
+    for row in range(len(before)):
+        source = made.source.tokens[row][made.source.samples[row] >= 0].tolist()
+        n = int(made.lengths[row])
+        everything = visible_slots(np.full(n, MASK), np.arange(1, n - 1), MASK)
+        everything[0, TOKEN], everything[1, TOKEN] = BOS, EOS
+        log_probs = full_pass(model, source, everything)[2:]
+        written = {position: int(log_probs[position - 1].argmax()) for position in range(1, n - 1)}
+        for slot in after[row][unwritten[row]]:
+            assert int(slot[TOKEN]) == written[int(slot[POSITION])]
+
+
+def test_share_that_is_corrected() -> None:
+    """30 % of what shows, rounded down, none of it masked."""
+    rng, config = np.random.default_rng(0), objective("cmlmc")
+    fields = {"source": np.full(4, 7), "target": np.arange(10, 30)}
+    for _ in range(50):
+        made = make_example(fields, rng, model=ModelConfig(vocab_size=40), objective=config)
+        masked, corrected = len(made.predict["nar"]), len(made.predict["corrected"])
+        assert corrected == 3 * (20 - masked) // 10
+        assert not set(made.targets[:masked]) & set(made.targets[len(made.targets) - corrected :])
 
 
 def test_the_first_diagonal_of_bang_is_its_non_autoregressive_layout() -> None:
@@ -194,6 +247,7 @@ def test_expected_sizes_are_those_of_examples(name: str, full_share: float) -> N
 def test_defaults_of_each_objective() -> None:
     assert objective("cmlm").masking.kind == "uniform" and objective("cmlm").length == 0.1
     assert ObjectiveConfig.model_validate({"name": "cmlm"}).masking.kind == "infill"
+    assert objective("cmlmc").ce_nar == objective("cmlmc").ce_correction == 0.5, "the mean of both"
     assert objective("joint").ce_nar == 1 and objective("joint").kl_ar_nar == 0
     assert objective("ar").length == 0 and objective("bang").length == 0
     for name, own in OWN_WEIGHTS.items():
@@ -214,7 +268,7 @@ def test_defaults_of_each_objective() -> None:
         ),
         ({"name": "bang", "ce_ar": 1.0}, "ce_ar", 'objective "bang" has no such term, it has no weights'),
         ({"name": "ar", "ce_ar": 0.0}, None, "all weights are 0, so nothing would be learnt: raise one of ce_ar"),
-        ({"name": "cmlmc"}, "name", "must be "),
+        ({"name": "glat"}, "name", "must be "),
         ({"name": "bang", "bang_streams": 0}, "bang_streams", "must be greater than 0"),
     ],
 )

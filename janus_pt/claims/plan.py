@@ -54,11 +54,12 @@ WAYS: Mapping[str, dict[str, dict[str, Any]]] = {
     "ar": AR,
     "bang": AR,
     "cmlm": NAR,
+    "cmlmc": {name: {**options, "rescore_all": True} for name, options in NAR.items()},
     "joint": AR | NAR | BOTH,
     "janus": AR | NAR | BOTH,
 }
 """Objective -> ways to decode, with their options."""
-DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "janus")
+DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
 
 COUNTERPART = {"rerank": "AR beam 5", "speculative": "AR greedy"}
 """What a way is compared with where the baseline does not have it."""

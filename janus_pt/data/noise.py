@@ -47,6 +47,11 @@ def full_mask(length: int) -> IntArray:
     return np.arange(1, length - 1)
 
 
+def some_of(rng: Generator, positions: IntArray, share: float) -> IntArray:
+    """A share of the positions, rounded down, uniformly chosen; sorted."""
+    return np.sort(rng.permutation(positions)[: int(share * len(positions))])
+
+
 def infill(
     rng: Generator,
     target: IntArray,

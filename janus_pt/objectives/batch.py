@@ -13,6 +13,8 @@ from torch import Tensor
 from janus_pt.slots import PADDING, SlotArray, Slots, Source, pad_sources
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
+CORRECTED = "corrected"
+"""The stream that predicts the last of a list of targets; all others predict the first ones."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class Example:
     """One sample as numpy arrays.
 
     source: `[length]` token ids; content, query: slots `[n, 7]`; targets: the predicted tokens `[rows]`, ordered so
-    that every stream predicts a prefix of them; predict: for each stream the slots that do, `[rows of the stream]`,
-    content slots counted from 0 and query slots after them; length: target tokens with bos and eos.
+    that every stream predicts a prefix of them (`CORRECTED` the last ones); predict: for each stream the slots that
+    do, `[rows of the stream]`, content slots counted from 0 and query slots after them; length: target tokens with bos
+    and eos.
     """
 
     source: IntArray
@@ -77,7 +80,8 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
         for row, example in enumerate(examples):
             index = example.predict[stream]
             shift = np.where(index < len(example.content), 0, num_content - len(example.content))
-            slots[offset : offset + len(index)] = row * width + index + shift
+            start = offset + (len(example.targets) - len(index) if stream == CORRECTED else 0)
+            slots[start : start + len(index)] = row * width + index + shift
             offset += len(example.targets)
         slots = slots[order]
         predict[stream] = torch.from_numpy(slots[slots >= 0])
@@ -87,9 +91,11 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def _depth(example: Example) -> IntArray:
-    """Number of streams that predict each target."""
+    """Number of streams that predict each target; less than none for those of the stream `CORRECTED`."""
     rows = np.arange(len(example.targets))
-    return np.sum([rows < len(index) for index in example.predict.values()], axis=0)
+    first = [rows < len(index) for stream, index in example.predict.items() if stream != CORRECTED]
+    last = len(rows) - len(example.predict.get(CORRECTED, ()))
+    return np.sum(first, axis=0) - (rows >= last)
 
 
 def _pad_slots(slots: list[SlotArray], pad_token_id: int) -> SlotArray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import exp
 
 from janus_pt.config import DataConfig, MaskingConfig, ObjectiveConfig
+from janus_pt.objectives import cmlmc
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def sample_sizes(objective: ObjectiveConfig, target: int) -> SampleSizes:
         "janus": (causal + target + masked, causal + masked, causal + 2 * masked),
         "ar": (causal, causal, causal),
         "cmlm": (target, 0, masked),
+        "cmlmc": (2 * target, 0, masked + cmlmc.SHARE * (target - 2 - masked)),
         "joint": (causal + target, causal, causal + masked),
         "bang": (causal + streams, 0, streams),
         "bang_nar": (causal, 0, causal),
