@@ -19,11 +19,13 @@ from janus_pt.generate.cache import IncrementalDecoder, read_sources
 from janus_pt.generate.cpu import lay_out_for_cpu
 from janus_pt.generate.lengths import candidate_lengths
 from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict, mean_score, never_generated
+from janus_pt.generate.one_pass import OnePassOptions, one_pass
 from janus_pt.generate.refine import all_masked, refine
 from janus_pt.generate.rerank import RerankOptions, rerank
 from janus_pt.generate.speculative import SpeculativeOptions, speculative
 from janus_pt.generate.types import Hypotheses
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.objectives import bang_nar
 from janus_pt.objectives.janus import causal_slots, masked_slots
 
 PAD, BOS, EOS, UNK, MASK = range(SPECIALS)
@@ -556,3 +558,50 @@ def test_the_layout_for_a_cpu_changes_neither_weights_nor_results(dtype: torch.d
     exact = full_pass(plain.double(), source, *parts)
     rounding = max(torch.finfo(dtype).eps, float((without - exact).abs().max()))
     assert 0 < (ours - exact).abs().max() < 2 * rounding
+
+
+# --- one pass to eos -------------------------------------------------------------------------------------------------
+
+
+def plain_one_pass(
+    model: JanusTransformer, source: list[int], shortest: int, longest: int, remove_repeats: bool
+) -> tuple[float, list[int]]:
+    """From the slots that the objective trains on, token by token."""
+    target = np.full(longest + 2, PAD)
+    slots = bang_nar.example(np.array(source), target, target[:0], MASK, model.config.ar_position_offset).content
+    log_probs = full_pass(model, source, slots).numpy()
+    tokens, scores = [], []
+    for place in range(longest + 1):
+        allowed = [t for t in range(24) if t >= SPECIALS or (t == EOS and place >= shortest)]
+        best = max(allowed, key=lambda token: log_probs[place, token])
+        if place == longest and best != EOS:
+            break
+        scores.append(log_probs[place, best])
+        if best == EOS:
+            break
+        tokens.append(best)
+    score = sum(scores) / len(scores)
+    if remove_repeats:
+        tokens = [token for place, token in enumerate(tokens) if place == 0 or token != tokens[place - 1]]
+    return score, tokens
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("remove_repeats", [False, True])
+def test_one_pass_against_plain(offset: int, remove_repeats: bool) -> None:
+    ended = cut = 0
+    for seed in range(8):
+        model = tiny_model(seed, ar_position_offset=offset)
+        with torch.no_grad():
+            model.embed_tokens.weight[EOS] *= 1.5  # likelier than most
+        sources = random_sources(seed, 4)
+        options = OnePassOptions(masks_per_token=0.9, max_length=8, min_length=2, remove_repeats=remove_repeats)
+        result = one_pass(model, as_source(sources), options)
+        for row, source in enumerate(sources):
+            longest = min(8, max(2, math.ceil(0.9 * len(source))))
+            expected = plain_one_pass(model, source, 2, longest, remove_repeats)
+            assert_same(found(result, row), [expected])
+            _, whole = plain_one_pass(model, source, 2, longest, False)
+            ended += len(whole) < longest
+            cut += len(whole) == longest
+    assert ended and cut and result.passes.tolist() == [1] * 4

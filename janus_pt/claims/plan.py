@@ -50,9 +50,11 @@ BOTH: dict[str, dict[str, Any]] = {
     "rerank": dict(mode="rerank", iterations=10, length_beam=LENGTHS),
     "speculative": dict(mode="speculative"),
 }
+BANG_NAR: dict[str, dict[str, Any]] = {"NAR 1 pass, to eos": dict(mode="bang_nar", remove_repeats=True)}
 WAYS: Mapping[str, dict[str, dict[str, Any]]] = {
     "ar": AR,
     "bang": AR,
+    "bang_nar": BANG_NAR,
     "cmlm": NAR,
     "cmlmc": {name: {**options, "rescore_all": True} for name, options in NAR.items()},
     "joint": AR | NAR | BOTH,
