@@ -2,7 +2,7 @@
 
     python launchers/claims.py --scale small --data multi30k --output claims --jobs 2
 
-`--data` holds {train,dev,test}.{src,tgt}; without it the text is made of the installed documentation. A system is an
+`--data` holds {train,dev,test}.{src,tgt}; without it the pairs are of a made-up language. A system is an
 objective, or a name with what is different in its training:
 
     --system ar --system janus --system janus-full objective.name=janus objective.masking.full_share=0.2

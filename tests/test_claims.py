@@ -19,6 +19,7 @@ from tiny import tokenizer_bytes
 
 from janus_pt.claims.cells import baseline_of
 from janus_pt.claims.data import Data
+from janus_pt.claims.language import ADJECTIVES, NOUNS, VERBS, made_up_pairs
 from janus_pt.claims.plan import DEFAULT_SYSTEMS, SCALES, WAYS, Cell, common_changes, parse_systems, plan_cells
 from janus_pt.errors import UserError
 from janus_pt.objectives import OBJECTIVES
@@ -206,3 +207,21 @@ def test_another_configuration_or_other_data_are_refused(compared: dict[str, Any
         target.write("one more\n")
     done = run(compared["folder"])
     assert done.returncode == 2 and "was made of other data or with another tokenizer" in done.stderr
+
+
+def test_the_made_up_language_is_one_that_can_be_translated() -> None:
+    """Word for word, but for order: each source word has one translation, whose dialect alone is left to chance."""
+    pairs = made_up_pairs(300, seed=5)
+    assert pairs == made_up_pairs(300, seed=5) and pairs != made_up_pairs(300, seed=6)
+    meaning: dict[str, set[str]] = {}
+    for source, target in pairs:
+        clauses = zip(source.split(" and "), target.split(" , "), strict=True)
+        for theirs, ours in clauses:
+            _, how, who, does, _, what, whom = theirs.split()
+            first, *translated = ours.split()
+            assert translated[2] == first and first in ("la", "ol")
+            translated[-1] = translated[-1].removesuffix({"la": "it", "ol": "ek"}[first])
+            for word, found in zip((who, how, whom, what, does), np.delete(translated, 2), strict=True):
+                meaning.setdefault(word, set()).add(str(found))
+    assert all(len(found) == 1 for found in meaning.values()) and len(meaning) == NOUNS + ADJECTIVES + VERBS
+    assert len({next(iter(found)) for found in meaning.values()}) == len(meaning)

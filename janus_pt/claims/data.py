@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from janus_pt.claims.language import made_up_pairs
 from janus_pt.errors import UserError
 from janus_pt.files import write_atomically
 from janus_pt.tasks.reading import TaskSplit, read_split
@@ -16,15 +17,15 @@ from janus_pt.tasks.rows import Task, find_task
 from janus_pt.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-MEGABYTES = "4"
-"""Of docstrings that are read for text of the project's own making."""
+MADE_UP = {"train": 6000, "dev": 200, "test": 200}
+"""Pairs of a made-up language, where no data are given."""
 
 
 @dataclass(frozen=True)
 class Data:
     """What a task's data become in the folder `output`.
 
-    given: the task's folder; None: pairs of docstrings and their summaries. splits: names of the parts for training,
+    given: the task's folder; None: pairs of a made-up language. splits: names of the parts for training,
     validation and test.
     """
 
@@ -70,7 +71,7 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     """
     data.output.mkdir(parents=True, exist_ok=True)
     if data.given is None and not data.folder.exists():
-        _make_pairs(data)
+        _make_pairs(data.folder)
     found = {split: read_split(data.row, data.folder, split) for split in data.splits}
     made = {"task": data.task, "texts": _fingerprint(found), "tokenizer": tokenizer or f"{vocab_size} pieces"}
     done = data.output / "data.json"
@@ -89,15 +90,13 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     write_atomically(done, json.dumps(made, indent=1))
 
 
-def _make_pairs(data: Data) -> None:
-    text, partial = data.output / "text", data.output / "pairs.partial"
-    _run("demo_corpus.py", "--output", text, "--max-megabytes", MEGABYTES)
+def _make_pairs(folder: Path) -> None:
+    partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
-    for theirs, ours in (("train", "train"), ("valid", "dev"), ("test", "test")):
-        for side, suffix in (("source", "src"), ("target", "tgt")):
-            content = (text / f"pairs.{theirs}.{side}").read_bytes()
-            (partial / f"{ours}.{suffix}").write_bytes(content)
-    partial.rename(data.folder)
+    for seed, (split, count) in enumerate(MADE_UP.items()):
+        for side, texts in zip(("src", "tgt"), zip(*made_up_pairs(count, seed), strict=True), strict=True):
+            (partial / f"{split}.{side}").write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    partial.rename(folder)
 
 
 def _fingerprint(splits: dict[str, TaskSplit]) -> dict[str, str]:
