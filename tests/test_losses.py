@@ -55,11 +55,11 @@ def test_equal_to_the_plain_computation(
 ) -> None:
     hidden, weight, targets = inputs(seed, rows, int(share * rows), size, size + padding)
     coefficients = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    elements, losses.CHUNK_ELEMENTS = losses.CHUNK_ELEMENTS, chunk * size
+    rows_before, losses.CPU_ROWS = losses.CPU_ROWS, chunk
     try:
         total, sums = fused_losses(hidden, weight, targets, coefficients, TERMS, VocabShard(size))
     finally:
-        losses.CHUNK_ELEMENTS = elements
+        losses.CPU_ROWS = rows_before
     expected = plain_losses(hidden, weight[:size], targets, TERMS)
     torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)
     leaves = [weight, *hidden.values()]

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from janus_pt.config import ModelConfig
 from janus_pt.model.attention import LayerCache, Mask
 from janus_pt.model.block import DecoderLayer, EncoderLayer, layer_norm
-from janus_pt.model.dropout import Seed, seed_layer
+from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.layers import Layers
 from janus_pt.model.positions import SinusoidalPositions
 
@@ -32,7 +32,7 @@ class Stack(nn.Module):
         table = nn.Embedding if config.positions == "learned" else SinusoidalPositions
         self.embed_positions: nn.Module = table(config.max_positions, hidden_size)
         self.layernorm_embedding = layer_norm(config) if config.embedding_layer_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm(config) if config.pre_layer_norm else nn.Identity()
         self.first = first
@@ -45,7 +45,7 @@ class Stack(nn.Module):
             seed_layer(self.seed, self.first)
         table = self.embed_positions(positions)
         x = embedded_tokens * self.scale + table.to(embedded_tokens.dtype)  # DeepSpeed leaves buffers in float32
-        return self.dropout(self.layernorm_embedding(x))
+        return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
         """The layers that are here, each with its index in the whole stack."""

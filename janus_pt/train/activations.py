@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from janus_pt.config import Config, ModelConfig
-from janus_pt.losses import CHUNK_ELEMENTS
+from janus_pt.losses import chunk_rows
 from janus_pt.objectives.expected import SampleSizes
 
 FLOAT = 4
-CHUNK_COPIES = 4
-"""Float32 arrays of a chunk's size alive at once in `losses.py`: logits, probabilities, gradient and a product."""
+CHUNK_COPIES = 3
+"""Float32 arrays of a chunk's size in `losses.py`."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,9 @@ def loss_bytes(config: Config, batch: MicroBatch) -> tuple[float, float]:
     rows = -(-model.vocab_size // config.parallel.tensor_parallel_size)
     masked, whole = batch.samples * batch.sizes.masked, batch.samples * (batch.sizes.target - 1)
     predicted, d = batch.samples * batch.sizes.predicted, model.hidden_size
-    three_streams = min(3 * rows * masked, CHUNK_ELEMENTS)
-    one_stream = min(rows * (whole - masked), CHUNK_ELEMENTS) * (CHUNK_COPIES - 1) / CHUNK_COPIES
+    chunk = rows * min(max(3 * masked, whole - masked), chunk_rows(rows, batch.on_cpu))
     forward = rows * d * FLOAT + (2 * predicted + batch.slots) * d * width
-    forward += FLOAT * CHUNK_COPIES * max(three_streams, one_stream)
+    forward += (FLOAT * CHUNK_COPIES + width * (width < FLOAT)) * chunk
     backward = 2 * (rows + predicted + batch.slots) * d * width
     return forward, backward
 
