@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,24 +40,25 @@ class Case:
         return self.samples * (self.sizes.target - 1)
 
 
-def shape_case(shape: str) -> Case:
-    """`small`, or `large`, which has a large vocabulary and longer sentences."""
+def shape_case(shape: str, ar_stream: Literal["query", "content"] = "query") -> Case:
+    """`small`, or `large`, which has a large vocabulary and longer sentences. Dropout wherever the yardstick has it."""
     vocab_size, samples, length = {"small": (8000, 32, 32), "large": (50000, 8, 128)}[shape]
     model = ModelConfig(
         vocab_size=vocab_size, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, encoder_layers=3,
         decoder_layers=3, activation="relu", scale_embedding=True, embedding_layer_norm=False, init_std=1 / 16,
+        dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
     )  # fmt: skip
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
-    sizes = replace(sample_sizes(objective, length + 1), source=length, masked=round(MASKED_SHARE * length))
+    sizes = replace(sample_sizes(model, objective, length + 1), source=length, masked=round(MASKED_SHARE * length))
     return Case(model, objective, samples, sizes)
 
 
-def config_case(path: str) -> Case:
+def config_case(path: str, ar_stream: str | None) -> Case:
     """One micro-batch of a configuration's longest samples, with the mean number of masked tokens."""
     from janus_pt.train.plan import sample_length  # brings DeepSpeed with it
 
-    config = read_config(path)
-    sizes = sample_sizes(config.objective, sample_length(config))
+    config = read_config(path, [f"model.ar_stream={ar_stream}"] if ar_stream else [])
+    sizes = sample_sizes(config.model, config.objective, sample_length(config))
     samples = max(1, int(samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)))
     return Case(config.model, config.objective, samples, sizes, getattr(torch, config.precision.dtype))
 

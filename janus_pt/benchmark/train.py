@@ -43,6 +43,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--shape", choices=("small", "large"), default="small", help="small: 8,000 tokens in the "
                       "vocabulary, 32 pairs of 32 tokens; large: 50,000, 8 pairs of 128")  # fmt: skip
     what.add_argument("--config", metavar="FILE", help="a micro-batch of this configuration, instead")
+    parser.add_argument("--ar-stream", choices=("query", "content"), help="what P_AR is read off")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--json", metavar="FILE", help="write the numbers")
 
@@ -50,7 +51,9 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 def read_case(asked: argparse.Namespace) -> Case:
     """The case that the command line names."""
     torch.set_num_threads(asked.threads)
-    return config_case(asked.config) if asked.config else shape_case(asked.shape)
+    if asked.config:
+        return config_case(asked.config, asked.ar_stream)
+    return shape_case(asked.shape, asked.ar_stream or "query")
 
 
 def main(arguments: Sequence[str]) -> None:

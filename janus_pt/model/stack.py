@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config import ModelConfig
-from janus_pt.model.attention import LayerCache, Mask
+from janus_pt.model.attention import LayerCache, Mask, Reading
 from janus_pt.model.block import DecoderLayer, EncoderLayer, layer_norm
 from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.layers import Layers
@@ -87,22 +87,18 @@ class Decoder(Stack):
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
         super().__init__(config, list(stack), first=config.encoder_layers + 1)
+        self.last = config.decoder_layers - 1
 
-    def run(
-        self,
-        x: Tensor,
-        encoder_out: Tensor,
-        num_content: int,
-        self_mask: Mask | None,
-        cross_mask: Mask | None,
-    ) -> Tensor:
-        """The layers, from and to `[batch, slots, hidden]`."""
+    def run(self, x: Tensor, encoder_out: Tensor, readings: tuple[Reading, Reading]) -> Tensor:
+        """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here."""
         for index, layer in self.numbered():
-            x = self._run(index, layer, x, encoder_out, num_content, self_mask, cross_mask)
+            r = readings[index == self.last]
+            x = self._run(index, layer, x, encoder_out, r.num_content, r.self_mask, r.cross_mask, None, r.first)
         return x
 
     def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
-        """Hidden states of all slots, `[batch, slots, hidden]`; `inputs` are those of `run` after its first."""
+        """Hidden states `[batch, slots, hidden]` of the slots that predict; `inputs` are those of `run` after its
+        first."""
         return self.layer_norm(self.run(self.embed(embedded_tokens, positions), *inputs))
 
     def read_on(
