@@ -28,8 +28,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits of a chunk: bounds the walk's memory, three times as much (128 MiB in float32)."""
-CPU_ROWS = 256
-"""On a CPU a chunk has no more rows than this: matrix products gain nothing, and caches do not hold them."""
+CPU_ELEMENTS, CPU_ROWS = 1 << 23, 256
+"""On a CPU a chunk is smaller: matrix products gain no more, and caches hold less."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _FusedLosses(torch.autograd.Function):
 
 def chunk_rows(vocab_rows: int, on_cpu: bool) -> int:
     """Rows of a chunk, all streams counted."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, vocab_rows))
+    rows = max(1, (CPU_ELEMENTS if on_cpu else CHUNK_ELEMENTS) // max(1, vocab_rows))
     return min(rows, CPU_ROWS) if on_cpu else rows
 
 
