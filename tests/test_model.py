@@ -149,6 +149,8 @@ def test_attention_with_dropout_is_attention_with_some_weights_left_out() -> Non
     seen[:, :, :, 0] = True
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
     mask = additive(seen, torch.float64)
-    torch.testing.assert_close(attend(q, k, v, mask, 1e-9), expected)
-    draws = torch.stack([attend(q, k, v, mask, 0.25) for _ in range(2000)])
+    q.requires_grad_()
+    for same in (mask, seen):
+        torch.testing.assert_close(attend(q, k, v, same, 1e-9), expected)
+    draws = torch.stack([attend(q, k, v, mask, 0.25).detach() for _ in range(2000)])
     assert draws.std(0).max() > 0.1 and (draws.mean(0) - expected).abs().max() < 0.1

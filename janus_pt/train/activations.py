@@ -137,12 +137,11 @@ def _dropout(probability: float, batch: MicroBatch, width: int) -> int:
 
 
 def _attention(config: Config, batch: MicroBatch, queries: float, keys: float) -> float:
-    """Log-sum-exp of the fused kernels; with dropout a CPU has none and keeps the weights, their dropout mask and the
-    product."""
+    """Log-sum-exp of the fused kernels; a CPU keeps the weights, and with dropout its mask and the product."""
     model, width, tp = config.model, activation_width(config), config.parallel.tensor_parallel_size
     heads = model.num_attention_heads / tp
-    if batch.on_cpu and model.attention_dropout > 0:
-        return batch.samples * width * 3 * heads * queries * keys
+    if batch.on_cpu:
+        return batch.samples * width * heads * queries * keys * (3 if model.attention_dropout > 0 else 1)
     return batch.samples * FLOAT * heads * queries
 
 
