@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,8 +14,7 @@ from janus_pt.model.dropout import add_dropped, dropout
 from janus_pt.model.layers import Layers
 
 LAYER_NORM_EPS = 1e-5
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "gelu": F.gelu}
-"""They may overwrite their input."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:

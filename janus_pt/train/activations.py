@@ -102,7 +102,7 @@ def loss_bytes(config: Config, batch: MicroBatch) -> tuple[float, float]:
     predicted, d = batch.samples * batch.sizes.predicted, model.hidden_size
     chunk = rows * min(max(3 * masked, whole - masked), chunk_rows(rows, batch.on_cpu))
     forward = rows * d * FLOAT + (2 * predicted + batch.slots) * d * width
-    forward += (FLOAT * CHUNK_COPIES + width * (width < FLOAT)) * chunk
+    forward += FLOAT * CHUNK_COPIES * chunk + (chunk + rows * d) * width * (width < FLOAT)
     backward = 2 * (rows + predicted + batch.slots) * d * width
     return forward, backward
 
