@@ -18,7 +18,7 @@ Sums over the vocabulary are all that tensor-parallel ranks exchange.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,7 @@ class _FusedLosses(torch.autograd.Function):
         real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
         mean = real.sum(0, dtype=dtype) / vocab.size
         coefficients = coefficients.to(dtype)
-        sums = torch.zeros_like(coefficients)
-        wanted = any(ctx.needs_input_grad)
+        sums, wanted = torch.zeros_like(coefficients), any(ctx.needs_input_grad)
         grad_weight = torch.zeros_like(weight, dtype=dtype) if wanted else None
         grad_hidden = [torch.zeros_like(h) for h in hidden]
         runs = list(_runs([len(h) for h in hidden], chunk_rows(len(real), weight.device.type == "cpu")))
@@ -118,9 +117,8 @@ class _FusedLosses(torch.autograd.Function):
                 _add_product(grad_weight[: len(real)], grad.t(), part.weighted(inputs).flatten(0, 1))
         if grad_weight is not None:
             shares = terms.label_smoothing * coefficients[: len(hidden)]
-            for share, grad, h in zip(shares.unbind(0), grad_hidden, hidden, strict=True):
-                grad -= (share * mean).to(grad.dtype)
-                grad_weight[: len(real)] -= share / vocab.size * h.sum(0, dtype=dtype)
+            _subtract_smoothing(shares, mean, hidden, grad_hidden, grad_weight[: len(real)], vocab.size)
+            for grad in grad_hidden:
                 vocab.reduce(grad)
             ctx.save_for_backward(grad_weight.to(weight.dtype), *grad_hidden)
         ctx.mark_non_differentiable(sums)
@@ -130,6 +128,15 @@ class _FusedLosses(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, *hidden = (grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors)
         return (weight, None, None, None, None, *hidden)
+
+
+def _subtract_smoothing(
+    shares: Tensor, mean: Tensor, hidden: Sequence[Tensor], grad_hidden: list[Tensor], grad_weight: Tensor, size: int
+) -> None:
+    """Smoothing's part of the gradient: the same at every logit of a stream."""
+    for share, grad, h in zip(shares.unbind(0), grad_hidden, hidden, strict=True):
+        grad -= (share * mean).to(grad.dtype)
+        grad_weight -= share / size * h.sum(0, dtype=shares.dtype)
 
 
 def chunk_rows(vocab_rows: int, on_cpu: bool) -> int:
@@ -210,22 +217,25 @@ class _Part:
         local = targets - vocab.start
         own = (local >= 0) & (local < logits.shape[-1])
         local = (local * own)[:, None, None].expand(-1, len(self.streams), 1)
-        target = logits.gather(-1, local)[..., 0]
-        log_p = torch.log_softmax(logits, dim=-1, out=free[0])
-        here = target - log_p.gather(-1, local)[..., 0]  # log of the local sum
-        highest = vocab.reduce(here.clone(), dist.ReduceOp.MAX)
-        share, p = (here - highest).exp(), torch.exp(log_p, out=logits)
-        moments = share[..., None] * (torch.bmm(p, log_p.transpose(1, 2)) + (here - highest)[:, None])
-        reduced = torch.stack((share, (target - highest) * own[:, None], mean, *moments.unbind(-1)))
-        total, target, mean, *expectations = vocab.reduce(reduced).unbind(0)
-        expected = torch.stack(expectations, -1) / total[..., None]
+        most = logits.amax(-1)
+        highest = vocab.reduce(most.clone(), dist.ReduceOp.MAX)
+        target = (logits.gather(-1, local)[..., 0] - highest) * own[:, None]
+        p, shift = torch.softmax(logits, dim=-1, out=free[0]), most - highest
+        share = shift.exp() / p.amax(-1)  # the most probable token's is 1 over the sum
+        parts = [share, target, mean]
+        if self.pairs:  # of logits less their highest, not of log p: J is a small difference
+            logits -= most[..., None]
+            moments = share[..., None] * (torch.bmm(p, logits.transpose(1, 2)) + shift[:, None])
+            parts += moments.unbind(-1)
+        total, target, mean, *expectations = vocab.reduce(torch.stack(parts)).unbind(0)
+        expected = torch.stack(expectations or [total], -1) / total[..., None]
         self._add_terms(sums, total.log() - (1 - smoothing) * target - smoothing * (mean - highest), expected)
         if not wanted:
             return logits
         ratio, own_weight = share / total, (smoothing - 1) * own[:, None].to(total.dtype)
         if self.pairs:
-            pull = self.weight + (self.laplacian * ((here - highest)[:, None] - expected)).sum(-1)
-            grad = torch.bmm(ratio[..., None] * self.laplacian, log_p, out=free[1]).mul_(p)
+            pull = self.weight + (self.laplacian * (shift[:, None] - expected)).sum(-1)
+            grad = torch.bmm(ratio[..., None] * self.laplacian, logits, out=free[1]).mul_(p)
             p = grad.baddbmm_(self.laplacian * ratio[:, None] + torch.diag_embed(ratio * pull), p)
             own_weight = own_weight * self.weight
         elif vocab.group is not None:
