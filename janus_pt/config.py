@@ -49,6 +49,9 @@ class ModelConfig(Section):
     """Standard deviation of new weights. 0.02, BERT's, suits hidden sizes near 1000; small models want more."""
     ar_position_offset: Literal[0, 1] = 1
     """Where the AR query that predicts target token p sits: at p - 1 (0) or at p (1). Fixed for a model's life."""
+    ar_stream: Literal["query", "content"] = "query"
+    """Where P_AR is read off: a query slot beside each token, or the token's own content slot, as in any decoder: fewer
+    slots in training, half of the work in decoding. Fixed for a model's life."""
     pad_token_id: Count = 0
     bos_token_id: Count = 1
     eos_token_id: Count = 2

@@ -20,7 +20,7 @@ from janus_pt.objectives.batch import Batch, Example, collate
 from janus_pt.objectives.expected import sample_sizes
 from janus_pt.objectives.janus import visible_slots
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.slots import POSITION, TOKEN
+from janus_pt.slots import POSITION, SEGMENT, TOKEN
 
 BOS, EOS, MASK = 1, 2, 4
 TARGET = np.array([BOS, 10, 11, 12, EOS])
@@ -94,6 +94,25 @@ def test_joint() -> None:
     assert predicted(made, "ar") == [(10, 1), (11, 2), (12, 3), (EOS, 4)]
     assert predicted(made, "nar") == [(10, 1), (12, 3)]
     assert made.targets[:2].tolist() == [10, 12], "the masked come first: J compares the same tokens"
+
+
+CONTENT = MODEL.model_copy(update={"ar_stream": "content"})
+
+
+@pytest.mark.parametrize("name", ["ar", "joint", "janus"])
+def test_without_ar_queries_the_contents_predict(name: str) -> None:
+    """The slots are the same but for the queries; P_AR of a token is the content before it."""
+    made = build_example(SOURCE, TARGET, MASKED, CONTENT, objective(name))
+    other = example(name)
+    np.testing.assert_array_equal(made.content, other.content)
+    np.testing.assert_array_equal(made.query, other.query[4:])
+    np.testing.assert_array_equal(made.targets, other.targets)
+    slots = made.content[made.predict["ar"]]
+    pairs = zip(made.targets.tolist(), slots[:, TOKEN].tolist(), slots[:, POSITION].tolist(), strict=True)
+    assert sorted(pairs, key=lambda pair: pair[2]) == [(10, BOS, 1), (11, 10, 2), (12, 11, 3), (EOS, 12, 4)]
+    for stream in made.predict.keys() - {"ar"}:
+        chosen, theirs = (np.concatenate((e.content, e.query))[e.predict[stream]] for e in (made, other))
+        np.testing.assert_array_equal(chosen, theirs)
 
 
 def test_bang() -> None:
@@ -173,11 +192,12 @@ def test_sums_and_total_against_plain_torch(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("shape", [MODEL, CONTENT], ids=lambda model: model.ar_stream)
 @pytest.mark.parametrize("name", ["ar", "cmlm", "joint"])
-def test_the_distributions_of_rivals_are_those_of_janus(name: str) -> None:
+def test_the_distributions_of_rivals_are_those_of_janus(name: str, shape: ModelConfig) -> None:
     """The same slots, so the same hidden states. (BANG's slots also read themselves: theirs are others.)"""
     model = tiny_model()
-    rival, janus = (collate([example(n)], 0) for n in (name, "janus"))
+    rival, janus = (collate([build_example(SOURCE, TARGET, MASKED, shape, objective(n))], 0) for n in (name, "janus"))
     ours, theirs = (model(b.source, b.slots)[0].flatten(0, 1) for b in (rival, janus))
     for stream, index in rival.predict.items():
         states = dict(zip(janus.targets.tolist(), theirs[janus.predict[stream]], strict=False))
@@ -230,15 +250,26 @@ def test_the_first_diagonal_of_bang_is_its_non_autoregressive_layout() -> None:
     assert [row[4:8] for row in table(pretrained)[4:8]] == table(tuned)
 
 
+@pytest.mark.parametrize("stream", ["query", "content"])
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("full_share", [0.0, 0.5])
-def test_expected_sizes_are_those_of_examples(name: str, full_share: float) -> None:
+def test_expected_sizes_are_those_of_examples(name: str, stream: str, full_share: float) -> None:
+    if "bang" in name and stream == "content":
+        pytest.skip("BANG has no such stream")
     config, rng = objective(name, bang_streams=3, masking={"full_share": full_share}), np.random.default_rng(0)
+    model = ModelConfig.model_validate({"vocab_size": 40, "ar_stream": stream})
     fields = {"source": np.full(40, 7), "target": np.full(40, 7)}
-    made = [make_example(fields, rng, model=ModelConfig(vocab_size=40), objective=config) for _ in range(400)]
-    found = [(len(e.content), len(e.query), sum(map(len, e.predict.values()))) for e in made]
-    sizes = sample_sizes(config, 42)
-    np.testing.assert_allclose(np.mean(found, 0), (sizes.content, sizes.queries, sizes.predicted), rtol=0.05)
+    made = [make_example(fields, rng, model=model, objective=config) for _ in range(400)]
+    found = [(len(e.content), len(e.query), sum(map(len, e.predict.values())), attended(e)) for e in made]
+    sizes = sample_sizes(model, config, 42)
+    expected = (sizes.content, sizes.queries, sizes.predicted, sizes.pairs)
+    np.testing.assert_allclose(np.mean(found, 0), expected, rtol=0.06)
+
+
+def attended(made: Example) -> int:
+    """Pairs of a slot and a content slot of its side."""
+    content, slots = (np.bincount(s[:, SEGMENT]) for s in (made.content, np.concatenate((made.content, made.query))))
+    return int((content * np.resize(slots, len(content))).sum())
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -281,3 +312,13 @@ def test_wrong_objectives_are_named(given: dict[str, Any], key: str | None, mess
     }
     path = ("objective", key) if key else ("objective",)
     assert any(where == path and reason.startswith(message) for where, reason in find_problems(data, 1))
+
+
+def test_an_objective_that_predicts_from_masks_alone_is_refused_content_slots() -> None:
+    data = {
+        "model": {"vocab_size": 24, "ar_stream": "content"},
+        "objective": {"name": "bang"},
+        "data": {"train": [{"path": "x"}], "global_batch_size": 8, "micro_batch_size": 8},
+        "run": {"output_dir": "y", "max_steps": 1},
+    }
+    assert [where for where, _ in find_problems(data, 1)] == [("model", "ar_stream")]

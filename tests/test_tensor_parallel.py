@@ -137,7 +137,7 @@ def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
     carry, _ = split_batch(batch(), torch.device("cpu"))
     parts = [Stage(build_model(CONFIG, SEED, layers).double(), layers) for layers in chain(CONFIG, stages)]
     for part in parts:
-        part.seeds = iter([(0,)])
+        part.seeds, part.layouts = iter([(0,)]), iter([batch().slots])
         carry = part(carry)
     last = parts[-1].model
     loss = ObjectiveLoss(OBJECTIVE, vocab_shard(last.embed_tokens, CONFIG.vocab_size))

@@ -21,6 +21,8 @@ OBJECTIVES: dict[str, ModuleType] = {
     "bang": bang,
     "bang_nar": bang_nar,
 }
+AR_STREAMS = ("janus", "ar", "joint")
+"""Objectives whose P_AR is where `model.ar_stream` says."""
 
 
 def build_example(
@@ -38,6 +40,8 @@ def build_example(
     options: dict[str, Any] = {"streams": objective.bang_streams} if objective.name == "bang" else {}
     if objective.name == "cmlmc":
         options["corrected"] = corrected
+    if objective.name in AR_STREAMS:
+        options["ar_stream"] = model.ar_stream
     module = OBJECTIVES[objective.name]
     made: Example = module.example(source, target, masked, model.mask_token_id, model.ar_position_offset, **options)
     return made
