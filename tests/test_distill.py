@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import environment
+from runs import ROOT, environment, run_script
 from tiny import SHAPE, tiny_model, tokenizer_bytes
 
 from janus_pt.api import JanusModel
-from janus_pt.errors import UserError, reported
+from janus_pt.errors import UserError
 from janus_pt.generate.distill import Request, distill
 from janus_pt.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("slot", "query", "content", "mask", "beam", "length", "token", "pass")
 PORTION = 4
 OPTIONS = {"mode": "ar", "num_beams": 3, "max_length": 6}
@@ -126,27 +124,16 @@ def test_a_killed_run_goes_on(teacher: Path, source: Path, tmp_path: Path) -> No
     assert corpus(tmp_path / "killed") == expected(teacher, source, 2)
 
 
-def launch(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    main = runpy.run_path(str(ROOT / script))["main"]
-    try:
-        with reported():
-            main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
-
-
 def test_from_the_command_line_to_a_corpus(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], teacher: Path, source: Path, tmp_path: Path
 ) -> None:
     asked = ("--model", teacher, "--source", source, "--output", tmp_path, "--mode", "nar", "--length-beam", 3)
     asked = (*asked, "--n-best", 2, "--max-length", 8)
-    assert launch(monkeypatch, "launchers/distill.py", *asked) == 0
+    assert run_script(monkeypatch, "launchers/distill.py", *asked) == 0
     assert "train.src, " in capfd.readouterr().out
     built = ("--task", "nmt", "--data", tmp_path, "--splits", "train", "--tokenizer", teacher / "tokenizer.model")
     built = (*built, "--output", tmp_path / "corpora", "--workers", 1)
-    assert launch(monkeypatch, "data_prep/build_task.py", *built) == 0
+    assert run_script(monkeypatch, "data_prep/build_task.py", *built) == 0
     kept, left_out = map(int, re.findall(r"(\d+) (?:pairs|were)", capfd.readouterr().out))
     assert kept + left_out == len(corpus(tmp_path)) and kept > 20, "a random model writes bytes that are no text"
 
@@ -170,6 +157,6 @@ def test_mistakes_are_told_in_one_line(
     message: str,
 ) -> None:
     asked = ("--model", teacher, "--source", source, "--output", tmp_path, *changes)
-    assert launch(monkeypatch, "launchers/distill.py", *asked) == 2
+    assert run_script(monkeypatch, "launchers/distill.py", *asked) == 2
     told = capfd.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from corpus_fixture import write_corpus
-from test_benchmark import launch
+from runs import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
 from janus_pt.benchmark.case import Case, make_batch, shape_case
@@ -45,7 +45,7 @@ def small(case: Case) -> Case:
 def test_the_numbers_of_a_step_belong_together(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ("--json", tmp_path / "out.json", "--profile", tmp_path / "trace.json")
     asked = ("train", "--config", config, "--ar-stream", "content", "--repeats", 1, "--threads", 1, *files)
-    assert launch(monkeypatch, *asked) == 0
+    assert run_script(monkeypatch, "launchers/benchmark.py", *asked) == 0
     found: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
     assert found["ratio"] == pytest.approx(found["step_s"] / found["yardstick_step_s"])
     assert set(found["parts"]) == {"encoder", "decoder", "losses", "optimizer", "data"}
@@ -89,14 +89,14 @@ def test_fused_losses_are_the_unfused_ones_in_float32(shape: str) -> None:
 
 def test_losses_are_measured(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("--config", config, "--repeats", 1, "--threads", 1, "--json", tmp_path / "out.json")
-    assert launch(monkeypatch, "loss", *asked) == 0
+    assert run_script(monkeypatch, "launchers/benchmark.py", "loss", *asked) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert min(found.values()) > 0 and found["predicted_slots"] >= 3 * 31
 
 
 def test_the_loader_is_measured(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("--workers", 0, "--seconds", 0.2, "--json", tmp_path / "out.json")
-    assert launch(monkeypatch, "loader", "--config", config, *asked) == 0
+    assert run_script(monkeypatch, "launchers/benchmark.py", "loader", "--config", config, *asked) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["tokens_per_s"] > 0 and 0.3 < found["real_slots"] <= 1 and 0.3 < found["real_source_tokens"] <= 1
 
@@ -116,5 +116,5 @@ def test_training_is_measured_without_deepspeed() -> None:
 def test_a_configuration_that_is_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch(monkeypatch, "train", "--config", tmp_path / "none.json") == 2
+    assert run_script(monkeypatch, "launchers/benchmark.py", "train", "--config", tmp_path / "none.json") == 2
     assert "none.json: cannot be read" in capsys.readouterr().err
