@@ -3,14 +3,14 @@
 A *slot* is one place in the decoder's input. All streams of all objectives are slots of one sequence; what a
 slot may read is decided by a few small integers, never by a stored matrix.
 
-Content slots come first in the sequence and are the only keys and values; query slots follow and only read.
+Content slots come first in the sequence and are the only keys and values; query slots follow and only read. All
+samples of a batch share one sequence, source and slots alike, so nothing in it is padding.
 
 field     meaning
 --------  ----------------------------------------------------------------------------------------------------
 token     token id
 position  row of the position table
-segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked);
-          -1 is padding
+segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked)
 rank      of a content slot: its place on the segment's rank line
 until     the slot reads keys of rank in [0, until) ...
 start     ... and in [start, stop)
@@ -19,12 +19,15 @@ stop
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from janus_pt.grids import Grids, IntArray, make_grids, to_device
 
 FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
 TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
@@ -37,8 +40,6 @@ NEVER = 1 << 21
 CAUSAL, MASKED = 0, 1
 """The two segments of a sample: slots that read only the past, and slots that read both sides."""
 
-Tile = tuple[int, int, int, int]
-"""A block of the attention: the slots `[first, last)` read contents `[first, last)`."""
 SlotArray = np.ndarray[Any, np.dtype[np.int32]]
 
 
@@ -59,51 +60,71 @@ def make_slots(
     return table
 
 
-PADDING = make_slots(0, 0, -1, rank=0, until=1)[0]
-"""A padding slot reads the row's other padding, so that no row of the attention is empty."""
-
-
 @dataclass(frozen=True)
 class Slots:
-    """A batch of packed decoder sequences: all that the model knows of an objective.
+    """A batch of packed decoder sequences in one row: all that the model knows of an objective.
 
-    `table` is `[batch, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots of every row are
-    the content slots. No slot before `first_predicting` predicts: the last layer leaves them out. If there are
-    `tiles`, no slot reads outside of them.
+    `table` is `[1, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots are the content slots. No
+    slot before `first_predicting` predicts: the last layer leaves them out. Of the grids, which have one for each side
+    that there is, `readers` are of all slots, `predicting` of those from `first_predicting` on, counted from there, and
+    `contents` of the content slots.
     """
 
     table: Tensor
     num_content: int
-    first_predicting: int = 0
-    tiles: tuple[Tile, ...] = ()
+    first_predicting: int
+    readers: Grids
+    predicting: Grids
+    contents: Grids
 
     def __getitem__(self, field: int) -> Tensor:
         return self.table[..., field]
 
-    def to(self, device: torch.device) -> Slots:
-        """The same slots on another device; the copy is asynchronous from pinned memory."""
-        return replace(self, table=self.table.to(device, non_blocking=True))
-
     @property
     def samples(self) -> Tensor:
-        """The sample of its row that each slot belongs to, `[batch, slots]`; -1 at padding."""
+        """The sample that each slot belongs to, `[1, slots]`."""
         return self.table[..., SEGMENT] >> 1
+
+
+def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
+    """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on the same sides."""
+    samples, sides = table[:, SEGMENT] >> 1, table[:, SEGMENT] & 1
+    there = np.unique(sides[:num_content])
+    side, size = np.searchsorted(there, sides), (int(samples.max()) + 1, len(there))
+    readers, predicting, contents = (
+        make_grids(samples[part], side[part], *size)
+        for part in (slice(None), slice(first_predicting, None), slice(num_content))
+    )
+    return Slots(torch.from_numpy(table)[None], num_content, first_predicting, readers, predicting, contents)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A batch of encoder inputs; all tensors `[batch, length]`, `samples` is -1 at padding."""
+    """A batch of encoder inputs; all tensors `[rows, length]`, `samples` is -1 at padding.
+
+    In training all samples are packed in one row, with one grid. In decoding each has a row to itself.
+    """
 
     tokens: Tensor
     positions: Tensor
     samples: Tensor
+    grids: Grids | None = None
 
     def to(self, device: torch.device) -> Source:
         """The same source on another device; the copy is asynchronous from pinned memory."""
-        tokens, positions, samples = (
-            t.to(device, non_blocking=True) for t in (self.tokens, self.positions, self.samples)
-        )
-        return Source(tokens, positions, samples)
+        moved: Source = to_device(self, device)
+        return moved
+
+
+def pack_sources(sequences: Sequence[IntArray]) -> Source:
+    """All sources in one row; `sequences` are 1-d integer arrays, none empty."""
+    lengths = np.array([len(s) for s in sequences])
+    samples = np.repeat(np.arange(len(lengths)), lengths)
+    positions = np.arange(len(samples)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    tokens, places, of = (
+        torch.from_numpy(x.astype(np.int32))[None] for x in (np.concatenate(sequences), positions, samples)
+    )
+    return Source(tokens, places, of, make_grids(samples, np.zeros_like(samples), len(lengths), 1))
 
 
 def pad_sources(sequences: list[Any], pad_token_id: int) -> Source:

@@ -74,7 +74,7 @@ class Golden:
         return [make(*parts) for parts in zip(self.rows("src_tokens"), self.rows("target"), self.masked(), strict=True)]
 
     def batch(self) -> Batch:
-        return collate(self.examples(), self.config.pad_token_id)
+        return collate(self.examples())
 
     def _translation_example(self, source: Any, target: Any, masked: Any) -> Example:
         return janus.example(source, target, masked, self.config.mask_token_id, position_offset=0)

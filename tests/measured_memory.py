@@ -83,7 +83,7 @@ def micro_batches(config: Config, seed: int) -> list[Batch]:
     from megatron.core import parallel_state
 
     count = config.micro_batches_per_step // parallel_state.get_data_parallel_world_size()
-    return [collate([example() for _ in range(samples)], 0) for _ in range(count)]
+    return [collate([example() for _ in range(samples)]) for _ in range(count)]
 
 
 def measure(case: dict[str, Any]) -> float:

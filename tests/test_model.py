@@ -14,14 +14,16 @@ from janus_pt.model.attention import additive, attend
 from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_layer
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.masks import Reading, readable
 from janus_pt.objectives import janus
 from janus_pt.objectives.batch import Batch, collate
+from janus_pt.slots import POSITION, TOKEN, Slots, Source
 
 
 def batch(count: int = 3, offset: int = 1) -> Batch:
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(5, 24, 3 + n), np.array([1, *rng.integers(5, 24, 4 + 2 * n), 2])) for n in range(count)]
-    return collate([janus.example(s, t, np.array([1, 3, 4]), 4, offset) for s, t in pairs], 0)
+    return collate([janus.example(s, t, np.array([1, 3, 4]), 4, offset) for s, t in pairs])
 
 
 def model(**changes: object) -> JanusTransformer:
@@ -92,17 +94,21 @@ def test_new_weights_depend_on_seed_and_name_alone() -> None:
     )
 
 
+def everything(slots: Slots) -> Slots:
+    """The same slots, no one of them left out in the last layer."""
+    return replace(slots, first_predicting=0, predicting=slots.readers)
+
+
 def test_a_sample_does_not_know_its_neighbours() -> None:
-    """Alone or in a batch, padded or not, a sample's hidden states are the same."""
+    """Alone or in a batch a sample's hidden states are the same."""
     ours, b = model().eval(), batch()
-    hidden = ours(b.source, replace(b.slots, first_predicting=0))[0]
+    hidden = ours(b.source, everything(b.slots))[0][0]
     rng = np.random.default_rng(0)
     for row in range(3):
         source, target = rng.integers(5, 24, 3 + row), np.array([1, *rng.integers(5, 24, 4 + 2 * row), 2])
-        alone = collate([janus.example(source, target, np.array([1, 3, 4]), 4, 1)], 0)
-        expected = ours(alone.source, replace(alone.slots, first_predicting=0))[0][0]
-        real = b.slots.samples[row] >= 0
-        torch.testing.assert_close(hidden[row][real], expected, rtol=1e-10, atol=1e-12)
+        alone = collate([janus.example(source, target, np.array([1, 3, 4]), 4, 1)])
+        expected = ours(alone.source, everything(alone.slots))[0][0]
+        torch.testing.assert_close(hidden[b.slots.samples[0] == row], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_position_offset_moves_the_causal_slots_alone() -> None:
@@ -112,16 +118,25 @@ def test_the_position_offset_moves_the_causal_slots_alone() -> None:
     assert torch.equal(moved.bool(), causal) and moved.max() == 1
 
 
+def dense_pass(ours: JanusTransformer, source: Source, slots: Slots) -> torch.Tensor:
+    """All slots' hidden states under dense masks of the whole row: encoder, decoder and last layer alike."""
+    same = source.samples[0, :, None] == source.samples[0]
+    cross = slots.samples[0, :, None] == source.samples[0]
+    seen = readable(slots.table[0], slots.table[0, : slots.num_content])
+    mask, cross_mask, self_mask = (additive(m[None, None], torch.float64) for m in (same, cross, seen))
+    encoded = ours.encoder(ours.embed_tokens(source.tokens), source.positions, mask)
+    reading = Reading(slots.num_content, 0, self_mask, cross_mask)
+    return ours.decoder(ours.embed_tokens(slots[TOKEN]), slots[POSITION], encoded, (reading, reading))
+
+
 def test_what_is_left_out_changes_no_number() -> None:
-    """Neither the slots that the last layer leaves out, nor the blocks of the mask that hold nothing."""
-    b = batch()
-    assert len(b.slots.tiles) == 3 and b.slots.first_predicting > 0
-    whole = replace(b.slots, first_predicting=0, tiles=())
-    found = []
-    for slots in (b.slots, whole):
+    """Neither the slots that the last layer leaves out, nor the pairs that lie in no grid."""
+    b, found = batch(), []
+    assert b.slots.first_predicting > 0
+    for compute in (lambda ours: ours.decode(b.slots, ours.encode(b.source), b.source),
+                    lambda ours: dense_pass(ours, b.source, b.slots)[:, b.slots.first_predicting :]):  # fmt: skip
         ours = model(dropout=0.0)
-        hidden = ours(b.source, slots)[0][:, -(b.slots.table.shape[1] - b.slots.first_predicting) :]
-        predicted = hidden.flatten(0, 1)[torch.cat(list(b.predict.values()))]
+        predicted = compute(ours)[0][torch.cat(list(b.predict.values()))]
         (predicted * torch.arange(1, 17)).square().mean().backward()
         found.append((predicted.detach(), [p.grad for p in ours.parameters() if p.grad is not None]))
     torch.testing.assert_close(*(hidden for hidden, _ in found), rtol=1e-12, atol=1e-12)

@@ -14,8 +14,9 @@ from janus_pt.config import OWN_WEIGHTS, ModelConfig, ObjectiveConfig
 from janus_pt.config_problems import find_problems
 from janus_pt.data.examples import make_example
 from janus_pt.losses import VocabShard
-from janus_pt.model.attention import decoder_mask
+from janus_pt.model.masks import readable
 from janus_pt.objectives import OBJECTIVES, build_example, cmlmc
+from janus_pt.objectives.arrange import arrange
 from janus_pt.objectives.batch import Batch, Example, collate
 from janus_pt.objectives.expected import sample_sizes
 from janus_pt.objectives.janus import visible_slots
@@ -40,7 +41,10 @@ def example(name: str, **given: Any) -> Example:
 
 def table(made: Example) -> list[str]:
     """Row by row which content slots a slot reads, as 1 and a point."""
-    mask = decoder_mask(collate([made], 0).slots)[0, 0]
+    slots = collate([made]).slots
+    places = torch.from_numpy(arrange([made])[0][0])
+    in_order = slots.table[0, places]
+    mask = readable(in_order, in_order[: len(made.content)])
     return ["".join("1" if seen else "." for seen in row[: len(made.content)].tolist()) for row in mask]
 
 
@@ -161,7 +165,7 @@ def batch(name: str) -> Batch:
     config = objective(name, bang_streams=3)
     sizes = (4, 12), (3, 1), (2, 9)
     fields = [{"source": rng.integers(5, 24, n), "target": rng.integers(5, 24, m)} for n, m in sizes]
-    return collate([make_example(f, rng, model=tiny_model().config, objective=config) for f in fields], 0)
+    return collate([make_example(f, rng, model=tiny_model().config, objective=config) for f in fields])
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -197,7 +201,7 @@ def test_sums_and_total_against_plain_torch(name: str) -> None:
 def test_the_distributions_of_rivals_are_those_of_janus(name: str, shape: ModelConfig) -> None:
     """The same slots, so the same hidden states. (BANG's slots also read themselves: theirs are others.)"""
     model = tiny_model()
-    rival, janus = (collate([build_example(SOURCE, TARGET, MASKED, shape, objective(n))], 0) for n in (name, "janus"))
+    rival, janus = (collate([build_example(SOURCE, TARGET, MASKED, shape, objective(n))]) for n in (name, "janus"))
     ours, theirs = (model(b.source, b.slots)[0].flatten(0, 1) for b in (rival, janus))
     for stream, index in rival.predict.items():
         states = dict(zip(janus.targets.tolist(), theirs[janus.predict[stream]], strict=False))
@@ -215,19 +219,18 @@ def test_what_is_corrected_is_what_the_model_writes() -> None:
         build_example(rng.integers(5, 24, n + 2), targets[n], np.array([1]), MODEL, objective("cmlmc"), shown)
         for n, shown in enumerate((np.array([2, 4]), np.array([3, 4, 7, 9]), np.array([2])))
     ]
-    made = collate(examples, 0)
+    made = collate(examples)
     slots = cmlmc.correct(model, made, model.encode(made.source), VocabShard(24))
     before, after = made.slots.table, slots.table
     unwritten = before[..., TOKEN] == cmlmc.UNWRITTEN
     assert unwritten.sum() == 7 and torch.equal(before[~unwritten], after[~unwritten])
-    for row in range(len(before)):
-        source = made.source.tokens[row][made.source.samples[row] >= 0].tolist()
-        n = int(made.lengths[row])
+    for sample, n in enumerate(made.lengths.tolist()):
+        source = made.source.tokens[made.source.samples == sample].tolist()
         everything = visible_slots(np.full(n, MASK), np.arange(1, n - 1), MASK)
         everything[0, TOKEN], everything[1, TOKEN] = BOS, EOS
         log_probs = full_pass(model, source, everything)[2:]
         written = {position: int(log_probs[position - 1].argmax()) for position in range(1, n - 1)}
-        for slot in after[row][unwritten[row]]:
+        for slot in after[unwritten & (slots.samples == sample)]:
             assert int(slot[TOKEN]) == written[int(slot[POSITION])]
 
 

@@ -12,8 +12,8 @@ from goldens import DENOISING, SHAPES, TRANSLATION, Golden, needs_goldens
 from torch import Tensor
 
 from janus_pt.losses import Terms, fused_losses
-from janus_pt.model.attention import decoder_mask
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.masks import readable
 from janus_pt.objectives.arrange import arrange
 from janus_pt.objectives.janus import PAIRS, STREAMS
 from janus_pt.parallel import groups
@@ -120,20 +120,22 @@ def test_logits(golden: Golden, stream: str) -> None:
 
 
 def test_masks_expand_from_the_visibility_function(golden: Golden) -> None:
-    mask = decoder_mask(golden.batch().slots)[:, 0]
-    for row, example in enumerate(golden.examples()):
-        columns = arrange(golden.examples()).columns[row]
+    slots = golden.batch().slots
+    mask = readable(slots.table[0], slots.table[0, : slots.num_content])
+    for row, (example, columns) in enumerate(zip(golden.examples(), arrange(golden.examples())[0], strict=True)):
         ar, keys = len(example.query) - len(example.predict["aux"]), len(example.content)
         a, b = keys - ar, len(example.predict["aux"])
         causal = torch.ones(ar, ar, dtype=torch.bool).tril()
         content = torch.from_numpy(golden.batch_array("content_mask"))[row, :a, :a] == 0
         query = torch.from_numpy(golden.batch_array("query_mask"))[row, :b, :a] == 0
-        ours = mask[row][columns][:, columns[:keys]]
+        ours = mask[columns][:, columns[:keys]]
         assert torch.equal(ours[:ar, :ar], causal)
         assert torch.equal(ours[keys : keys + ar, :ar], causal)
         assert torch.equal(ours[ar:keys, ar:keys], content)
         assert torch.equal(ours[keys + ar :, ar:keys], query)
-        assert ours.sum() == 2 * causal.sum() + content.sum() + query.sum(), "AR and NAR slots met"
+        assert mask[columns].sum() == ours.sum() == 2 * causal.sum() + content.sum() + query.sum(), (
+            "AR and NAR slots met"
+        )
 
 
 def coefficients_of(golden: Golden, batch_sizes: dict[str, int]) -> tuple[Tensor, float]:

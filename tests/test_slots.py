@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import flex_attention
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from janus_pt.model.attention import decoder_mask, source_mask
+from janus_pt.model import block_masks
+from janus_pt.model.block_masks import slots_block_mask, source_block_mask
+from janus_pt.model.masks import readable
 from janus_pt.objectives import janus
 from janus_pt.objectives.arrange import arrange
-from janus_pt.objectives.batch import Example, collate
+from janus_pt.objectives.batch import Batch, Example, collate
 from janus_pt.slots import POSITION, TOKEN
 
 MASK = 4
+BLOCK = 8
+"""Of the masks that are looked at block by block."""
 
 
 @st.composite
@@ -56,29 +62,30 @@ def may_read(reader: tuple[str, int], key: tuple[str, int]) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(examples())
 def test_every_pair_of_slots_against_the_table(made: list[tuple[Example, list[int]]]) -> None:
-    batch = collate([example for example, _ in made], 0)
-    slots, places = batch.slots, arrange([example for example, _ in made])
-    mask = decoder_mask(slots)[:, 0]
-    tiles = torch.zeros_like(mask)
-    for start, stop, key, key_end in slots.tiles:
-        assert not tiles[:, start:stop].any(), "tiles overlap"
-        tiles[:, start:stop, key:key_end] = True
-    for row, (example, masked) in enumerate(made):
+    batch = collate([example for example, _ in made])
+    slots, (places, first) = batch.slots, arrange([example for example, _ in made])
+    mask = readable(slots.table[0], slots.table[0, : slots.num_content])
+    covered = torch.zeros_like(mask)
+    for readers, contents in zip(slots.readers.places, slots.contents.places, strict=True):
+        for rows, keys in zip(readers, contents, strict=True):
+            covered[rows[rows >= 0, None], keys[keys >= 0]] = True
+    for (example, masked), own in zip(made, places, strict=True):
         contents, queries = described(example, masked)
-        columns = places.columns[row].tolist()
+        columns = own.tolist()
         keys = columns[: len(contents)]
         assert max(keys) < slots.num_content <= min(columns[len(contents) :])
         for slot, reader in zip(columns, contents + queries, strict=True):
-            seen = [key for key in range(slots.num_content) if mask[row, slot, key]]
+            seen = [key for key in range(slots.num_content) if mask[slot, key]]
             assert seen == sorted(c for c, key in zip(keys, contents, strict=True) if may_read(reader, key)), reader
-            assert tiles[row, slot, seen].all(), "something is read outside of the tiles"
-    assert slots.tiles == places.tiles and slots.first_predicting == places.first_predicting
+            assert covered[slot, seen].all(), "something is read that is not in the grids"
+    assert slots.first_predicting == first
+    assert slots.table.shape[1] == sum(map(len, places)) == len(set(np.concatenate(places).tolist())), "no padding"
 
 
 @settings(max_examples=60, deadline=None)
 @given(examples())
 def test_streams_predict_prefixes_of_the_targets(made: list[tuple[Example, list[int]]]) -> None:
-    batch = collate([example for example, _ in made], 0)
+    batch = collate([example for example, _ in made])
     table = batch.slots.table[:, batch.slots.first_predicting :].flatten(0, 1)
     masked_count = sum(len(masked) for _, masked in made)
     assert {stream: len(slots) for stream, slots in batch.predict.items()} == {
@@ -100,39 +107,70 @@ def test_no_row_of_any_mask_is_empty() -> None:
     parts = [
         janus.example(np.arange(n), np.array([1, *range(10, 10 + n), 2]), np.arange(1, n), MASK, 1) for n in (2, 6)
     ]
-    batch = collate(parts, 0)
-    assert decoder_mask(batch.slots).any(-1).all()
-    assert source_mask(batch.slots.samples, batch.source).any(-1)[batch.slots.samples[:, None] >= 0].all()
+    slots = collate(parts).slots
+    assert readable(slots.table[0], slots.table[0, : slots.num_content]).any(-1).all()
 
 
-def test_block_masks_read_what_dense_masks_read() -> None:
-    """FlexAttention with the block mask against SDPA with the dense one, on the slots that are not padding."""
-    parts = [
-        janus.example(np.arange(n), np.array([1, *range(10, 10 + n), 2]), np.arange(1, n, 2), MASK, 1) for n in (9, 5)
+def long_batch(sizes: list[int]) -> Batch:
+    """Samples whose source and target have these numbers of tokens; a third of the target is masked."""
+    targets = [np.array([1, *np.arange(n) % 90 + 10, 2]) for n in sizes]
+    return collate([janus.example(t, t, np.arange(1, len(t) - 1, 3), MASK, 1) for t in targets])
+
+
+def whole_masks(batch: Batch, first: int) -> list[tuple[Tensor, BlockMask]]:
+    """The dense masks of the row, and those made of blocks: slots on contents, slots and source on source."""
+    slots, samples = batch.slots, batch.source.samples[0]
+    readers, count = slots.samples[0, first:], len(batch.lengths)
+    return [
+        (readable(slots.table[0, first:], slots.table[0, : slots.num_content]), slots_block_mask(slots, first)),
+        (readers[:, None] == samples, source_block_mask(readers, samples, count)),
+        (samples[:, None] == samples, source_block_mask(samples, samples, count)),
     ]
-    batch = collate(parts, 0)
-    slots, source = batch.slots, batch.source
-    generator = torch.Generator().manual_seed(0)
-    forms = [
-        (slots.table.shape[1], slots.num_content, decoder_mask(slots), decoder_mask(slots, blocks=True)),
-        (
-            slots.table.shape[1] - slots.first_predicting,
-            slots.num_content,
-            decoder_mask(slots, first=slots.first_predicting),
-            decoder_mask(slots, blocks=True, first=slots.first_predicting),
-        ),
-        (
-            slots.table.shape[1],
-            source.tokens.shape[1],
-            source_mask(slots.samples, source),
-            source_mask(slots.samples, source, blocks=True),
-        ),
-    ]
-    real = (slots.samples >= 0)[:, None, :, None]
-    for rows, keys, dense, blocks in forms:
-        q, k, v = (torch.randn(2, 2, n, 16, generator=generator) for n in (rows, keys, keys))
+
+
+@pytest.mark.parametrize("from_first", [False, True])
+def test_block_masks_read_what_dense_masks_read(from_first: bool) -> None:
+    """FlexAttention with the block mask against SDPA with the dense one."""
+    batch, generator = long_batch([9, 5, 40]), torch.Generator().manual_seed(0)
+    for dense, blocks in whole_masks(batch, batch.slots.first_predicting * from_first):
+        q, k, v = (torch.randn(1, 2, n, 16, generator=generator) for n in (*dense.shape, dense.shape[1]))
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=dense)
-        found = flex_attention(q, k, v, block_mask=blocks)
-        torch.testing.assert_close(
-            found * real[:, :, -rows:], expected.nan_to_num() * real[:, :, -rows:], rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(flex_attention(q, k, v, block_mask=blocks), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), from_first=st.booleans())
+def test_blocks_that_are_left_out_hold_nothing_and_full_ones_everything(sizes: list[int], from_first: bool) -> None:
+    """And where a block is of one sample alone, no more is computed than torch's own count of every pair finds."""
+    batch = long_batch(sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_masks, "BLOCK", BLOCK)
+        masks = whole_masks(batch, batch.slots.first_predicting * from_first)
+    for dense, blocks in masks:
+        rows, keys = (-(-n // BLOCK) * BLOCK for n in dense.shape)
+        padded = torch.zeros(rows, keys, dtype=torch.bool)
+        padded[: len(dense), : dense.shape[1]] = dense
+        tiles = padded.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(1, 2)
+        some, full = (tiles.flatten(2).any(-1), tiles.flatten(2).all(-1))
+        partial = listed(blocks.kv_num_blocks, blocks.kv_indices)
+        every = listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+        assert not (partial & every).any() and not (some & ~partial & ~every).any() and not (every & ~full).any()
+        if len(sizes) == 1 and dense is not masks[0][0]:
+            assert torch.equal(partial | every, some)
+
+
+def listed(count: Tensor, indices: Tensor) -> Tensor:
+    """Which blocks of keys each block of readers lists."""
+    count, indices = count[0, 0], indices[0, 0].long()
+    found = torch.zeros(indices.shape, dtype=torch.bool)
+    return found.scatter_(1, indices, torch.arange(indices.shape[1]) < count[:, None])
+
+
+def test_blocks_of_a_long_sample_that_lie_in_the_future_are_left_out() -> None:
+    """The causal side alone is half of what its blocks would be, and contents unmasked read whole blocks."""
+    slots = long_batch([1500]).slots
+    mask = slots_block_mask(slots, 0)
+    dense = readable(slots.table[0], slots.table[0, : slots.num_content])
+    computed = int(mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum()) * block_masks.BLOCK**2
+    assert int(mask.full_kv_num_blocks.sum()) > int(mask.kv_num_blocks.sum())
+    assert dense.sum() <= computed < 1.35 * dense.sum()

@@ -42,7 +42,7 @@ COEFFICIENTS = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
 def batch(objective: ObjectiveConfig = OBJECTIVE) -> Batch:
     rng = np.random.default_rng(0)
     pairs = [{"source": rng.integers(5, 53, n), "target": rng.integers(5, 53, m)} for n, m in ((7, 9), (3, 4), (10, 6))]
-    made = collate([make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs], 0)
+    made = collate([make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs])
     assert all(len(index) for index in made.predict.values())
     return made
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from janus_pt.config import ModelConfig
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Slots, Source, pad_sources
+from janus_pt.slots import Source, pack_slots, pack_sources, pad_sources
 
 SPECIALS = 5
 """pad, bos, eos, unk, mask: ids 0 to 4."""
@@ -51,8 +51,8 @@ def as_source(sequences: Sequence[Sequence[int]]) -> Source:
 
 def full_pass(model: JanusTransformer, source: Sequence[int], *parts: np.ndarray) -> Tensor:
     """Log-probabilities `[slots, vocab]` of one sentence's slots in one uncached pass; content first, then queries."""
-    batch = as_source([source])
-    slots = Slots(torch.from_numpy(np.concatenate(parts))[None], len(parts[0]))
+    batch = pack_sources([np.array(source)])
+    slots = pack_slots(np.concatenate(parts), len(parts[0]))
     with torch.no_grad():
         hidden = model.decode(slots, model.encode(batch), batch)[0]
         return torch.log_softmax(model.logits(hidden), dim=-1)

@@ -57,26 +57,38 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, data: DataConfig, se
     """Speed after the first batches, which wait for the workers to start; and how much of the batches is no padding."""
     prepare = partial(make_example, model=model, objective=objective)
     loader: TrainLoader[Any, Batch] = TrainLoader(
-        data, prepare, partial(collate, pad_token_id=model.pad_token_id),
+        data, prepare, collate,
         seed=SEED, max_length=model.max_positions, micro_batches_per_step=1, rank=0, ranks=1,
     )  # fmt: skip
     steps: Iterator[list[Batch]] = iter(loader)
     for _ in range(2 * (1 + data.num_workers)):
         next(steps)
-    sums, started = np.zeros(5), time.perf_counter()
+    sums, started = np.zeros(7), time.perf_counter()
     while time.perf_counter() - started < seconds:
         for batch in next(steps):
             slots, source = batch.slots.samples >= 0, batch.source.samples >= 0
             real = (int(slots.sum()), slots.numel(), int(source.sum()), source.numel())
-            sums += (int(batch.lengths.sum()), *real)
+            sums += (int(batch.lengths.sum()), *real, *scores(batch))
     spent = time.perf_counter() - started
-    tokens, slots_real, slots_all, source_real, source_all = sums.tolist()
+    tokens, slots_real, slots_all, source_real, source_all, scores_real, scores_all = sums.tolist()
     return {
         "tokens_per_s": tokens / spent,
         "tokens_per_s_per_worker": tokens / spent / max(1, data.num_workers),
         "real_slots": slots_real / slots_all,
         "real_source_tokens": source_real / source_all,
+        "real_scores": scores_real / scores_all,
     }
+
+
+def scores(batch: Batch) -> tuple[int, int]:
+    """Pairs of a slot or source token and what it attends to, which a device without block masks computes in a layer of
+    the encoder and one of the decoder: those of a sample, and all, with those that only fill the grids."""
+    slots, source = batch.slots, batch.source.grids
+    assert source is not None
+    sides = [*zip(slots.readers.places, slots.contents.places, strict=True)]
+    pairs = [*sides, *((readers, source.places[0]) for readers in slots.readers.places), source.places * 2]
+    real = sum(int(((r >= 0).sum(1) * (k >= 0).sum(1)).sum()) for r, k in pairs)
+    return real, sum(r.numel() * k.shape[1] for r, k in pairs)
 
 
 def write_shards(folder: Path, length: int, vocab_size: int) -> None:

@@ -118,7 +118,7 @@ def measure(case: Case, device: torch.device, repeats: int, threads: int) -> dic
         "yardstick_step_s": plain,
         "ratio": ours / plain,
         "tokens_per_s": case.target_tokens / ours,
-        "slots": step.batch.slots.table.shape[1],
+        "slots": step.batch.slots.table.shape[1] // case.samples,
         "flops": flops,
         "peak_rss_mb": peak_memory_mb(take_steps, case, threads),
         "parts": {**step_parts(step, device), **other_parts(case, step, device)},
@@ -170,12 +170,11 @@ def other_parts(case: Case, step: Step, device: torch.device) -> dict[str, float
 
 def step_flops(case: Case, batch: Batch) -> float:
     """Operations that the step needs: see `flops_per_step`."""
-    content = batch.slots.num_content * case.samples
+    content, queries = batch.slots.num_content, batch.slots.table.shape[1] - batch.slots.num_content
     predicted = sum(len(index) for index in batch.predict.values())
     sizes = replace(case.sizes, content=content / case.samples)
     return flops_per_step(
-        case.model, case.samples * round(sizes.source), content, batch.slots.table.shape[1] * case.samples - content,
-        predicted, sizes.source, sizes.content / 3,
+        case.model, case.samples * round(sizes.source), content, queries, predicted, sizes.source, sizes.content / 3,
     )  # fmt: skip
 
 

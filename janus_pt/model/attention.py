@@ -1,26 +1,37 @@
-"""Multi-head attention on SDPA (dense mask) or FlexAttention (block mask), and the masks themselves."""
+"""Multi-head attention: on FlexAttention with a block mask, else with dense ones, for packed rows sample by sample."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from janus_pt.grids import Grids
 from janus_pt.model.dropout import dropout as drop
 from janus_pt.model.layers import Layers
-from janus_pt.slots import RANK, SEGMENT, START, STOP, UNTIL, Slots, Source, visible
+from janus_pt.model.samples import join_samples, split_samples
 
-Tiles = list[tuple[slice, slice, Tensor]]
-"""Readers, the keys they read some of, and the dense mask of these."""
-Mask = Tensor | BlockMask | Tiles
+
+@dataclass(frozen=True)
+class SampleMask:
+    """The mask of a packed row sample by sample: each of the `readers`' grids reads the `keys`' of the same number, or
+    their only one, with its dense mask, `[1, samples, queries or 1, keys]`."""
+
+    readers: Grids
+    keys: Grids
+    masks: tuple[Tensor, ...]
+
+
+Mask = Tensor | BlockMask | SampleMask
 """Dense `[batch, 1, queries, keys]`, boolean (true = may read) or what is added to the scores; FlexAttention's block
-mask; or tiles, outside of which nothing is read."""
+mask; or that of a packed row."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each `[batch, heads, keys, head_size]`."""
 MIN_CAPACITY = 32
@@ -115,14 +126,24 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dro
 
     A block mask means FlexAttention, which has no dropout: `block_masks_apply` keeps the two apart.
     """
-    if isinstance(mask, list):
-        parts = [attend(queries[:, :, q], keys[:, :, k], values[:, :, k], tile, dropout) for q, k, tile in mask]
-        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    if isinstance(mask, SampleMask):
+        return _attend_by_sample(queries, keys, values, mask, dropout)
     if queries.device.type == "cpu" and queries.requires_grad and not isinstance(mask, BlockMask):
         return _attend_stepwise(queries, keys, values, mask, dropout)
     if isinstance(mask, BlockMask):
         return _flex_attention(queries.device.type)(queries, keys, values, block_mask=mask)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+
+
+def _attend_by_sample(queries: Tensor, keys: Tensor, values: Tensor, mask: SampleMask, dropout: float) -> Tensor:
+    """`attend` for a packed row; heads and samples change places inside."""
+    q, k, v = (
+        split_samples(x[0].transpose(0, 1), grids)
+        for x, grids in ((queries, mask.readers), (keys, mask.keys), (values, mask.keys))
+    )
+    each = zip(q, cycle(k), cycle(v), mask.masks, strict=False)
+    parts = tuple(attend(*part, dropout) for part in each)
+    return join_samples(parts, mask.readers).transpose(0, 1)[None]
 
 
 def _attend_stepwise(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -144,90 +165,7 @@ def _flex_attention(device_type: str) -> Any:
     return flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=True)
 
 
-def block_masks_apply(device: torch.device, dropout: float) -> bool:
-    """Whether masks are built for FlexAttention: on CUDA, unless attention weights are dropped out."""
-    return device.type == "cuda" and dropout == 0.0
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a decoder layer computes, the slots from `first` on, and what these may read."""
-
-    num_content: int
-    first: int
-    self_mask: Mask
-    cross_mask: Mask
-
-
-def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> tuple[Reading, Reading]:
-    """For all layers but the last, and for the last, in which only slots that predict are computed.
-
-    Masks that are not `blocks` are numbers of the activations' `dtype`, made once for all layers.
-    """
-    first, count = slots.first_predicting, slots.num_content
-    if blocks:
-        cross = source_mask(slots.samples, source, True)
-        whole = Reading(count, 0, decoder_mask(slots, True), cross)
-        samples = slots.samples[:, first:]
-        return whole, Reading(count, first, decoder_mask(slots, True, first), source_mask(samples, source, True))
-    seen = source_mask(slots.samples, source)
-    assert isinstance(seen, Tensor)
-    dense = additive(seen, dtype)
-    tiles: Tiles = []
-    for start, stop, key, key_end in slots.tiles or ((0, slots.table.shape[1], 0, count),):
-        seen = tile_mask(slots, slice(start, stop), slice(key, key_end))
-        tiles.append((slice(start, stop), slice(key, key_end), additive(seen, dtype)))
-    last = [
-        (slice(max(q.start, first) - first, q.stop - first), k, mask[:, :, max(0, first - q.start) :])
-        for q, k, mask in tiles
-        if q.stop > first
-    ]
-    return Reading(count, 0, tiles, dense), Reading(count, first, last, dense[:, :, first:])
-
-
-def encoder_mask(source: Source, dtype: torch.dtype, blocks: bool) -> Mask:
-    """The encoder's self-attention mask, as `decoder_readings` has them."""
-    mask = source_mask(source.samples, source, blocks)
-    return additive(mask, dtype) if isinstance(mask, Tensor) else mask
-
-
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """The numbers to add to the scores: 0 where `mask` is true, else the lowest. A row that reads nothing (of padding)
     then reads everything alike, and no number is NaN."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def tile_mask(slots: Slots, readers: slice, keys: slice) -> Tensor:
-    """Which of the contents `keys` the slots `readers` may read, `[batch, 1, readers, keys]`."""
-    rows, read = slots.table[:, readers, None], slots.table[:, None, keys]
-    fields = (rows[..., SEGMENT], rows[..., UNTIL], rows[..., START], rows[..., STOP])
-    return visible(*fields, read[..., SEGMENT], read[..., RANK])[:, None]
-
-
-def decoder_mask(slots: Slots, blocks: bool = False, first: int = 0) -> Tensor | BlockMask:
-    """The decoder's self-attention mask, slots from `first` on × content slots, from the visibility function."""
-    table, num_content = slots.table, slots.num_content
-    if not blocks:
-        return tile_mask(slots, slice(first, None), slice(num_content))
-    segment, rank = (table[..., f].contiguous() for f in (SEGMENT, RANK))
-    reader, until, start, stop = (table[:, first:, f].contiguous() for f in (SEGMENT, UNTIL, START, STOP))
-
-    def mask_mod(b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return visible(reader[b, q], until[b, q], start[b, q], stop[b, q], segment[b, k], rank[b, k])
-
-    batch, length = reader.shape
-    return create_block_mask(mask_mod, batch, None, length, num_content, device=str(table.device))
-
-
-def source_mask(readers: Tensor, source: Source, blocks: bool = False) -> Tensor | BlockMask:
-    """Who may read which source token: those of the same sample. `readers` is `[batch, readers]`, a sample each
-    (`source.samples` itself for the encoder, `slots.samples` for the decoder)."""
-    samples = source.samples
-    if not blocks:
-        return (readers[:, :, None] == samples[:, None, :])[:, None]
-
-    def mask_mod(b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return readers[b, q] == samples[b, k]
-
-    batch, length = samples.shape
-    return create_block_mask(mask_mod, batch, None, readers.shape[1], length, device=str(samples.device))

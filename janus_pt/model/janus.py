@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config import ModelConfig
-from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_readings, encoder_mask
+from janus_pt.model.attention import LayerCache
 from janus_pt.model.dropout import Seed
 from janus_pt.model.layers import PLAIN, Layers
+from janus_pt.model.masks import block_masks_apply, decoder_readings, encoder_mask
+from janus_pt.model.samples import split_samples
 from janus_pt.model.stack import Decoder, Encoder
 from janus_pt.slots import POSITION, TOKEN, Slots, Source
 
@@ -45,12 +47,12 @@ class JanusTransformer(nn.Module):
         return block_masks_apply(source.tokens.device, self.config.attention_dropout if self.training else 0.0)
 
     def encode(self, source: Source) -> Tensor:
-        """Encoder output `[batch, source, hidden]`; meaningless at padding."""
+        """Encoder output `[rows, source, hidden]`; meaningless at padding."""
         embedded = self.embed_tokens(source.tokens)
         return self.encoder(embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source)))
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
-        """Hidden states `[batch, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
+        """Hidden states `[1, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
         readings = decoder_readings(slots, source, encoder_out.dtype, self.blocks(source))
         return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, readings)
 
@@ -75,8 +77,12 @@ class JanusTransformer(nn.Module):
         return self.decoder.read_on(embedded, positions, num_content, self_mask, cross_mask, caches)
 
     def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
-        """Scores of the target lengths `[batch, length_classes]` from the mean of the encoder output."""
-        real = (source.samples >= 0).unsqueeze(-1).to(encoder_out.dtype)
+        """Scores of the target lengths `[samples, length_classes]` from the mean of the encoder output."""
+        real = source.samples >= 0
+        if source.grids is not None:
+            real = source.grids.places[0] >= 0
+            encoder_out = split_samples(encoder_out[0, :, None], source.grids)[0][0]
+        real = real.unsqueeze(-1).to(encoder_out.dtype)
         pooled = (encoder_out * real).sum(1) / real.sum(1).clamp(min=1)
         return self.embed_length(pooled)
 
@@ -87,6 +93,6 @@ class JanusTransformer(nn.Module):
         return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
 
     def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
-        """`decode`'s hidden states `[batch, slots, hidden]` and length scores `[batch, length_classes]`."""
+        """`decode`'s hidden states `[1, slots, hidden]` and length scores `[samples, length_classes]`."""
         encoder_out = self.encode(source)
         return self.decode(slots, encoder_out, source), self.length_logits(encoder_out, source)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config import ModelConfig
-from janus_pt.model.attention import LayerCache, Mask, Reading
+from janus_pt.model.attention import LayerCache, Mask
 from janus_pt.model.block import DecoderLayer, EncoderLayer, layer_norm
 from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.layers import Layers
+from janus_pt.model.masks import Reading
 from janus_pt.model.positions import SinusoidalPositions
 
 

@@ -1,19 +1,18 @@
-"""Examples, and batches of them: padded slots and the places that predict."""
+"""Examples, and batches of them: packed slots and the places that predict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from janus_pt.grids import IntArray, map_tensors, to_device
 from janus_pt.objectives.arrange import arrange
-from janus_pt.slots import PADDING, TOKEN, SlotArray, Slots, Source, pad_sources
+from janus_pt.slots import FIELDS, SEGMENT, SlotArray, Slots, Source, pack_slots, pack_sources
 
-IntArray = np.ndarray[Any, np.dtype[Any]]
 CORRECTED = "corrected"
 """The stream that predicts the last of a list of targets; all others predict the first ones."""
 
@@ -38,8 +37,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device. `predict[stream]` indexes `[batch × slots]`, slots counted from the first that predicts; its
-    rows are a prefix of `targets`'."""
+    """Samples on a device. `predict[stream]` indexes the slots, counted from the first that predicts; its rows are a
+    prefix of `targets`'."""
 
     source: Source
     slots: Slots
@@ -49,31 +48,22 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; the copies are asynchronous from pinned memory."""
-
-        def move(t: Tensor) -> Tensor:
-            return t.to(device, non_blocking=True)
-
-        predict = {stream: move(slots) for stream, slots in self.predict.items()}
-        return Batch(self.source.to(device), self.slots.to(device), move(self.targets), predict, move(self.lengths))
+        moved: Batch = to_device(self, device)
+        return moved
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
-        source = Source(*(t.pin_memory() for t in (self.source.tokens, self.source.positions, self.source.samples)))
-        slots = replace(self.slots, table=self.slots.table.pin_memory())
-        predict = {stream: index.pin_memory() for stream, index in self.predict.items()}
-        return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory())
+        pinned: Batch = map_tensors(self, Tensor.pin_memory)
+        return pinned
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Pad examples to a batch, one a row; where their slots stand is `arrange`'s."""
-    places = arrange(examples)
-    table = np.empty((len(examples), places.width, len(PADDING)), dtype=np.int32)
-    table[:] = PADDING
-    table[..., TOKEN] = pad_token_id
-    for row, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
-        table[row, columns] = np.concatenate((example.content, example.query))
-
-    first, width = places.first_predicting, places.width - places.first_predicting
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pack examples into a batch of one row; where their slots stand is `arrange`'s."""
+    columns, first = arrange(examples)
+    table = np.empty((sum(map(len, columns)), len(FIELDS)), dtype=np.int32)
+    for sample, (example, places) in enumerate(zip(examples, columns, strict=True)):
+        table[places] = np.concatenate((example.content, example.query))
+        table[places, SEGMENT] += 2 * sample
     depth = np.concatenate([_depth(e) for e in examples])
     order = np.argsort(-depth, kind="stable")
     targets = np.concatenate([e.targets for e in examples])[order]
@@ -81,17 +71,17 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
     for stream in examples[0].predict:
         slots = np.full(len(order), -1, dtype=np.int64)
         offset = 0
-        for row, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
+        for example, places in zip(examples, columns, strict=True):
             index = example.predict[stream]
             start = offset + (len(example.targets) - len(index) if stream == CORRECTED else 0)
-            slots[start : start + len(index)] = row * width + columns[index] - first
+            slots[start : start + len(index)] = places[index] - first
             offset += len(example.targets)
         slots = slots[order]
         predict[stream] = torch.from_numpy(slots[slots >= 0])
     lengths = torch.tensor([e.length for e in examples])
-    source = pad_sources([e.source for e in examples], pad_token_id)
-    placed = Slots(torch.from_numpy(table), places.num_content, first, places.tiles)
-    return Batch(source, placed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+    packed = pack_slots(table, sum(len(e.content) for e in examples), first)
+    source = pack_sources([e.source for e in examples])
+    return Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
 
 
 def _depth(example: Example) -> IntArray:

@@ -75,7 +75,6 @@ def correct(model: JanusTransformer, batch: Batch, encoder_out: Tensor, vocab: V
     """
     table = batch.slots.table
     tokens = table[..., TOKEN]
-    # Padding has segment -1, an odd number like that of the first half.
     inner = (table[..., SEGMENT] & 1 == CAUSAL) & (table[..., RANK] == INNER)
     hidden = model.decode(
         _with_tokens(batch.slots, tokens.masked_fill(inner, model.config.mask_token_id)), encoder_out, batch.source

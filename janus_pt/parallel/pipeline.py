@@ -1,8 +1,7 @@
 """Pipeline parallelism: one stage of the model as DeepSpeed's `PipelineModule` wants it.
 
-To DeepSpeed every stage is one layer. What stages hand on is one floating tensor, the encoder's hidden states and
-behind them (from the slot embedding on) the decoder's, so that there is one backward pass a stage; and three integer
-tables, the source and the content and query slots, whose shapes say how to take it apart.
+To DeepSpeed every stage is one layer. What stages hand on is one tensor, the encoder's hidden states and behind them
+(from the slot embedding on) the decoder's. The batches themselves are known to all stages: each reads the data.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,16 +17,16 @@ from deepspeed.pipe import PipelineModule
 from torch import Tensor, nn
 
 from janus_pt.config import Config
-from janus_pt.model.attention import decoder_readings, encoder_mask
 from janus_pt.model.dropout import Seed
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.masks import decoder_readings, encoder_mask
 from janus_pt.objectives.batch import Batch
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
 from janus_pt.parallel import groups
 from janus_pt.parallel.build import build_model
 from janus_pt.parallel.stages import chain
 from janus_pt.parallel.tensor import vocab_shard
-from janus_pt.slots import POSITION, TOKEN, Slots, Source
+from janus_pt.slots import POSITION, TOKEN
 
 Carry = tuple[Tensor, ...]
 
@@ -41,16 +39,15 @@ class Stage(nn.Module):
         self.model = model
         self.layers = layers
         self.seeds: Iterator[Seed] = iter(())
-        self.layouts: Iterator[Slots] = iter(())
-        """The micro-batches' slots, of which only the layout is read: all stages know it, whoever reads the data."""
+        self.batches: Iterator[Batch] = iter(())
+        """The micro-batches on the device, in the order of the forward passes."""
 
-    def forward(self, carry: Carry) -> Carry:
-        """`carry` is (hidden, source, contents, queries), without `hidden` for the first stage; so is the result,
-        but the last stage's, which is the decoder's hidden states, the scores of the lengths, and the table."""
-        *hidden, source_table, content, query = carry
+    def forward(self, carry: Tensor) -> Tensor | Carry:
+        """`carry` is the hidden states, of the first stage anything; so is the result, but the last stage's, which is
+        the decoder's hidden states, the scores of the lengths, and the table."""
+        batch = next(self.batches)
+        source, slots = batch.source, batch.slots
         model, config = self.model, self.model.config
-        source = Source(*source_table.unbind(-1))
-        slots = replace(next(self.layouts), table=torch.cat((content, query), dim=1))
         turn, head = config.encoder_layers + 1, config.encoder_layers + config.decoder_layers + 2
         blocks = model.blocks(source)
         if self.training:
@@ -59,7 +56,7 @@ class Stage(nn.Module):
             encoded = model.encoder.embed(model.embed_tokens(source.tokens), source.positions)
             decoded = encoded[:, :0]
         else:
-            encoded, decoded = hidden[0].tensor_split([source_table.shape[1]], dim=1)
+            encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
         if self.layers[0] < turn:
             encoded = model.encoder.run(encoded, encoder_mask(source, encoded.dtype, blocks))
         if turn in self.layers:
@@ -72,7 +69,7 @@ class Stage(nn.Module):
             # backward pass comes to the first output, and the table's would be there already.
             table = model.embed_tokens.get_parameter("weight")
             return model.decoder.layer_norm(decoded), model.length_logits(encoded, source), table.view_as(table)
-        return torch.cat((encoded, decoded), dim=1), source_table, content, query
+        return torch.cat((encoded, decoded), dim=1)
 
 
 class Pipeline(PipelineModule):
@@ -144,36 +141,30 @@ def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, s
 
     Returns the sums of the terms, zeros but on the last stage. All ranks take part.
     """
-    module = _begin(engine, batches, coefficients)
+    module = engine.module
+    parts = _begin(engine, batches, coefficients)
     module.stage.seeds = iter(seeds)
-    engine.train_batch(iter([split_batch(batch, engine.device) for batch in batches]))
+    engine.train_batch(parts)
     return module.sums
 
 
 def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Tensor:
     """The sums of the terms with dropout off; zeros but on the last stage. All ranks take part, each pipeline with
     its own number of batches."""
-    module = _begin(engine, batches, coefficients)
+    module = engine.module
+    parts = _begin(engine, batches, coefficients)
     if not batches:
         dist.barrier()  # as `eval_batch` does
         return module.sums
-    parts = iter([split_batch(batch, engine.device) for batch in batches])
     engine.eval_batch(parts, reduce_output=None, bcast_loss=False, num_micro_batches=len(batches))
     module.train()
     return module.sums
 
 
-def _begin(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Pipeline:
+def _begin(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Iterator[tuple[Tensor, Carry]]:
+    """Make the batches known to the stage; what the first stage reads, and what the last one compares with."""
     module: Pipeline = engine.module
-    module.stage.layouts = iter([batch.slots for batch in batches])
+    here = [batch.to(engine.device) for batch in batches]
+    module.stage.batches = iter(here)
     module.coefficients, module.sums = coefficients, torch.zeros_like(coefficients)
-    return module
-
-
-def split_batch(batch: Batch, device: torch.device) -> tuple[Carry, Carry]:
-    """What the first stage reads, and what the last one compares with."""
-    batch = batch.to(device)
-    table, width = batch.slots.table, batch.slots.num_content
-    source = torch.stack((batch.source.tokens, batch.source.positions, batch.source.samples), dim=-1)
-    inputs = source, table[:, :width].contiguous(), table[:, width:].contiguous()
-    return inputs, (batch.targets, batch.lengths, *batch.predict.values())
+    return iter([(b.source.tokens, (b.targets, b.lengths, *b.predict.values())) for b in here])

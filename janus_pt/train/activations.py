@@ -150,4 +150,4 @@ def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
     if not batch.on_cpu and model.attention_dropout == 0:
         return 0.0
     sizes = batch.sizes
-    return batch.samples * width * (sizes.source * (sizes.source + sizes.slots) + sizes.pairs)
+    return batch.samples * width * (sizes.pairs + 2 * sizes.source)

@@ -1,0 +1,60 @@
+"""The places of a packed row, sample by sample; and batches moved as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IntArray = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """How attention is computed where there are no block masks: every sample beside the others.
+
+    Each of `places` is `[samples, longest]` and holds the numbers of each sample's places, then -1. Every place of the
+    row is in one of them; `inverse [row]` says where, counted through all of them one after another.
+    """
+
+    places: tuple[Tensor, ...]
+    inverse: Tensor
+
+
+def make_grids(samples: IntArray, groups: IntArray, num_samples: int, num_groups: int) -> Grids:
+    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to. Places keep their order."""
+    grids, inverse, offset = [], np.empty(len(samples), dtype=np.int64), 0
+    for group in range(num_groups):
+        here = np.flatnonzero(groups == group)
+        here = here[np.argsort(samples[here], kind="stable")]
+        row = samples[here]
+        sizes = np.bincount(row, minlength=num_samples)
+        column = np.arange(len(here)) - (np.cumsum(sizes) - sizes)[row]
+        grid = np.full((num_samples, sizes.max()), -1, dtype=np.int64)
+        grid[row, column] = here
+        inverse[here] = offset + row * grid.shape[1] + column
+        offset += grid.size
+        grids.append(torch.from_numpy(grid))
+    return Grids(tuple(grids), torch.from_numpy(inverse))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same value with all tensors changed that are in it, however deep in data classes, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_tensors(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(map_tensors(getattr(value, field.name), change) for field in fields(value)))
+    return value
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """The same value with all its tensors on another device; copies are asynchronous from pinned memory."""
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))

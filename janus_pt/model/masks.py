@@ -1,0 +1,79 @@
+"""What a packed row's slots and tokens may read: masks sample by sample, or FlexAttention's block masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from janus_pt.grids import Grids
+from janus_pt.model.attention import Mask, SampleMask, additive
+from janus_pt.model.block_masks import slots_block_mask, source_block_mask
+from janus_pt.slots import RANK, SEGMENT, START, STOP, UNTIL, Slots, Source, visible
+
+
+def block_masks_apply(device: torch.device, dropout: float) -> bool:
+    """Whether masks are built for FlexAttention: on CUDA, unless attention weights are dropped out."""
+    return device.type == "cuda" and dropout == 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a decoder layer computes, the slots from `first` on, and what these may read."""
+
+    num_content: int
+    first: int
+    self_mask: Mask
+    cross_mask: Mask
+
+
+def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> tuple[Reading, Reading]:
+    """For all layers but the last, and for the last, in which only slots that predict are computed.
+
+    Masks that are not `blocks` are numbers of the activations' `dtype`, made once for all layers.
+    """
+    assert source.grids is not None, "slots are decoded in one row"
+
+    def reading(first: int, readers: Grids, keys: Grids) -> Reading:
+        if blocks:
+            cross = source_block_mask(slots.samples[0, first:], source.samples[0], len(keys.places[0]))
+            return Reading(slots.num_content, first, slots_block_mask(slots, first), cross)
+        masks = sides_masks(slots, first, readers, dtype)
+        return Reading(
+            slots.num_content, first, SampleMask(readers, slots.contents, masks), tokens_mask(readers, keys, dtype)
+        )
+
+    return reading(0, slots.readers, source.grids), reading(slots.first_predicting, slots.predicting, source.grids)
+
+
+def encoder_mask(source: Source, dtype: torch.dtype, blocks: bool) -> Mask:
+    """Who may read which source token: those of the same sample. `blocks` and `dtype` are as in `decoder_readings`."""
+    if source.grids is None:
+        return additive((source.samples >= 0)[:, None, None], dtype)
+    if blocks:
+        return source_block_mask(source.samples[0], source.samples[0], len(source.grids.places[0]))
+    return tokens_mask(source.grids, source.grids, dtype)
+
+
+def sides_masks(slots: Slots, first: int, readers: Grids, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """For each side the mask of its slots from `first` on, `readers`, and its contents."""
+    masks = []
+    for rows, keys in zip(readers.places, slots.contents.places, strict=True):
+        seen = readable(slots.table[0, first:][rows.clamp(min=0)], slots.table[0][keys.clamp(min=0)])
+        masks.append(additive((seen & (keys >= 0)[:, None])[None], dtype))
+    return tuple(masks)
+
+
+def tokens_mask(readers: Grids, keys: Grids, dtype: torch.dtype) -> SampleMask:
+    """All of `readers` read all source tokens `keys` of their sample."""
+    mask = additive((keys.places[0] >= 0)[None, :, None], dtype)
+    return SampleMask(readers, keys, (mask,) * len(readers.places))
+
+
+def readable(rows: Tensor, keys: Tensor) -> Tensor:
+    """Which of the contents `keys [..., keys, 7]` the slots `rows [..., rows, 7]` may read, `[..., rows, keys]`."""
+    rows, keys = rows[..., :, None, :], keys[..., None, :, :]
+    segment, until, start, stop = (rows[..., field] for field in (SEGMENT, UNTIL, START, STOP))
+    seen: Tensor = visible(segment, until, start, stop, keys[..., SEGMENT], keys[..., RANK])
+    return seen
