@@ -105,8 +105,7 @@ class Attention(nn.Module):
         self.apart = layers.apart
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        return x.view(batch, length, -1, self.head_size).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Keys and values of the sequence `x [batch, keys, hidden]`."""
@@ -141,8 +140,11 @@ def _attend_by_sample(queries: Tensor, keys: Tensor, values: Tensor, mask: Sampl
         split_samples(x[0].transpose(0, 1), grids)
         for x, grids in ((queries, mask.readers), (keys, mask.keys), (values, mask.keys))
     )
-    each = zip(q, cycle(k), cycle(v), mask.masks, strict=False)
-    parts = tuple(attend(*part, dropout) for part in each)
+    # In the last layer a side may have no slot left.
+    parts = tuple(
+        attend(*part, dropout) if part[0].numel() else part[0]
+        for part in zip(q, cycle(k), cycle(v), mask.masks, strict=False)
+    )
     return join_samples(parts, mask.readers).transpose(0, 1)[None]
 
 

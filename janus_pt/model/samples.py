@@ -65,4 +65,4 @@ def _join(parts: tuple[Tensor, ...], grids: Grids) -> Tensor:
     flat = [part.reshape(heads, -1, size) for part in parts]
     lines = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
     head = torch.arange(heads, device=lines.device) * lines.shape[1]
-    return lines.view(-1, size).index_select(0, (grids.inverse[:, None] + head).flatten()).view(-1, heads, size)
+    return lines.reshape(-1, size).index_select(0, (grids.inverse[:, None] + head).flatten()).view(-1, heads, size)
