@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
+ROW_STEP, GRID_STEP = 32, 8
+"""Lengths of the parts of a row, and widths of grids, are multiples of these."""
 
 
 @dataclass(frozen=True)
@@ -18,28 +20,38 @@ class Grids:
     """How attention is computed where there are no block masks: every sample beside the others.
 
     Each of `places` is `[samples, longest]` and holds the numbers of each sample's places, then -1. Every place of the
-    row is in one of them; `inverse [row]` says where, counted through all of them one after another.
+    row that is not `padding` is in one of them; `inverse [row]` says where, counted through all of them one after
+    another.
     """
 
     places: tuple[Tensor, ...]
     inverse: Tensor
+    padding: Tensor
 
 
 def make_grids(samples: IntArray, groups: IntArray, num_samples: int, num_groups: int) -> Grids:
-    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to. Places keep their order."""
-    grids, inverse, offset = [], np.empty(len(samples), dtype=np.int64), 0
+    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to, sample -1 is padding.
+
+    A sample's places keep their order.
+    """
+    grids, inverse, offset = [], np.zeros(len(samples), dtype=np.int64), 0
     for group in range(num_groups):
-        here = np.flatnonzero(groups == group)
+        here = np.flatnonzero((groups == group) & (samples >= 0))
         here = here[np.argsort(samples[here], kind="stable")]
         row = samples[here]
         sizes = np.bincount(row, minlength=num_samples)
         column = np.arange(len(here)) - (np.cumsum(sizes) - sizes)[row]
-        grid = np.full((num_samples, sizes.max()), -1, dtype=np.int64)
+        grid = np.full((num_samples, round_up(sizes.max(), GRID_STEP)), -1, dtype=np.int64)
         grid[row, column] = here
         inverse[here] = offset + row * grid.shape[1] + column
         offset += grid.size
         grids.append(torch.from_numpy(grid))
-    return Grids(tuple(grids), torch.from_numpy(inverse))
+    return Grids(tuple(grids), torch.from_numpy(inverse), torch.from_numpy(np.flatnonzero(samples < 0)))
+
+
+def round_up(size: int, step: int) -> int:
+    """The next multiple of `step`: sizes that come again let kernels be used again, and some are made anew for each."""
+    return -(-size // step) * step
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

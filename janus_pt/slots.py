@@ -4,13 +4,14 @@ A *slot* is one place in the decoder's input. All streams of all objectives are 
 slot may read is decided by a few small integers, never by a stored matrix.
 
 Content slots come first in the sequence and are the only keys and values; query slots follow and only read. All
-samples of a batch share one sequence, source and slots alike, so nothing in it is padding.
+samples of a batch share one sequence, source and slots alike.
 
 field     meaning
 --------  ----------------------------------------------------------------------------------------------------
 token     token id
 position  row of the position table
-segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked)
+segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked);
+          -1 is padding, which reads nothing
 rank      of a content slot: its place on the segment's rank line
 until     the slot reads keys of rank in [0, until) ...
 start     ... and in [start, stop)
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.grids import Grids, IntArray, make_grids, to_device
+from janus_pt.grids import ROW_STEP, Grids, IntArray, make_grids, round_up, to_device
 
 FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
 TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
@@ -60,6 +61,9 @@ def make_slots(
     return table
 
 
+PADDING = make_slots(0, 0, -1)[0]
+
+
 @dataclass(frozen=True)
 class Slots:
     """A batch of packed decoder sequences in one row: all that the model knows of an objective.
@@ -82,14 +86,14 @@ class Slots:
 
     @property
     def samples(self) -> Tensor:
-        """The sample that each slot belongs to, `[1, slots]`."""
+        """The sample that each slot belongs to, `[1, slots]`; -1 at padding."""
         return self.table[..., SEGMENT] >> 1
 
 
 def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
     """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on the same sides."""
     samples, sides = table[:, SEGMENT] >> 1, table[:, SEGMENT] & 1
-    there = np.unique(sides[:num_content])
+    there = np.unique(sides[:num_content][samples[:num_content] >= 0])
     side, size = np.searchsorted(there, sides), (int(samples.max()) + 1, len(there))
     readers, predicting, contents = (
         make_grids(samples[part], side[part], *size)
@@ -119,12 +123,15 @@ class Source:
 def pack_sources(sequences: Sequence[IntArray]) -> Source:
     """All sources in one row; `sequences` are 1-d integer arrays, none empty."""
     lengths = np.array([len(s) for s in sequences])
-    samples = np.repeat(np.arange(len(lengths)), lengths)
-    positions = np.arange(len(samples)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    tokens, places, of = (
-        torch.from_numpy(x.astype(np.int32))[None] for x in (np.concatenate(sequences), positions, samples)
-    )
-    return Source(tokens, places, of, make_grids(samples, np.zeros_like(samples), len(lengths), 1))
+    count = int(lengths.sum())
+    tokens, positions, samples = np.zeros((3, round_up(count, ROW_STEP)), dtype=np.int32)
+    tokens[:count] = np.concatenate(sequences)
+    positions[:count] = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    samples[:] = -1
+    samples[:count] = np.repeat(np.arange(len(lengths)), lengths)
+    grids = make_grids(samples, np.zeros_like(samples), len(lengths), 1)
+    row = [torch.from_numpy(x)[None] for x in (tokens, positions, samples)]
+    return Source(row[0], row[1], row[2], grids)
 
 
 def pad_sources(sequences: list[Any], pad_token_id: int) -> Source:

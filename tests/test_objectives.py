@@ -42,7 +42,7 @@ def example(name: str, **given: Any) -> Example:
 def table(made: Example) -> list[str]:
     """Row by row which content slots a slot reads, as 1 and a point."""
     slots = collate([made]).slots
-    places = torch.from_numpy(arrange([made])[0][0])
+    places = torch.from_numpy(arrange([made]).columns[0])
     in_order = slots.table[0, places]
     mask = readable(in_order, in_order[: len(made.content)])
     return ["".join("1" if seen else "." for seen in row[: len(made.content)].tolist()) for row in mask]

@@ -122,7 +122,7 @@ def test_logits(golden: Golden, stream: str) -> None:
 def test_masks_expand_from_the_visibility_function(golden: Golden) -> None:
     slots = golden.batch().slots
     mask = readable(slots.table[0], slots.table[0, : slots.num_content])
-    for row, (example, columns) in enumerate(zip(golden.examples(), arrange(golden.examples())[0], strict=True)):
+    for row, (example, columns) in enumerate(zip(golden.examples(), arrange(golden.examples()).columns, strict=True)):
         ar, keys = len(example.query) - len(example.predict["aux"]), len(example.content)
         a, b = keys - ar, len(example.predict["aux"])
         causal = torch.ones(ar, ar, dtype=torch.bool).tril()

@@ -101,7 +101,7 @@ def test_the_loader_is_measured(config: Path, tmp_path: Path, monkeypatch: pytes
     found = json.loads((tmp_path / "out.json").read_text())
     assert (
         found["tokens_per_s"] > 0
-        and found["real_slots"] == found["real_source_tokens"] == 1
+        and 0.6 < min(found["real_slots"], found["real_source_tokens"]) <= 1
         and 0.3 < found["real_scores"] <= 1
     )
 

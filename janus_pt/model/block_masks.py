@@ -68,7 +68,7 @@ def _segments(readers: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor
         found.append(there.scatter_(1, blocked.long() + 1, 1.0)[:, 1:])  # -1 is no segment
         ends.append((blocked.amin(1), blocked.amax(1)))
     (low, high), (key_low, key_high) = ends
-    alone = (low == high)[:, None] & (key_low == key_high) & (low[:, None] == key_low)
+    alone = (low == high)[:, None] & (key_low == key_high) & (low[:, None] == key_low) & (key_low >= 0)
     return found[0] @ found[1].t() > 0, alone
 
 

@@ -21,7 +21,7 @@ def split_samples(x: Tensor, grids: Grids) -> tuple[Tensor, ...]:
 
 
 def join_samples(parts: tuple[Tensor, ...], grids: Grids) -> Tensor:
-    """The inverse of `split_samples`; padding is left out."""
+    """The inverse of `split_samples`; zero where the row has padding."""
     joined: Tensor = _Join.apply(grids, *parts)
     return joined
 
@@ -65,4 +65,5 @@ def _join(parts: tuple[Tensor, ...], grids: Grids) -> Tensor:
     flat = [part.reshape(heads, -1, size) for part in parts]
     lines = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
     head = torch.arange(heads, device=lines.device) * lines.shape[1]
-    return lines.reshape(-1, size).index_select(0, (grids.inverse[:, None] + head).flatten()).view(-1, heads, size)
+    row = lines.reshape(-1, size).index_select(0, (grids.inverse[:, None] + head).flatten()).view(-1, heads, size)
+    return row.index_fill_(0, grids.padding, 0.0)

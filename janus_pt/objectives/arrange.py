@@ -2,36 +2,49 @@
 
 Contents come first, as only they are keys, and slots that predict come last, as only they are computed in the last
 layer. Inside of these stretches a side of a sample is one run of slots, so that most blocks of the mask are empty.
+Each stretch ends with a little padding, up to a multiple of `ROW_STEP`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from janus_pt.grids import IntArray
+from janus_pt.grids import ROW_STEP, IntArray, round_up
 from janus_pt.slots import SEGMENT
 
 if TYPE_CHECKING:
     from janus_pt.objectives.batch import Example
 
 
-NOT_PREDICTING, PREDICTING, QUERY = range(3)
-"""The stretches of a row."""
+NOT_PREDICTING, PREDICTING, QUERY, STRETCHES = range(4)
 
 
-def arrange(examples: Sequence[Example]) -> tuple[list[IntArray], int]:
-    """For each example the places of its contents and queries, and the first place that predicts; all queries do."""
-    stretches = [_stretches(example) for example in examples]
+@dataclass(frozen=True)
+class Arrangement:
+    """`columns[example]` holds the place in the row of each of its contents and queries; see `Slots` for the rest."""
+
+    columns: list[IntArray]
+    width: int
+    num_content: int
+    first_predicting: int
+
+
+def arrange(examples: Sequence[Example]) -> Arrangement:
+    """Lay out the examples; all their queries predict."""
     sides = [np.concatenate((e.content, e.query))[:, SEGMENT] & 1 for e in examples]
     sizes = [len(side) for side in sides]
-    stretch = np.concatenate(stretches)
+    stretch = np.concatenate([_stretches(example) for example in examples])
     order = np.lexsort((np.repeat(np.arange(len(sizes)), sizes), np.concatenate(sides), stretch))
+    counts = np.bincount(stretch, minlength=STRETCHES)
+    starts = np.cumsum([0, *(round_up(count, ROW_STEP) for count in counts)])
     places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return np.split(places, np.cumsum(sizes)[:-1]), int(np.count_nonzero(stretch == NOT_PREDICTING))
+    places[order] = np.arange(len(order)) + (starts[:-1] - np.cumsum(counts) + counts)[stretch[order]]
+    columns = np.split(places, np.cumsum(sizes)[:-1])
+    return Arrangement(columns, int(starts[-1]), int(starts[QUERY]), int(starts[PREDICTING]))
 
 
 def _stretches(example: Example) -> IntArray:

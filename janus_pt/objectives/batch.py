@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_pt.grids import IntArray, map_tensors, to_device
 from janus_pt.objectives.arrange import arrange
-from janus_pt.slots import FIELDS, SEGMENT, SlotArray, Slots, Source, pack_slots, pack_sources
+from janus_pt.slots import PADDING, SEGMENT, SlotArray, Slots, Source, pack_slots, pack_sources
 
 CORRECTED = "corrected"
 """The stream that predicts the last of a list of targets; all others predict the first ones."""
@@ -59,11 +59,11 @@ class Batch:
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Pack examples into a batch of one row; where their slots stand is `arrange`'s."""
-    columns, first = arrange(examples)
-    table = np.empty((sum(map(len, columns)), len(FIELDS)), dtype=np.int32)
-    for sample, (example, places) in enumerate(zip(examples, columns, strict=True)):
-        table[places] = np.concatenate((example.content, example.query))
-        table[places, SEGMENT] += 2 * sample
+    places = arrange(examples)
+    table = np.tile(PADDING, (places.width, 1))
+    for sample, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
+        table[columns] = np.concatenate((example.content, example.query))
+        table[columns, SEGMENT] += 2 * sample
     depth = np.concatenate([_depth(e) for e in examples])
     order = np.argsort(-depth, kind="stable")
     targets = np.concatenate([e.targets for e in examples])[order]
@@ -71,15 +71,15 @@ def collate(examples: Sequence[Example]) -> Batch:
     for stream in examples[0].predict:
         slots = np.full(len(order), -1, dtype=np.int64)
         offset = 0
-        for example, places in zip(examples, columns, strict=True):
+        for example, columns in zip(examples, places.columns, strict=True):
             index = example.predict[stream]
             start = offset + (len(example.targets) - len(index) if stream == CORRECTED else 0)
-            slots[start : start + len(index)] = places[index] - first
+            slots[start : start + len(index)] = columns[index] - places.first_predicting
             offset += len(example.targets)
         slots = slots[order]
         predict[stream] = torch.from_numpy(slots[slots >= 0])
     lengths = torch.tensor([e.length for e in examples])
-    packed = pack_slots(table, sum(len(e.content) for e in examples), first)
+    packed = pack_slots(table, places.num_content, places.first_predicting)
     source = pack_sources([e.source for e in examples])
     return Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
 

@@ -19,7 +19,7 @@ from janus_pt.parallel.engine import is_pipeline, note_gradient_norm
 from janus_pt.parallel.pipeline import evaluate_batches, train_batches
 
 SIZES = ("source_tokens", "content_slots", "query_slots", "predicted_slots", "target_tokens", "sentences")
-"""What is counted of each batch besides the rows of its loss terms."""
+"""What is counted of each batch besides the rows of its loss terms; padding left out."""
 
 
 @dataclass
@@ -39,8 +39,9 @@ def batch_counts(batch: Batch, terms: Terms) -> list[int]:
     rows = {name: len(index) for name, index in batch.predict.items()}
     sentences = len(batch.lengths)
     per_term = [rows[s] for s in terms.streams] + [min(rows[a], rows[b]) for a, b in terms.pairs] + [sentences]
-    slots, content = batch.slots.table.shape[1], batch.slots.num_content
-    sizes = [batch.source.tokens.shape[1], content, slots - content, sum(rows.values())]
+    real = batch.slots.samples >= 0
+    content = int(real[:, : batch.slots.num_content].sum())
+    sizes = [int((batch.source.samples >= 0).sum()), content, int(real.sum()) - content, sum(rows.values())]
     return [*per_term, *sizes, len(batch.targets), sentences]
 
 
