@@ -183,6 +183,35 @@ class OptimizerConfig(Section):
     weight_decay: Weight = 0.01
     clip_norm: Weight = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer's learning rate is this share of the one's above it; heads have `lr`, embeddings the lowest."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Patterns of parameters that are not trained: parts of their names, as in `encoder`, `embed_tokens`,
+    `decoder.layers.0`, `encoder.layers.*.fc1`."""
+
+
+class AdapterConfig(Section):
+    """Small trained parts on a frozen model. Names and meanings are those of the library peft where it has them."""
+
+    kind: Literal["lora", "bottleneck"] = "lora"
+    """`lora`: low-rank matrices beside the linear layers (Hu et al. 2022); `bottleneck`: two small layers behind a
+    sublayer (Houlsby et al. 2019), which cannot be merged."""
+    r: Positive = 8
+    """Rank, or width of the bottleneck."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 8.0
+    """`lora`: the product of its matrices counts `lora_alpha / r` times."""
+    lora_dropout: Probability = 0.0
+    """`lora`: dropout of its input."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`; by default
+    `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
+    modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ("embed_length",)
+    """Patterns of parameters that are trained, and saved, as well. Pretraining leaves the length head untrained."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """`target_modules` or what stands for it."""
+        return self.target_modules or {"lora": ("q_proj", "v_proj"), "bottleneck": ("out_proj", "fc2")}[self.kind]
 
 
 class ScheduleConfig(Section):
@@ -280,6 +309,8 @@ class Config(Section):
     model: ModelConfig
     objective: ObjectiveConfig = Field(default_factory=lambda: ObjectiveConfig.model_validate({}))
     data: DataConfig
+    adapter: AdapterConfig | None = None
+    """Fine-tuning: train these small parts, and freeze the rest."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()

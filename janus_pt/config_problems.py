@@ -23,6 +23,7 @@ from janus_pt.config import (
     Section,
     padded_vocab_size,
 )
+from janus_pt.config_trained import trained_problems
 from janus_pt.deepspeed_config import clashes
 
 KeyPath = tuple[str | int, ...]
@@ -64,7 +65,7 @@ def find_problems(data: dict[str, Any], world_size: int | None) -> list[Problem]
     valid = {
         name: _section((name,)).model_validate(data.get(name, {}))
         for name in Config.model_fields
-        if name not in wrong and name != "deepspeed"
+        if name not in wrong and name != "deepspeed" and (name in data or Config.model_fields[name].default is not None)
     }
     if "deepspeed" not in wrong:
         valid["deepspeed"] = data.get("deepspeed", {})
@@ -183,6 +184,7 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
         yield ("schedule", "final_lr"), f"must be at most optimizer.lr ({valid['optimizer'].lr:g}): the rate only falls"
     if data and run and run.eval_every and not data.valid:
         yield ("run", "eval_every"), "needs a validation corpus: set data.valid, or eval_every to 0"
+    yield from trained_problems(valid)
     for path, reason in clashes(valid.get("deepspeed", {})):
         yield ("deepspeed", *path), reason
 

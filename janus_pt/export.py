@@ -1,27 +1,29 @@
 """An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`. No pickle anywhere.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256"}.
-The weights are those of one unsharded model, the vocabulary without padding.
+config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256",
+"mlflow_run_id"}. The weights are those of one unsharded model, the vocabulary without padding.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_pt.config import ModelConfig, Section
+from janus_pt.config import AdapterConfig, ModelConfig, Section
 from janus_pt.errors import UserError
 from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
 from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
+from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
@@ -42,6 +44,8 @@ class ExportConfig(Section):
     model: ModelConfig
     tokenizer_sha256: str
     model_sha256: str
+    mlflow_run_id: str | None = None
+    """The run that trained it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,16 @@ class Export:
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizer: Tokenizer
+    adapter: AdapterConfig | None = None
+    """What is in `state` besides the model's own weights."""
+    mlflow_run_id: str | None = None
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
         config, model = self.config, outline(self.config)
+        if self.adapter is not None:
+            with torch.device("meta"):
+                add_adapters(model, self.adapter)
         model.load_state_dict(self.state, assign=True)
         for stack in (model.encoder, model.decoder):
             if isinstance(stack.embed_positions, SinusoidalPositions):  # computed, hence in no file
@@ -68,6 +78,7 @@ def save_export(
     state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
     config: ModelConfig,
     tokenizer_path: str | Path,
+    mlflow_run_id: str | None = None,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
 
@@ -75,27 +86,44 @@ def save_export(
         directory: created with its parents; if it exists it must be empty or an export.
         state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its items one by one.
         tokenizer_path: the SentencePiece model the ids of `config` belong to.
+        mlflow_run_id: the run that trained the model.
 
     Raises:
         UserError: the parts do not fit each other, or `directory` holds something else.
     """
-    target = Path(directory).resolve()
-    if target.exists() and not _may_be_replaced(target):
-        raise UserError(f"{target}: exists and is no exported model; choose another folder")
     tokenizer = Tokenizer.load(tokenizer_path)
     check_tokenizer(str(tokenizer_path), tokenizer, config)
+
+    def fill(folder: Path) -> None:
+        items = state.items() if isinstance(state, Mapping) else state
+        _write_weights(folder / WEIGHTS, items, config)
+        tokenizer.save(folder / TOKENIZER)
+        contents = ExportConfig(
+            model=config,
+            tokenizer_sha256=tokenizer.fingerprint,
+            model_sha256=file_hash(folder / WEIGHTS),
+            mlflow_run_id=mlflow_run_id,
+        )
+        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    write_folder(Path(directory), {CONFIG, WEIGHTS, TOKENIZER}, fill)
+
+
+def write_folder(directory: Path, names: Set[str], fill: Callable[[Path], None]) -> None:
+    """Have `fill` write the files `names` into a new folder, which takes the place of `directory` when it is whole.
+
+    Raises:
+        UserError: `directory` is there and holds something else.
+    """
+    target = directory.resolve()
+    if target.exists() and not _may_be_replaced(target, names):
+        raise UserError(f"{target}: exists and is no exported model; choose another folder")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        items = state.items() if isinstance(state, Mapping) else state
-        _write_weights(partial / WEIGHTS, items, config)
-        tokenizer.save(partial / TOKENIZER)
-        contents = ExportConfig(
-            model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=file_hash(partial / WEIGHTS)
-        )
-        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
-        (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
+        fill(partial)
         for path in (*partial.iterdir(), partial):
             sync(path)
         _put_in_place(partial, target)
@@ -121,7 +149,7 @@ def load_export(directory: str | Path) -> Export:
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
-    contents = _read_config(folder / CONFIG)
+    contents = read_export_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.fingerprint != contents.tokenizer_sha256:
         raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
@@ -129,25 +157,27 @@ def load_export(directory: str | Path) -> Export:
     check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
     if file_hash(folder / WEIGHTS) != contents.model_sha256:
         raise UserError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
-    return Export(contents.model, load_file(folder / WEIGHTS), tokenizer)
+    return Export(contents.model, load_file(folder / WEIGHTS), tokenizer, mlflow_run_id=contents.mlflow_run_id)
 
 
-def read_model_config(directory: str | Path) -> ModelConfig:
-    """The configuration of the model in an export folder; raises `UserError` if there is none."""
-    path = Path(directory) / CONFIG
-    if not path.is_file():
-        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
-    return _read_config(path).model
-
-
-def _read_config(path: Path) -> ExportConfig:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file of an export, empty if it is something else; `UserError` if it is no JSON or too large."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config")
     try:
         content: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); {_AGAIN}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    return content if isinstance(content, dict) else {}
+
+
+def read_export_config(directory: str | Path) -> ExportConfig:
+    """What an export folder's `config.json` says; raises `UserError` if there is none."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
+    content = read_json(path)
+    if content.get("format") != FORMAT:
         raise UserError(f'{path}: not the config of an exported model: "format" is not "{FORMAT}"')
     if content.get("version") != VERSION:
         raise UserError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
@@ -159,15 +189,14 @@ def _read_config(path: Path) -> ExportConfig:
         raise UserError(f"{path}: {place}: {problem['msg']}; {_AGAIN}") from error
 
 
-def _may_be_replaced(folder: Path) -> bool:
+def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
     """Whether nothing is lost if an export takes the place of `folder`: it is empty, or an export itself."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
-    if not names <= {CONFIG, WEIGHTS, TOKENIZER}:
-        return False
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
     try:
-        return not names or bool(_read_config(folder / CONFIG))
+        ours = not found or CONFIG not in names or bool(read_export_config(folder))
     except (OSError, UserError):
         return False
+    return ours and found <= names
 
 
 def _put_in_place(new: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_mask, source_mask
 from janus_pt.model.dropout import Seed
 from janus_pt.model.layers import PLAIN, Layers
@@ -31,6 +31,8 @@ class JanusTransformer(nn.Module):
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
         self.output_projection: Callable[[Tensor], Tensor] | None = None
         """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
+        self.adapter: AdapterConfig | None = None
+        """What `adapters.add_adapters` has put on its linear layers."""
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""

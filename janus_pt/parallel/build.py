@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config import AdapterConfig, ModelConfig
+from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.tensor import own_part, tensor_parallel_layers
 
 
-def build_model(config: ModelConfig, seed: int, layers: range | None = None) -> JanusTransformer:
+def build_model(
+    config: ModelConfig, seed: int, layers: range | None = None, adapter: AdapterConfig | None = None
+) -> JanusTransformer:
     """The part of the model that belongs to this rank, with the weights of `seed`: the same on any layout.
 
     `layers` are this rank's links of the chain (`stages`), None for all of them.
     """
+    factory = tensor_parallel_layers()
     with torch.device("meta"):
-        model = JanusTransformer(config, tensor_parallel_layers())
+        model = JanusTransformer(config, factory)
+        if adapter is not None:
+            add_adapters(model, adapter, factory)
     if layers is not None:
         keep_layers(model, layers)
     take_memory(model)

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from janus_pt.config import Config
 from janus_pt.data.index import tokenizer_file
 from janus_pt.errors import UserError, warn
-from janus_pt.export import save_export
 from janus_pt.files import file_hash, sync, write_atomically
 from janus_pt.train import universal
+from janus_pt.train.exporting import write_model
 from janus_pt.train.layout import Layout, describe
 
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
@@ -93,9 +93,10 @@ def load(engine: Any, path: Path, layout: Layout) -> dict[str, Any]:
     fitting, state, problem = found
     if problem is not None:
         raise UserError(problem)
+    strict = all(parameter.requires_grad for parameter in engine.module.parameters())  # frozen ones are not in it
     if universal.is_universal(fitting):
         universal.load(engine, fitting, state["step"])
-    elif engine.load_checkpoint(str(fitting.parent), tag=fitting.name)[0] is None:
+    elif engine.load_checkpoint(str(fitting.parent), tag=fitting.name, load_module_strict=strict)[0] is None:
         raise UserError(f"{fitting}: DeepSpeed found no checkpoint for this layout there")
     return dict(state)
 
@@ -144,7 +145,7 @@ def convert(checkpoint: Path, target: Path | None = None, workers: int = 1) -> P
 
 
 def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Path:
-    """Export the model of a checkpoint, weight by weight; `target` is returned. Not for several ranks.
+    """Export the model of a checkpoint, weight by weight, or its adapters; `target` is returned. Not for several ranks.
 
     Args:
         tokenizer: default: that of the corpus the run was trained on.
@@ -154,8 +155,7 @@ def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Pat
     """
     whole = convert(checkpoint)
     config = Config.model_validate_json((checkpoint / "config.json").read_text())
-    save_export(target, universal.weights(whole, config.model), config.model, tokenizer or tokenizer_file(config.data))
-    return target
+    return write_model(target, universal.weights(whole, config), config, tokenizer or tokenizer_file(config.data))
 
 
 def verify(checkpoint: Path, quick: bool = False, part: int = 0, parts: int = 1) -> str | None:

@@ -10,16 +10,17 @@ from pathlib import Path
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from janus_pt.api import JanusModel
 from janus_pt.config import Config
 from janus_pt.config_file import to_json
 from janus_pt.data.index import tokenizer_file
 from janus_pt.data.loader import valid_batches
 from janus_pt.errors import UserError
-from janus_pt.export import save_export
 from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.secrets import masked
+from janus_pt.train.exporting import write_model
 from janus_pt.train.numbers import EXIT_DIVERGED
 from janus_pt.train.peers import Peers, is_peer_failure
 from janus_pt.train.reporting import Reporter
@@ -102,7 +103,7 @@ def steps(run: Run, peers: Peers, until: int | None = None) -> Iterator[StepResu
             peers.at(step, "reading")
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             before = run.loader.state_dict()
             own = next_batches(batches, step)
             peers.at(step, "training")
@@ -151,12 +152,18 @@ def save(run: Run) -> None:
 
 
 def export(run: Run) -> Path:
-    """Write the model as a folder that `JanusModel.from_pretrained` reads; all ranks take part."""
-    target = run.folder / "export"
+    """Write a folder that `JanusModel.from_pretrained` reads: the model, or its adapters; all ranks take part.
+
+    Adapters that can be merged are exported as a whole model, too.
+    """
+    adapter, target = run.config.adapter, run.folder / "export"
     weights = whole_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
-        save_export(target, weights, run.config.model, tokenizer_file(run.config.data))
+        tokenizer = tokenizer_file(run.config.data)
+        written = write_model(run.folder / "adapter" if adapter else target, weights, run.config, tokenizer)
+        if adapter is not None and adapter.kind == "lora":
+            JanusModel.from_pretrained(written, device="cpu").save_pretrained(target)
     else:
         deque(weights, maxlen=0)
     dist.barrier()
-    return target
+    return run.folder / "adapter" if adapter and adapter.kind == "bottleneck" else target

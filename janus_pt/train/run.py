@@ -19,7 +19,8 @@ from janus_pt.data.examples import make_example
 from janus_pt.data.index import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
 from janus_pt.errors import UserError
-from janus_pt.export import load_export
+from janus_pt.export import load_export, read_export_config
+from janus_pt.model.trained import trains_all
 from janus_pt.objectives.batch import Batch, collate
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.parallel import groups
@@ -89,6 +90,7 @@ class Run:
             "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
             "fingerprint": self.fingerprint(),
+            "frozen_from": frozen_from(self.config),
             "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }
 
@@ -204,6 +206,13 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     return export.state
 
 
+def frozen_from(config: Config) -> str | None:
+    """Hash of the weights of `run.init_from` if some stay as they are there: they are in no checkpoint."""
+    if trains_all(config) or config.run.init_from is None:
+        return None
+    return read_export_config(config.run.init_from).model_sha256
+
+
 def _restore(run: Run, before_step: int | None) -> None:
     path = checkpoint.find(run.checkpoints, run.config.checkpoint.verify == "quick", before_step)
     if path is None:
@@ -221,13 +230,22 @@ def _restore(run: Run, before_step: int | None) -> None:
 
 def _check_same_run(run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model before DeepSpeed reads it."""
-    saved = json.loads((folder / "config.json").read_text())
-    current = json.loads(to_json(run.config))
+    saved = _fixed(Config.model_validate_json((folder / "config.json").read_text()))
+    current = _fixed(run.config)
     changed = [
-        f"{section}.{key} (was {saved[section].get(key)}, is {value})"
-        for section in ("model", "precision")
-        for key, value in current[section].items()
-        if saved[section].get(key) != value
+        f"{key} (was {saved.get(key)}, is {current.get(key)})"
+        for key in {**saved, **current}
+        if saved.get(key) != current.get(key)
     ]
     if changed:
         raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")
+    frozen = json.loads((folder / checkpoint.STATE).read_text()).get("frozen_from")
+    if frozen != frozen_from(run.config):
+        raise UserError(f"run.init_from: {run.config.run.init_from} is not the model that {folder} started from")
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """What cannot change in the life of a run, by dotted key."""
+    sections = {name: getattr(config, name) for name in ("model", "precision", "adapter")}
+    values = {f"{name}.{key}": value for name, section in sections.items() if section for key, value in section}
+    return values | {f"optimizer.{key}": getattr(config.optimizer, key) for key in ("freeze", "layer_lr_decay")}

@@ -67,13 +67,18 @@ class Memory(CheckpointEngine):
 
 
 def snapshot(engine: Any) -> dict[str, io.BytesIO]:
-    """The checkpoint files of this rank, in memory, by their path in the checkpoint; all ranks take part."""
+    """The checkpoint files of this rank, in memory, by their path in the checkpoint; all ranks take part.
+
+    What is not trained is left out.
+    """
     with tempfile.TemporaryDirectory() as scratch:  # for the scripts that DeepSpeed puts beside its checkpoints
         memory, own = Memory(os.path.join(scratch, "all")), engine.checkpoint_engine
         engine.checkpoint_engine = memory
         try:
             info = universal.info(engine.module.model)
-            engine.save_checkpoint(scratch, tag="all", client_state=info, save_latest=False)
+            engine.save_checkpoint(
+                scratch, tag="all", client_state=info, save_latest=False, exclude_frozen_parameters=True
+            )
         finally:
             engine.checkpoint_engine = own
         return memory.files

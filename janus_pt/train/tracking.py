@@ -23,6 +23,7 @@ from janus_pt.config_file import to_json
 from janus_pt.errors import warn
 from janus_pt.files import write_atomically
 from janus_pt.secrets import masked
+from janus_pt.train.exporting import MLFLOW_RUN
 from janus_pt.train.monitor import metrics_after
 
 POLL_SECONDS = 2.0
@@ -172,7 +173,7 @@ def _open(config: TrackingConfig, folder: Path, resumed: bool) -> Session:
     if run is None:
         run = client.create_run(_experiment(client, config.experiment, artifacts), run_name=folder.name)
         content = {"run_id": run.info.run_id, "uri": masked(uri)}
-        write_atomically(folder / "mlflow_run.json", json.dumps(content, indent=1))
+        write_atomically(folder / MLFLOW_RUN, json.dumps(content, indent=1))
     run_id = run.info.run_id
     last_step = {metric.key: metric.step for metric in run.data._metric_objs}  # the public view has no steps
     system = None
@@ -187,7 +188,7 @@ def _previous_run(client: Any, folder: Path, uri: str) -> Any | None:
     from mlflow import MlflowException
 
     try:
-        saved = json.loads((folder / "mlflow_run.json").read_text())
+        saved = json.loads((folder / MLFLOW_RUN).read_text())
         if saved["uri"] != masked(uri):
             return None
         run = client.get_run(saved["run_id"])

@@ -1,0 +1,98 @@
+"""Adapters, freezing and the layers' learning rates in real runs: on every layout, resumed, continued elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layouts import SAVED, STEPS, Comparison, Layout, difference, same_bits
+from ranks import Ranks
+from runs import VOCAB, losses
+from safetensors.torch import load_file
+from tiny import tokenizer_bytes
+
+from janus_pt.config import AdapterConfig, ModelConfig
+from janus_pt.export import save_export
+from janus_pt.model.adapters import is_adapter, trained_with
+from janus_pt.model.initialize import initialize_weights
+from janus_pt.model.janus import JanusTransformer
+
+pytestmark = pytest.mark.slow
+
+ONE, TENSOR = Layout("one process"), Layout("TP2", 2, tensor=2)
+ZERO2, ZERO3 = Layout("DP2, ZeRO-2", 2, stage=2), Layout("DP2, ZeRO-3", 2, stage=3)
+ZERO0, BFLOAT16 = Layout("ZeRO-0", stage=0), Layout("DP2, bfloat16", 2, dtype="bfloat16")
+FLOAT32 = 1e-5
+LORA = {"r": 2, "lora_alpha": 8.0, "target_modules": ["q_proj", "out_proj", "fc1", "fc2"]}
+BOTTLENECK = {"kind": "bottleneck", "r": 2}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(2) as ranks:
+        yield ranks
+
+
+def comparison(folder: Path, ranks: Ranks, **sections: Any) -> Comparison:
+    """Runs from a random export, with more `sections` of the configuration."""
+    found = Comparison(folder, ranks)
+    config = json.loads(found.config.read_text())
+    shape = ModelConfig.model_validate(config["model"])
+    (folder / "tokenizer.model").write_bytes(tokenizer_bytes(VOCAB))
+    model = JanusTransformer(shape)
+    initialize_weights(model, 3)
+    save_export(folder / "base", model.state_dict(), shape, folder / "tokenizer.model")
+    config["run"]["init_from"] = str(folder / "base")
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section}
+    found.config.write_text(json.dumps(config))
+    return found
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Comparison:
+    return comparison(tmp_path_factory.mktemp("lora"), ranks, adapter=LORA)
+
+
+def content(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / name)
+
+
+def test_only_adapters_learn_and_only_they_are_saved(lora: Comparison) -> None:
+    run = lora.run(ONE)
+    told = losses(run / "metrics.jsonl")
+    assert told[STEPS, "valid/loss/total"] < told[0, "valid/loss/total"]
+    base = content(lora.folder, "base/model.safetensors")
+    merged = content(run, "export/model.safetensors")
+    adapters = content(run, "adapter/adapter_model.safetensors")
+    targets = tuple(f"{name}.weight" for name in LORA["target_modules"])
+    for name, weight in merged.items():
+        changed = name.endswith(targets) and "layers." in name
+        assert torch.equal(weight, base[name]) != changed or name == "embed_length.weight", name
+    assert all(trained_with(AdapterConfig(), name) for name in adapters)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapters.items() if is_adapter(name))
+    saved = torch.load(run / f"checkpoints/step_{STEPS}/mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert {name.removeprefix("model.") for name in saved} == set(adapters)
+    trained = sum(tensor.numel() for tensor in adapters.values())
+    optimizer = run / f"checkpoints/step_{STEPS}/zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    assert optimizer.stat().st_size < 12 * trained + 100_000  # float32 copy and two moments, and their names
+
+
+@pytest.mark.parametrize("layout", [TENSOR, ZERO2, ZERO3, ZERO0], ids=lambda layout: layout.name)
+def test_a_layout_computes_what_one_process_does(lora: Comparison, layout: Layout) -> None:
+    assert difference(lora.run(layout), lora.run(ONE)) < FLOAT32
+    assert same_bits(lora.run(layout, layout), lora.run(layout))
+
+
+def test_a_checkpoint_goes_on_on_another_layout(lora: Comparison) -> None:
+    for origin, layout in ((TENSOR, ONE), (ZERO3, TENSOR), (TENSOR, ZERO3)):
+        assert difference(lora.run(layout, origin), lora.run(origin), SAVED) < FLOAT32
+
+
+def test_bfloat16_resumes(lora: Comparison) -> None:
+    assert difference(lora.run(BFLOAT16), lora.run(ONE)) < 2e-2
+    assert same_bits(lora.run(BFLOAT16, BFLOAT16), lora.run(BFLOAT16))
