@@ -64,8 +64,8 @@ def find_problems(data: dict[str, Any], world_size: int | None) -> list[Problem]
     wrong = {error["loc"][0] for error in errors}
     valid = {
         name: _section((name,)).model_validate(data.get(name, {}))
-        for name in Config.model_fields
-        if name not in wrong and name != "deepspeed" and (name in data or Config.model_fields[name].default is not None)
+        for name, field in Config.model_fields.items()
+        if name not in wrong and name != "deepspeed" and data.get(name, field.default) is not None
     }
     if "deepspeed" not in wrong:
         valid["deepspeed"] = data.get("deepspeed", {})

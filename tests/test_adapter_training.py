@@ -96,3 +96,32 @@ def test_a_checkpoint_goes_on_on_another_layout(lora: Comparison) -> None:
 def test_bfloat16_resumes(lora: Comparison) -> None:
     assert difference(lora.run(BFLOAT16), lora.run(ONE)) < 2e-2
     assert same_bits(lora.run(BFLOAT16, BFLOAT16), lora.run(BFLOAT16))
+
+
+def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path, ranks: Ranks) -> None:
+    """Frozen weights stay those of the base, the lowest layers hardly move, resuming and changing the layout work."""
+    changes = {"freeze": ["encoder", "embed_tokens"], "layer_lr_decay": 0.5, "lr": 1e-3, "weight_decay": 0.0}
+    runs = comparison(tmp_path, ranks, optimizer=changes)
+    base, tuned = (load_file(f / "model.safetensors") for f in (tmp_path / "base", runs.run(ONE) / "export"))
+    moved = {name: float((tuned[name] - base[name]).abs().max()) for name in base}
+    frozen = {name for name in base if name.startswith(("encoder.", "embed_tokens."))}
+    assert {name for name in base if moved[name] == 0.0} == frozen
+    top, below = (max(moved[n] for n in base if f"decoder.layers.{i}.fc1.w" in n) for i in (1, 0))
+    assert 1.5 < top / below < 2.5
+    for layout in (TENSOR, ZERO3):
+        assert difference(runs.run(layout), runs.run(ONE)) < FLOAT32
+        assert same_bits(runs.run(layout, layout), runs.run(layout))
+    assert difference(runs.run(ONE, ZERO3), runs.run(ZERO3), SAVED) < FLOAT32
+
+
+def test_bottlenecks_train_and_resume(tmp_path: Path, ranks: Ranks) -> None:
+    runs = comparison(tmp_path, ranks, adapter=BOTTLENECK)
+    one, two, again = runs.run(ONE), runs.run(TENSOR), runs.run(TENSOR, TENSOR)
+    ours, theirs, third = (load_file(run / "adapter/adapter_model.safetensors") for run in (two, one, again))
+    assert all(torch.equal(third[name], ours[name]) for name in ours)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
+    assert not (one / "export").exists()
+    config = ["--config", str(runs.config), "--resume", "auto", "--set", f"run.output_dir={one}"]
+    other = launch("pretrain.py", *config, "--set", "adapter.r=3")
+    assert other.returncode == 2 and "adapter.r (was 2, is 3)" in other.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from janus_pt.config import Config
 from janus_pt.model.adapters import matches, trained_with
+from janus_pt.model.initialize import whole_shapes
 
 
 def is_trained(config: Config, name: str) -> bool:
@@ -16,6 +17,20 @@ def is_trained(config: Config, name: str) -> bool:
 def trains_all(config: Config) -> bool:
     """Whether no parameter is frozen."""
     return config.adapter is None and not config.optimizer.freeze
+
+
+def trained_parameters(config: Config) -> int:
+    """Parameters that are trained, of the unsharded model."""
+    return sum(size for name, size in _sizes(config) if is_trained(config, name))
+
+
+def trained_share(config: Config) -> float:
+    """Share of the parameters, adapters counted, that are trained."""
+    return trained_parameters(config) / sum(size for _, size in _sizes(config))
+
+
+def _sizes(config: Config) -> list[tuple[str, int]]:
+    return [(name, shape.numel()) for name, shape in whole_shapes(config.model, config.adapter).items()]
 
 
 def lr_scale(config: Config, name: str) -> float:

@@ -11,6 +11,7 @@ import torch
 from janus_pt.config import Config, ModelConfig
 from janus_pt.data.index import BOUNDARIES
 from janus_pt.data.manifest import FILE_NAME, read_manifest
+from janus_pt.model.trained import trained_parameters, trained_share, trains_all
 from janus_pt.objectives.expected import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.train.activations import MicroBatch
@@ -57,6 +58,9 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     yield "layout", f"{world_size} processes = {tensor} tensor x {pipeline} pipeline x {ranks} data parallel"
     yield "state", f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
     yield "parameters", f"{model_parameters(config.model):,}"
+    if not trains_all(config):
+        trained, share = trained_parameters(config), trained_share(config)
+        yield "trained parameters", f"{trained:,}, {100 * share:.2f} % of all"
     yield "a step", f"{data.global_batch_size:,} {data.batch_unit}, padding counted"
     yield "samples", f"of up to {sizes.target:,} tokens: {samples:,.0f} a step"
     yield "target tokens a step", f"{samples * sizes.target:,.0f}"
