@@ -1,4 +1,4 @@
-# make setup | demo | test | lint
+# make setup | demo | claims | test | lint
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export DS_ACCELERATOR ?= cpu
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo claims test test-slow lint clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python launchers/demo.py --output $(DEMO) $(DEMO_FLAGS)
+
+claims: setup
+	$(BIN)/python launchers/claims.py $(CLAIMS_FLAGS)
 
 test: setup
 	$(BIN)/python -m pytest -q

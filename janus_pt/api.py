@@ -34,8 +34,9 @@ class Generation:
         text: the tokens as text.
         tokens: ids without bos and eos.
         score: what outputs were compared by. "ar", "speculative": log-probability, eos included, over (tokens + 1) to
-            the power of `length_penalty` (1 in "speculative"); "nar": mean log-probability of the tokens; "rerank":
-            mean log-probability under P_AR, eos included, mixed with that of "nar" as `ar_weight` says.
+            the power of `length_penalty` (1 in "speculative"); "nar": mean log-probability of the tokens; "bang_nar":
+            the same, eos included; "rerank": mean log-probability under P_AR, eos included, mixed with that of "nar"
+            as `ar_weight` says.
         token_scores: log-probability of each token, under P_AR in "ar" and "speculative", else under P_NAR.
         decoder_passes: how often the decoder ran for it.
         drafted, accepted: "speculative": tokens that were drafted, and those of them that were kept.
@@ -152,12 +153,13 @@ class JanusModel:
         Args:
             inputs: texts, or token ids without bos and eos.
             mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several lengths, the best chosen
-                by P_AR; "speculative": greedy search, drafted by P_NAR and verified by P_AR.
+                by P_AR; "speculative": greedy search, drafted by P_NAR and verified by P_AR; "bang_nar": one pass that
+                ends by eos, for models of that objective.
             batch_size, max_batch_tokens: inputs decoded together, and source tokens in them, padding counted; inputs
                 are sorted by length first.
             options: those of the mode: `AutoregressiveOptions`, `MaskPredictOptions`, `RerankOptions`,
-                `SpeculativeOptions`; docs/decoding.md has a table. With `num_return_sequences` n each input has n
-                outputs one after another, best first.
+                `SpeculativeOptions`, `OnePassOptions`; docs/decoding.md has a table. With `num_return_sequences` n
+                each input has n outputs one after another, best first.
 
         Raises:
             UserError: an argument that is wrong, that the mode does not have or that does not go with another; an

@@ -49,6 +49,9 @@ class ModelConfig(Section):
     """Standard deviation of new weights. 0.02, BERT's, suits hidden sizes near 1000; small models want more."""
     ar_position_offset: Literal[0, 1] = 1
     """Where the AR query that predicts target token p sits: at p - 1 (0) or at p (1). Fixed for a model's life."""
+    ar_stream: Literal["query", "content"] = "query"
+    """Where P_AR is read off: a query slot beside each token, or the token's own content slot, as in any decoder: fewer
+    slots in training, half of the work in decoding. Fixed for a model's life."""
     pad_token_id: Count = 0
     bos_token_id: Count = 1
     eos_token_id: Count = 2
@@ -69,17 +72,21 @@ class MaskingConfig(Section):
     """`infill`: share of spans left readable in the encoder input."""
     rotate_probability: Share = 0.0
     """`infill`: probability that the encoder input is rotated at a random place."""
+    full_share: Share = 0.0
+    """Probability that a target is masked as a whole, as decoding finds it at first, instead of as `kind` says."""
 
 
 class ObjectiveConfig(Section):
     """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
 
-    name: Literal["janus", "ar", "cmlm", "joint", "bang", "bang_nar"] = "janus"
+    name: Literal["janus", "ar", "cmlm", "cmlmc", "joint", "bang", "bang_nar"] = "janus"
     """JANUS, or one of its rivals (docs/objectives.md). Weights of terms that an objective lacks are 0."""
     recipe: Literal["pretraining", "translation"] = "pretraining"
     ce_ar: Weight
     ce_nar: Weight
     ce_aux: Weight
+    ce_correction: Weight = 0.0
+    """`cmlmc`: weight of the tokens to be corrected."""
     kl_ar_aux: Weight
     kl_aux_nar: Weight
     kl_ar_nar: Weight
@@ -116,11 +123,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
+WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "ce_correction", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
 OWN_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "janus": WEIGHTS,
+    "janus": tuple(name for name in WEIGHTS if name != "ce_correction"),
     "ar": ("ce_ar",),
     "cmlm": ("ce_nar", "length"),
+    "cmlmc": ("ce_nar", "ce_correction", "length"),
     "joint": ("ce_ar", "ce_nar", "kl_ar_nar", "length"),
     "bang": (),
     "bang_nar": ("ce_nar",),
@@ -133,10 +141,11 @@ def _defaults(recipe_name: Any, objective: Any) -> dict[str, Any]:
     recipe = RECIPES["translation" if recipe_name == "translation" else "pretraining"]
     if not isinstance(objective, str) or objective not in OWN_WEIGHTS or objective == "janus":
         return recipe
-    plain = {name: float(name.startswith("ce_")) for name in OWN_WEIGHTS[objective] if name != "length"}
+    weight = 0.5 if objective == "cmlmc" else 1.0  # the mean of the two
+    plain = {name: weight * name.startswith("ce_") for name in OWN_WEIGHTS[objective] if name != "length"}
     length = recipe["length"] if "length" in OWN_WEIGHTS[objective] else 0.0
     masking = dict(recipe["masking"])
-    if objective == "cmlm" and masking["kind"] == "span":
+    if objective in ("cmlm", "cmlmc") and masking["kind"] == "span":
         masking["kind"] = "uniform"
     return {**recipe, **dict.fromkeys(WEIGHTS, 0.0), **plain, "length": length, "masking": masking}
 

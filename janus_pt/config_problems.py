@@ -177,6 +177,12 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
             yield from _batch_problems(data, ranks)
     if "objective" in valid:
         yield from _objective_problems(valid["objective"])
+        if valid["objective"].name == "cmlmc" and parallel and parallel.pipeline_parallel_size > 1:
+            reason = 'objective "cmlmc" decodes before each step, which stages of a pipeline cannot: set it to 1'
+            yield ("parallel", "pipeline_parallel_size"), reason
+        if model and model.ar_stream == "content" and valid["objective"].name in ("bang", "bang_nar"):
+            reason = f'objective "{valid["objective"].name}" predicts from mask symbols only'
+            yield ("model", "ar_stream"), f'{reason}: set it to "query"'
     if schedule and run and schedule.warmup_steps > run.max_steps:
         reason = f"{schedule.warmup_steps} warm-up steps do not fit in run.max_steps, which is {run.max_steps}"
         yield ("schedule", "warmup_steps"), f"{reason}: lower one or raise the other"

@@ -18,7 +18,7 @@ Sums over the vocabulary are all that tensor-parallel ranks exchange.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits of one chunk and stream: bounds the walk's memory (16 MiB in float32)."""
+CHUNK_ELEMENTS = 1 << 25
+"""Most logits of a chunk: bounds the walk's memory, three times as much (128 MiB in float32)."""
+CPU_ELEMENTS, CPU_ROWS = 1 << 23, 256
+"""On a CPU a chunk is smaller: matrix products gain no more, and caches hold less."""
 
 
 @dataclass(frozen=True)
@@ -92,99 +94,157 @@ class _FusedLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
+        mean = real.sum(0, dtype=dtype) / vocab.size
         coefficients = coefficients.to(dtype)
-        sums = torch.zeros_like(coefficients)
-        wanted = any(ctx.needs_input_grad)
-        grad_weight = torch.zeros_like(real, dtype=dtype) if wanted else None
+        sums, wanted = torch.zeros_like(coefficients), any(ctx.needs_input_grad)
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if wanted else None
         grad_hidden = [torch.zeros_like(h) for h in hidden]
-        for rows, streams in _chunks([len(h) for h in hidden], len(real)):
-            inputs = torch.stack([hidden[s][rows] for s in streams], dim=1)
-            logits = (inputs @ real.t()).to(dtype)
-            grad = _chunk_losses(logits, targets[rows], streams, sums, coefficients, terms, vocab, wanted)
-            if grad_weight is None:
-                continue
-            grad = grad.to(weight.dtype)
-            grad_weight += grad.flatten(0, 1).t() @ inputs.flatten(0, 1)
-            for index, part in zip(streams, (grad @ real).unbind(1), strict=True):
-                grad_hidden[index][rows] = part
+        runs = list(_runs([len(h) for h in hidden], chunk_rows(len(real), weight.device.type == "cpu")))
+        longest = max((len(streams) * (chunks[0].stop - chunks[0].start) for streams, chunks in runs), default=0)
+        scratch = torch.empty(3, longest, len(real), dtype=dtype, device=weight.device)
+        for streams, chunks in runs:
+            part = _Part.of(streams, coefficients, terms, vocab)
+            for rows in chunks:
+                inputs = torch.stack([hidden[s][rows] for s in streams], dim=1)
+                logits, *free = (s[: inputs[..., 0].numel()].view(*inputs.shape[:2], -1) for s in scratch)
+                _product(inputs.flatten(0, 1), real.t(), logits.flatten(0, 1))
+                grad = part.losses(logits, free, inputs.to(dtype) @ mean, targets[rows], sums, wanted)
+                if grad_weight is None:
+                    continue
+                grad = grad.to(weight.dtype).flatten(0, 1)
+                for index, found in zip(streams, part.weighted((grad @ real).view_as(inputs)).unbind(1), strict=True):
+                    grad_hidden[index][rows] = found
+                _add_product(grad_weight[: len(real)], grad.t(), part.weighted(inputs).flatten(0, 1))
         if grad_weight is not None:
+            shares = terms.label_smoothing * coefficients[: len(hidden)]
+            _subtract_smoothing(shares, mean, hidden, grad_hidden, grad_weight[: len(real)], vocab.size)
             for grad in grad_hidden:
                 vocab.reduce(grad)
-            whole = torch.zeros_like(weight)
-            whole[: len(real)] = grad_weight
-            ctx.save_for_backward(whole, *grad_hidden)
+            ctx.save_for_backward(grad_weight.to(weight.dtype), *grad_hidden)
         ctx.mark_non_differentiable(sums)
         return coefficients @ sums, sums
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_weight, *grad_hidden = ctx.saved_tensors
-        scale = grads[0].to(grad_weight.dtype)
-        return (grad_weight * scale, None, None, None, None, *(h * scale for h in grad_hidden))
+        weight, *hidden = (grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors)
+        return (weight, None, None, None, None, *hidden)
 
 
-def _chunks(lengths: list[int], vocab_rows: int) -> Iterator[tuple[slice, list[int]]]:
-    """Runs of target tokens with the streams that predict all of them."""
+def _subtract_smoothing(
+    shares: Tensor, mean: Tensor, hidden: Sequence[Tensor], grad_hidden: list[Tensor], grad_weight: Tensor, size: int
+) -> None:
+    """Smoothing's part of the gradient: the same at every logit of a stream."""
+    for share, grad, h in zip(shares.unbind(0), grad_hidden, hidden, strict=True):
+        grad -= (share * mean).to(grad.dtype)
+        grad_weight -= share / size * h.sum(0, dtype=shares.dtype)
+
+
+def chunk_rows(vocab_rows: int, on_cpu: bool) -> int:
+    """Rows of a chunk, all streams counted."""
+    rows = max(1, (CPU_ELEMENTS if on_cpu else CHUNK_ELEMENTS) // max(1, vocab_rows))
+    return min(rows, CPU_ROWS) if on_cpu else rows
+
+
+def _runs(lengths: list[int], rows: int) -> Iterator[tuple[list[int], list[slice]]]:
+    """Runs of target tokens that the same streams predict: those streams, and the run in chunks of `rows`."""
     first = 0
     while first < max(lengths):
         streams = [s for s, length in enumerate(lengths) if length > first]
-        rows = max(1, CHUNK_ELEMENTS // (max(1, vocab_rows) * len(streams)))
-        last = min(first + rows, *(lengths[s] for s in streams))
-        yield slice(first, last), streams
+        last = min(lengths[s] for s in streams)
+        step = max(1, rows // len(streams))
+        yield streams, [slice(start, min(start + step, last)) for start in range(first, last, step)]
         first = last
 
 
-def _chunk_losses(
-    logits: Tensor,
-    targets: Tensor,
-    streams: list[int],
-    sums: Tensor,
-    coefficients: Tensor,
-    terms: Terms,
-    vocab: VocabShard,
-    wanted: bool,
-) -> Tensor:
-    """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's gradient by them, if wanted.
-
-    Overwrites the logits.
-    """
-    smoothing, size = terms.label_smoothing, vocab.size
-    logits -= vocab.reduce(logits.amax(-1), dist.ReduceOp.MAX)[..., None]
-    p = logits.exp()
-    local = targets - vocab.start
-    own = (local >= 0) & (local < logits.shape[-1])
-    local = (local * own)[:, None, None].expand(-1, len(streams), 1)
-    target = logits.gather(-1, local)[..., 0] * own[:, None]
-    mean = logits.sum(-1) / size if smoothing else torch.zeros_like(target)
-    moments = torch.bmm(p, logits.transpose(1, 2)).unbind(-1)
-    total, target, mean, *expectations = vocab.reduce(torch.stack((p.sum(-1), target, mean, *moments))).unbind(0)
-    expected = torch.stack(expectations, -1) / total[..., None]
-
-    count = len(terms.streams)
-    sums[streams] += (total.log() - (1 - smoothing) * target - smoothing * mean).sum(0)
-    laplacian = logits.new_zeros(len(streams), len(streams))
-    for j, (a, b) in enumerate(_active_pairs(terms, streams), start=count):
-        if a is None or b is None:
-            continue
-        gap = expected[:, a, a] - expected[:, a, b] - expected[:, b, a] + expected[:, b, b]
-        sums[j] += 0.5 * gap.sum()
-        laplacian[[a, b], [a, b]] += 0.5 * coefficients[j]
-        laplacian[[a, b], [b, a]] -= 0.5 * coefficients[j]
-    if not wanted:
-        return logits
-    p /= total[..., None]
-    weight = coefficients[streams]
-    pull = weight - (laplacian * expected).sum(-1)
-    if len(streams) == 1:
-        grad = p * pull[..., None]
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """A product of matrices that may be of lower precision than `out`."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
     else:
-        grad = (laplacian @ logits).add_(pull[..., None]).mul_(p).add_(laplacian @ p)
-    if smoothing:
-        grad -= (smoothing / size * weight)[:, None]
-    return grad.scatter_add_(-1, local, ((smoothing - 1) * weight * own[:, None])[..., None])
+        out.copy_(a @ b)
 
 
-def _active_pairs(terms: Terms, streams: list[int]) -> Iterator[tuple[int | None, int | None]]:
-    """The pairs as places in `streams`; None for a stream that is not there."""
-    place = {terms.streams[s]: i for i, s in enumerate(streams)}
-    return ((place.get(a), place.get(b)) for a, b in terms.pairs)
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a product of matrices that may be of lower precision."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The terms over some of the streams, for target tokens that all of these predict.
+
+    `weight [streams]`, `laplacian [streams, streams]`; pairs as (number of the term, two places in `streams`).
+    """
+
+    streams: list[int]
+    pairs: list[tuple[int, int, int]]
+    weight: Tensor
+    laplacian: Tensor
+    vocab: VocabShard
+    smoothing: float
+
+    @staticmethod
+    def of(streams: list[int], coefficients: Tensor, terms: Terms, vocab: VocabShard) -> _Part:
+        """The part for these streams."""
+        place = {terms.streams[s]: i for i, s in enumerate(streams)}
+        numbered = enumerate(terms.pairs, start=len(terms.streams))
+        pairs = [(j, place[a], place[b]) for j, (a, b) in numbered if a in place and b in place]
+        laplacian = coefficients.new_zeros(len(streams), len(streams))
+        for j, a, b in pairs:
+            half = 0.5 * coefficients[j]
+            for row, column, value in ((a, a, half), (b, b, half), (a, b, -half), (b, a, -half)):
+                laplacian[row, column] += value  # by numbers: a list of them would be copied to the device
+        weight = torch.stack([coefficients[s] for s in streams])
+        return _Part(streams, pairs, weight, laplacian, vocab, terms.label_smoothing)
+
+    def weighted(self, x: Tensor) -> Tensor:
+        """`x [rows, streams, hidden]` with the factor that `losses` leaves out of its gradient."""
+        return x if self.pairs else x * self.weight.to(x.dtype)[:, None]
+
+    def losses(
+        self, logits: Tensor, free: list[Tensor], mean: Tensor, targets: Tensor, sums: Tensor, wanted: bool
+    ) -> Tensor:
+        """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's gradient by them, if
+        wanted, but for smoothing's constant and, where there are no pairs, the factor `weight`.
+
+        `mean [rows, streams]`: this rank's share of the logits' mean. Overwrites the logits and two `free` tensors
+        like them.
+        """
+        vocab, smoothing = self.vocab, self.smoothing
+        local = targets - vocab.start
+        own = (local >= 0) & (local < logits.shape[-1])
+        local = (local * own)[:, None, None].expand(-1, len(self.streams), 1)
+        most = logits.amax(-1)
+        highest = vocab.reduce(most.clone(), dist.ReduceOp.MAX)
+        target = (logits.gather(-1, local)[..., 0] - highest) * own[:, None]
+        p, shift = torch.softmax(logits, dim=-1, out=free[0]), most - highest
+        share = shift.exp() / p.amax(-1)  # the most probable token's is 1 over the sum
+        parts = [share, target, mean]
+        if self.pairs:  # of logits less their highest, not of log p: J is a small difference
+            logits -= most[..., None]
+            moments = share[..., None] * (torch.bmm(p, logits.transpose(1, 2)) + shift[:, None])
+            parts += moments.unbind(-1)
+        total, target, mean, *expectations = vocab.reduce(torch.stack(parts)).unbind(0)
+        expected = torch.stack(expectations or [total], -1) / total[..., None]
+        self._add_terms(sums, total.log() - (1 - smoothing) * target - smoothing * (mean - highest), expected)
+        if not wanted:
+            return logits
+        ratio, own_weight = share / total, (smoothing - 1) * own[:, None].to(total.dtype)
+        if self.pairs:
+            pull = self.weight + (self.laplacian * (shift[:, None] - expected)).sum(-1)
+            grad = torch.bmm(ratio[..., None] * self.laplacian, logits, out=free[1]).mul_(p)
+            p = grad.baddbmm_(self.laplacian * ratio[:, None] + torch.diag_embed(ratio * pull), p)
+            own_weight = own_weight * self.weight
+        elif vocab.group is not None:
+            p *= ratio[..., None]
+        return p.scatter_add_(-1, local, own_weight.expand_as(target)[..., None])
+
+    def _add_terms(self, sums: Tensor, cross_entropies: Tensor, expected: Tensor) -> None:
+        for stream, value in zip(self.streams, cross_entropies.sum(0).unbind(0), strict=True):
+            sums[stream] += value
+        summed = expected.sum(0)
+        for j, a, b in self.pairs:
+            sums[j] += 0.5 * (summed[a, a] - summed[a, b] - summed[b, a] + summed[b, b])

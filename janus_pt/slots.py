@@ -19,7 +19,7 @@ stop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ NEVER = 1 << 21
 CAUSAL, MASKED = 0, 1
 """The two segments of a sample: slots that read only the past, and slots that read both sides."""
 
+Tile = tuple[int, int, int, int]
+"""A block of the attention: the slots `[first, last)` read contents `[first, last)`."""
 SlotArray = np.ndarray[Any, np.dtype[np.int32]]
 
 
@@ -66,18 +68,21 @@ class Slots:
     """A batch of packed decoder sequences: all that the model knows of an objective.
 
     `table` is `[batch, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots of every row are
-    the content slots.
+    the content slots. No slot before `first_predicting` predicts: the last layer leaves them out. If there are
+    `tiles`, no slot reads outside of them.
     """
 
     table: Tensor
     num_content: int
+    first_predicting: int = 0
+    tiles: tuple[Tile, ...] = ()
 
     def __getitem__(self, field: int) -> Tensor:
         return self.table[..., field]
 
     def to(self, device: torch.device) -> Slots:
         """The same slots on another device; the copy is asynchronous from pinned memory."""
-        return Slots(self.table.to(device, non_blocking=True), self.num_content)
+        return replace(self, table=self.table.to(device, non_blocking=True))
 
     @property
     def samples(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Measure. The first argument says what; each has a --help of its own.
 
+python launchers/benchmark.py train --shape large
 python launchers/benchmark.py decode --model DIR --input test.en --reference test.de
 """
 
@@ -10,7 +11,12 @@ from importlib import import_module
 
 from janus_pt.errors import UserError, entry_point
 
-COMMANDS = {"decode": ("janus_pt.generate.benchmark", "speed and quality of every way of decoding one model")}
+COMMANDS = {
+    "train": ("janus_pt.benchmark.train", "a training step beside a plain left-to-right one: time, memory, parts"),
+    "loss": ("janus_pt.benchmark.loss", "the fused projection and losses beside the unfused computation"),
+    "loader": ("janus_pt.benchmark.loader", "reading shards and building batches, without training"),
+    "decode": ("janus_pt.generate.benchmark", "speed and quality of every way of decoding one model"),
+}
 """Module of each command, imported only when it is asked for; its `main` takes the arguments that are left."""
 
 

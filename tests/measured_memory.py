@@ -116,7 +116,7 @@ def _peak(events: Any) -> float:
 def estimate(case: dict[str, Any]) -> list[StageMemory]:
     """The formula's answer for the same configuration, by stage."""
     config = build_config(**case)
-    sizes = sample_sizes(config.objective, config.model.max_positions)
+    sizes = sample_sizes(config.model, config.objective, config.model.max_positions)
     batch = MicroBatch(config.data.micro_batch_size, sizes, on_cpu=True)
     return stage_memory(config, case.get("ranks", 1), batch)
 

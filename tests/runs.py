@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from corpus_fixture import write_corpus
 from distributed import free_port
 from tiny import tokenizer_bytes
+
+from janus_pt.errors import reported
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB = 300
@@ -88,3 +92,15 @@ def losses(metrics: Path) -> dict[tuple[float, str], float]:
     """Every number of a run that does not depend on the clock, by step and name."""
     clock = ("step", "tokens_per_s", "mfu")
     return {(r["step"], k): v for r in read_records(metrics) for k, v in r.items() if k not in clock}
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
+    """Run a script of the project in this process, as from the command line; its exit code."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    main = runpy.run_path(str(ROOT / script))["main"]
+    try:
+        with reported():
+            main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
+from runs import run_script
 from tiny import tiny_model, tokenizer_bytes
 
 from janus_pt import JanusModel
-from janus_pt.errors import reported
 from janus_pt.generate import benchmark
 from janus_pt.generate.rivals import rivals
 from janus_pt.tokenizer import Tokenizer
 
-LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "benchmark.py"
 TEXTS = ["the mask reads the slot", "the beam writes a token", "pass", "the query reads the content"]
-
-
-def launch(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-    main = runpy.run_path(str(LAUNCHER))["main"]
-    try:
-        with reported():
-            main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +35,19 @@ def test_the_table_is_of_what_was_decoded(
     monkeypatch.setattr(benchmark, "rivals", lambda *_: {})
     files = ("--model", folder / "export", "--input", folder / "in", "--reference", folder / "reference")
     few = ("--batch-sizes", 1, 3, "--sentences", 3, "--repeats", 1, "--threads", 1, "--precisions", "float32")
-    assert launch(monkeypatch, "decode", *files, *few, "--profile", "--output", tmp_path / "out.json") == 0
+    assert (
+        run_script(
+            monkeypatch,
+            "launchers/benchmark.py",
+            "decode",
+            *files,
+            *few,
+            "--profile",
+            "--output",
+            tmp_path / "out.json",
+        )
+        == 0
+    )
     told = capsys.readouterr().out
     rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())["ways"]}
     assert list(rows) == list(benchmark.WAYS) and all(f"{name} " in told for name in rows)
@@ -95,10 +93,10 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_mistakes_are_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch(monkeypatch, "fly") == 2
+    assert run_script(monkeypatch, "launchers/benchmark.py", "fly") == 2
     assert capsys.readouterr().err.startswith("error: fly: no such benchmark")
     (tmp_path / "short").write_text("one\n")
     files = ("--model", folder / "export", "--input", folder / "in", "--reference", tmp_path / "short")
-    assert launch(monkeypatch, "decode", *files) == 2
+    assert run_script(monkeypatch, "launchers/benchmark.py", "decode", *files) == 2
     assert "1 lines, but" in capsys.readouterr().err
-    assert launch(monkeypatch) == 0 and "decode" in capsys.readouterr().out
+    assert run_script(monkeypatch, "launchers/benchmark.py") == 0 and "decode" in capsys.readouterr().out

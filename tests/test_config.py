@@ -385,6 +385,11 @@ BAD_LAYOUTS = {
         2,
         "must be 1 with pipeline_parallel_size above 1, but is 0: DeepSpeed clips by a wrong gradient norm there",
     ),
+    "pipeline with a step that decodes": (
+        ["pipeline_parallel_size=2"],
+        2,
+        'objective "cmlmc" decodes before each step, which stages of a pipeline cannot: set it to 1',
+    ),
     "pipeline with ZeRO-2": (["pipeline_parallel_size=2", "zero_stage=2"], 2, "DeepSpeed has no pipelines with it"),
     "pipeline with ZeRO-3": (["pipeline_parallel_size=2", "zero_stage=3"], 2, "DeepSpeed has no pipelines with it"),
     "pipeline with offload": (
@@ -412,6 +417,8 @@ def test_layouts_that_cannot_be(tmp_path: Path, name: str) -> None:
         changes.append("model.ffn_hidden_size=2050")
     if "norm at stage 0" in expected:
         changes.append("precision.dtype=bfloat16")
+    if "cmlmc" in expected:
+        changes.append("objective.name=cmlmc")
     assert expected in message(tmp_path, GOOD, tuple(changes), world_size)
 
 

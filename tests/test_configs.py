@@ -17,7 +17,8 @@ from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.train.plan import print_plan
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.json"))
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.json"))
 PRETRAINING = {
     "janus_base": (6, 768, 12, 3072, 139e6),
     "janus_large": (12, 1024, 16, 4096, 406e6),
@@ -46,7 +47,7 @@ SHRUNK = {
 
 
 def config_path(name: str) -> Path:
-    return CONFIGS[0].with_name(f"{name}.json")
+    return FOLDER / f"{name}.json"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -48,7 +48,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "export"))
 
 
-SINUSOIDAL = {"positions": "sinusoidal", "pre_layer_norm": True, "ar_position_offset": 0}
+SINUSOIDAL = {"positions": "sinusoidal", "pre_layer_norm": True, "ar_position_offset": 0, "ar_stream": "content"}
 
 
 @pytest.mark.parametrize(

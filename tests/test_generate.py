@@ -16,13 +16,16 @@ from tiny import SPECIALS, as_source, full_pass, random_sources, tiny_model
 from janus_pt.errors import UserError
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.cache import IncrementalDecoder, read_sources
+from janus_pt.generate.cpu import lay_out_for_cpu
 from janus_pt.generate.lengths import candidate_lengths
 from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict, mean_score, never_generated
+from janus_pt.generate.one_pass import OnePassOptions, one_pass
 from janus_pt.generate.refine import all_masked, refine
 from janus_pt.generate.rerank import RerankOptions, rerank
 from janus_pt.generate.speculative import SpeculativeOptions, speculative
 from janus_pt.generate.types import Hypotheses
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.objectives import bang_nar
 from janus_pt.objectives.janus import causal_slots, masked_slots
 
 PAD, BOS, EOS, UNK, MASK = range(SPECIALS)
@@ -44,17 +47,18 @@ def assert_same(ours: Found, theirs: Found) -> None:
 def next_log_probs(model: JanusTransformer, source: Sequence[int], prefix: Sequence[int]) -> np.ndarray:
     """Of the token after bos and `prefix`, from one pass over all of them."""
     target = np.array([BOS, *prefix, PAD])
-    parts = causal_slots(target, model.config.mask_token_id, model.config.ar_position_offset)
+    config = model.config
+    parts = causal_slots(target, config.mask_token_id, config.ar_position_offset, config.ar_stream)
     return full_pass(model, source, *parts)[-1].numpy()
 
 
 # --- left to right ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("offset", "stream"), [(0, "query"), (1, "query"), (1, "content")])
 @pytest.mark.parametrize("pre_layer_norm", [False, True])
-def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int) -> None:
-    model = tiny_model(1, pre_layer_norm=pre_layer_norm, ar_position_offset=offset)
+def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int, stream: str) -> None:
+    model = tiny_model(1, pre_layer_norm=pre_layer_norm, ar_position_offset=offset, ar_stream=stream)
     sources = random_sources(2, 3)
     targets = np.random.default_rng(3).integers(0, 24, (3, 12))
     targets[:, 0] = BOS
@@ -62,8 +66,8 @@ def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int) -> None:
         decoder = IncrementalDecoder(model, read_sources(model, as_source(sources)))
         steps = torch.stack([decoder.step(torch.from_numpy(column)) for column in targets.T[:-1]], dim=1)
     for row, source in enumerate(sources):
-        contents, queries = causal_slots(targets[row], MASK, offset)
-        whole = full_pass(model, source, contents, queries)[len(contents) :]
+        contents, queries = causal_slots(targets[row], MASK, offset, stream)
+        whole = full_pass(model, source, contents, queries)[-len(contents) :]
         torch.testing.assert_close(steps[row], whole, rtol=0, atol=1e-12)
 
 
@@ -78,9 +82,10 @@ def test_only_content_is_cached_and_copies_share_their_source() -> None:
         assert cache.reach == 4 and len(cache.memory[0]) == 2
 
 
-def test_a_block_is_read_as_token_by_token() -> None:
+@pytest.mark.parametrize("stream", ["query", "content"])
+def test_a_block_is_read_as_token_by_token(stream: str) -> None:
     """From another place in each row, over what was there, and on from it step by step; buffers grow on the way."""
-    model = tiny_model(3, max_positions=80, ar_position_offset=1)
+    model = tiny_model(3, max_positions=80, ar_position_offset=1, ar_stream=stream)
     sources, tokens = (
         as_source(random_sources(3, 2)),
         torch.from_numpy(np.random.default_rng(3).integers(5, 24, (2, 70))),
@@ -102,9 +107,9 @@ def test_a_block_is_read_as_token_by_token() -> None:
             start += width
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_greedy_is_the_naive_loop(seed: int) -> None:
-    model = tiny_model(seed, ar_position_offset=seed % 2)
+    model = tiny_model(seed, ar_position_offset=seed % 2, ar_stream="content" if seed > 1 else "query")
     sources = random_sources(seed, 4)
     options = AutoregressiveOptions(max_length=8, min_length=2)
     hypotheses = autoregressive(model, as_source(sources), options)
@@ -422,9 +427,9 @@ def test_the_length_may_come_from_the_source_or_from_p_ar() -> None:
 # --- both with one set of weights ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_reranking_is_by_p_ar(weight: float) -> None:
-    model, sources = tiny_model(15), random_sources(15, 5)
+@pytest.mark.parametrize(("weight", "stream"), [(1.0, "query"), (0.3, "content")])
+def test_reranking_is_by_p_ar(weight: float, stream: str) -> None:
+    model, sources = tiny_model(15, ar_stream=stream), random_sources(15, 5)
     nar = mask_predict(model, as_source(sources), MaskPredictOptions(length_beam=5))
     both = rerank(model, as_source(sources), RerankOptions(ar_weight=weight))
     assert both.passes.tolist() == [5] * 5
@@ -449,7 +454,8 @@ def test_reranking_is_by_p_ar(weight: float) -> None:
 def test_speculative_decoding_is_greedy_search(
     seed: int, passes: int, block: int | None, redraft_at: int, shortest: int, span: int
 ) -> None:
-    model = tiny_model(seed, ar_position_offset=seed % 2, pre_layer_norm=seed % 3 == 0)
+    stream = "content" if seed % 5 < 2 else "query"
+    model = tiny_model(seed, ar_position_offset=seed % 2, pre_layer_norm=seed % 3 == 0, ar_stream=stream)
     sources = random_sources(seed, 5)
     bounds = dict(min_length=shortest, max_length=max(1, shortest + span))
     greedy = autoregressive(model, as_source(sources), AutoregressiveOptions(**bounds))
@@ -542,3 +548,63 @@ def test_bfloat16_scores_are_float32() -> None:
     model, source = tiny_model(dtype=torch.bfloat16), as_source(random_sources(1, 2))
     assert autoregressive(model, source, AutoregressiveOptions(num_beams=2, max_length=5)).scores.dtype is torch.float32
     assert mask_predict(model, source, MaskPredictOptions()).scores.dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layout_for_a_cpu_changes_neither_weights_nor_results(dtype: torch.dtype) -> None:
+    plain, laid_out = tiny_model(dtype=dtype), tiny_model(dtype=dtype)
+    lay_out_for_cpu(laid_out)
+    theirs = laid_out.state_dict()
+    assert all(torch.equal(theirs[name], weight) for name, weight in plain.state_dict().items())
+    source, parts = random_sources(7, 1)[0], causal_slots(np.array([BOS, 9, 8, 7]), MASK, 1)
+    ours, without = (full_pass(model, source, *parts) for model in (laid_out, plain))
+    exact = full_pass(plain.double(), source, *parts)
+    rounding = max(torch.finfo(dtype).eps, float((without - exact).abs().max()))
+    assert 0 < (ours - exact).abs().max() < 2 * rounding
+
+
+# --- one pass to eos -------------------------------------------------------------------------------------------------
+
+
+def plain_one_pass(
+    model: JanusTransformer, source: list[int], shortest: int, longest: int, remove_repeats: bool
+) -> tuple[float, list[int]]:
+    """From the slots that the objective trains on, token by token."""
+    target = np.full(longest + 2, PAD)
+    slots = bang_nar.example(np.array(source), target, target[:0], MASK, model.config.ar_position_offset).content
+    log_probs = full_pass(model, source, slots).numpy()
+    tokens, scores = [], []
+    for place in range(longest + 1):
+        allowed = [t for t in range(24) if t >= SPECIALS or (t == EOS and place >= shortest)]
+        best = max(allowed, key=lambda token: log_probs[place, token])
+        if place == longest and best != EOS:
+            break
+        scores.append(log_probs[place, best])
+        if best == EOS:
+            break
+        tokens.append(best)
+    score = sum(scores) / len(scores)
+    if remove_repeats:
+        tokens = [token for place, token in enumerate(tokens) if place == 0 or token != tokens[place - 1]]
+    return score, tokens
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("remove_repeats", [False, True])
+def test_one_pass_against_plain(offset: int, remove_repeats: bool) -> None:
+    ended = cut = 0
+    for seed in range(8):
+        model = tiny_model(seed, ar_position_offset=offset)
+        with torch.no_grad():
+            model.embed_tokens.weight[EOS] *= 1.5  # likelier than most
+        sources = random_sources(seed, 4)
+        options = OnePassOptions(masks_per_token=0.9, max_length=8, min_length=2, remove_repeats=remove_repeats)
+        result = one_pass(model, as_source(sources), options)
+        for row, source in enumerate(sources):
+            longest = min(8, max(2, math.ceil(0.9 * len(source))))
+            expected = plain_one_pass(model, source, 2, longest, remove_repeats)
+            assert_same(found(result, row), [expected])
+            _, whole = plain_one_pass(model, source, 2, longest, False)
+            ended += len(whole) < longest
+            cut += len(whole) == longest
+    assert ended and cut and result.passes.tolist() == [1] * 4

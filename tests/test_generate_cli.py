@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import ROOT, run_script
 from tiny import tiny_model, tokenizer_bytes
 
 from janus_pt import JanusModel
 from janus_pt.api import NOTHING, Generation
-from janus_pt.errors import UserError, reported
+from janus_pt.errors import UserError
 from janus_pt.generate.batching import token_batches
 from janus_pt.generate.lines import BATCHES_AT_ONCE, generate_lines
 from janus_pt.tokenizer import Tokenizer
 
-LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "generate.py"
 TEXTS = ["the mask reads", "", "the beam writes a token and the slot reads the content", "pass", "ünï — \u2603", "  "]
 
 
@@ -258,18 +258,6 @@ def test_a_bad_line_is_named_and_portions_before_it_are_written(tmp_path: Path, 
 # --- the launcher ----------------------------------------------------------------------------------------------------
 
 
-def launch(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the launcher in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
-    main = runpy.run_path(str(LAUNCHER))["main"]
-    try:
-        with reported():
-            main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
-
-
 def test_from_file_to_file(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
@@ -280,7 +268,7 @@ def test_from_file_to_file(
         (("--mode", "nar", "--iterations", 2, "--length-beam", 2), dict(mode="nar", iterations=2, length_beam=2)),
         (("--num-beams", 2, "--length-penalty", 0.5, "--batch-size", 2), dict(num_beams=2, length_penalty=0.5)),
     ):
-        assert launch(monkeypatch, *files, *arguments) == 0
+        assert run_script(monkeypatch, "launchers/generate.py", *files, *arguments) == 0
         expected = [" ".join(g.text.splitlines()) for g in model.generate(TEXTS, max_length=12, **options)]
         assert (tmp_path / "out.txt").read_text().split("\n") == [*expected, ""]
     output = capfd.readouterr()
@@ -303,7 +291,16 @@ def test_several_processes_write_what_one_writes(folder: Path, tmp_path: Path) -
 
 
 def test_in_a_pipe(folder: Path) -> None:
-    command = [sys.executable, str(LAUNCHER), "--model", str(folder), "--mode", "nar", "--dtype", "bfloat16"]
+    command = [
+        sys.executable,
+        str(ROOT / "launchers/generate.py"),
+        "--model",
+        str(folder),
+        "--mode",
+        "nar",
+        "--dtype",
+        "bfloat16",
+    ]
     done = subprocess.run(command, input=b"the mask\n\nthe beam", capture_output=True, timeout=120, check=True)
     assert done.stdout.count(b"\n") == 3 and done.stdout.split(b"\n")[1] == b""
     assert b"3 sentences in " in done.stderr and b" sentences/s" in done.stderr
@@ -338,7 +335,7 @@ def test_mistakes_are_told_in_one_line(
     Path("in.txt").write_text("the mask\n")
     Path("long.txt").write_text("the mask\n" + "the mask " * 100)
     arguments = {"--model": str(folder), "--input": "in.txt", "--output": "out.txt", **changes}
-    assert launch(monkeypatch, *[part for pair in arguments.items() for part in pair]) == 2
+    assert run_script(monkeypatch, "launchers/generate.py", *chain(*arguments.items())) == 2
     told = capfd.readouterr().err
     assert told.startswith(f"error: {message}") and told.count("\n") == 1
     assert Path("in.txt").read_text() == "the mask\n"

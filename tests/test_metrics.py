@@ -6,9 +6,8 @@ import json
 import math
 import random
 import re
-import runpy
-import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from runs import run_script
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from janus_pt.errors import UserError, reported
+from janus_pt.errors import UserError
 from janus_pt.tasks.bleu import coco_bleu, legacy_compound_bleu, paired_bootstrap, sentence_bleu_means, streams
 from janus_pt.tasks.metrics import METRICS, compute
 from janus_pt.tasks.outputs import Outputs, pair_up
@@ -29,7 +29,6 @@ from janus_pt.tasks.score import glge_overall
 from janus_pt.tasks.text_files import read_lines
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "metric_vectors"
-LAUNCHER = Path(__file__).resolve().parents[1] / "launchers" / "evaluate.py"
 
 
 def vectors(name: str) -> Any:
@@ -332,17 +331,6 @@ def test_paired_bootstrap_tells_a_better_system() -> None:
 # --- the launcher ----------------------------------------------------------------------------------------------------
 
 
-def launch(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    main = runpy.run_path(str(LAUNCHER))["main"]
-    try:
-        with reported():
-            main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
-
-
 def test_score_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     Path("hyp").write_text("the dog bit the man .\nit was fine\n")
@@ -350,7 +338,12 @@ def test_score_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     Path("ref2").write_text("a dog bit the man .\nall was fine")
     Path("base").write_text("dog man\nno\n")
     arguments = ["--references", "ref1", "--references", "ref2", "--metrics", ",".join(METRICS), "--json", "out"]
-    assert launch(monkeypatch, "score", "--predictions", "hyp", *arguments, "--baseline", "base") == 0
+    assert (
+        run_script(
+            monkeypatch, "launchers/evaluate.py", "score", "--predictions", "hyp", *arguments, "--baseline", "base"
+        )
+        == 0
+    )
     found = json.loads(Path("out").read_text())
     wanted = "bleu chrf ter rouge1 rouge2 rougeL meteor bleu4 sentence_bleu1 sentence_bleu2 distinct1 distinct2 coqa_f1"
     assert set(wanted.split()) <= set(found)
@@ -358,7 +351,12 @@ def test_score_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert re.fullmatch(r"nrefs:2\|case:mixed\|eff:no\|tok:13a\|smooth:exp\|version:.*", found["signatures"]["bleu"])
     assert set(found["paired_bootstrap"]) == {"bleu", "chrf"}
     Path("src").write_text("same\nsame\n")
-    assert launch(monkeypatch, "score", "--predictions", "hyp", *arguments, "--sources", "src") == 0
+    assert (
+        run_script(
+            monkeypatch, "launchers/evaluate.py", "score", "--predictions", "hyp", *arguments, "--sources", "src"
+        )
+        == 0
+    )
     assert json.loads(Path("out").read_text())["outputs"] == 1
 
 
@@ -385,6 +383,6 @@ def test_mistakes_are_told_in_one_line(
     Path("empty").write_text("")
     Path("latin").write_bytes(b"a\n\xe9\n")
     arguments = {"--predictions": "hyp", "--references": "hyp", "--metrics": "bleu", "--json": "out", **changes}
-    assert launch(monkeypatch, "score", *[part for pair in arguments.items() for part in pair]) == 2
+    assert run_script(monkeypatch, "launchers/evaluate.py", "score", *chain(*arguments.items())) == 2
     told = capfd.readouterr().err
     assert told.startswith(f"error: {message}") and told.count("\n") == 1

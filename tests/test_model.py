@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny import SHAPE
 
 from janus_pt.config import ModelConfig
-from janus_pt.model.dropout import Seed, seed_layer
+from janus_pt.model.attention import additive, attend
+from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_layer
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives import janus
@@ -92,12 +95,12 @@ def test_new_weights_depend_on_seed_and_name_alone() -> None:
 def test_a_sample_does_not_know_its_neighbours() -> None:
     """Alone or in a batch, padded or not, a sample's hidden states are the same."""
     ours, b = model().eval(), batch()
-    hidden = ours(b.source, b.slots)[0]
+    hidden = ours(b.source, replace(b.slots, first_predicting=0))[0]
     rng = np.random.default_rng(0)
     for row in range(3):
         source, target = rng.integers(5, 24, 3 + row), np.array([1, *rng.integers(5, 24, 4 + 2 * row), 2])
         alone = collate([janus.example(source, target, np.array([1, 3, 4]), 4, 1)], 0)
-        expected = ours(alone.source, alone.slots)[0][0]
+        expected = ours(alone.source, replace(alone.slots, first_predicting=0))[0][0]
         real = b.slots.samples[row] >= 0
         torch.testing.assert_close(hidden[row][real], expected, rtol=1e-10, atol=1e-12)
 
@@ -107,3 +110,47 @@ def test_the_position_offset_moves_the_causal_slots_alone() -> None:
     moved = tables[1][:, 1] - tables[0][:, 1]
     causal = tables[0][:, 2] == 0
     assert torch.equal(moved.bool(), causal) and moved.max() == 1
+
+
+def test_what_is_left_out_changes_no_number() -> None:
+    """Neither the slots that the last layer leaves out, nor the blocks of the mask that hold nothing."""
+    b = batch()
+    assert len(b.slots.tiles) == 3 and b.slots.first_predicting > 0
+    whole = replace(b.slots, first_predicting=0, tiles=())
+    found = []
+    for slots in (b.slots, whole):
+        ours = model(dropout=0.0)
+        hidden = ours(b.source, slots)[0][:, -(b.slots.table.shape[1] - b.slots.first_predicting) :]
+        predicted = hidden.flatten(0, 1)[torch.cat(list(b.predict.values()))]
+        (predicted * torch.arange(1, 17)).square().mean().backward()
+        found.append((predicted.detach(), [p.grad for p in ours.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*(hidden for hidden, _ in found), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(gradients for _, gradients in found), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_keeps_the_share_and_the_mean(probability: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1001)
+    kept = dropout(x, probability)
+    assert abs(float((kept == 0).double().mean()) - probability) < 2e-3
+    assert abs(float(kept.double().mean()) - 1) < 3e-3 and len(kept.unique()) == 2
+    neighbours = (kept[:, 1:] == 0) & (kept[:, :-1] == 0)
+    assert abs(float(neighbours.double().mean()) - probability**2) < 2e-3
+    torch.manual_seed(0)
+    assert torch.equal(add_dropped(2 * x, x, probability), 2 + kept)
+
+
+def test_attention_with_dropout_is_attention_with_some_weights_left_out() -> None:
+    """The mean over many draws comes near the attention without; and a probability next to 0 gives it exactly."""
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 2, 2, 5, 8, dtype=torch.float64).unbind(0)
+    seen = torch.rand(2, 1, 5, 5) < 0.6
+    seen[:, :, :, 0] = True
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    mask = additive(seen, torch.float64)
+    q.requires_grad_()
+    for same in (mask, seen):
+        torch.testing.assert_close(attend(q, k, v, same, 1e-9), expected)
+    draws = torch.stack([attend(q, k, v, mask, 0.25).detach() for _ in range(2000)])
+    assert draws.std(0).max() > 0.1 and (draws.mean(0) - expected).abs().max() < 0.1

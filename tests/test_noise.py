@@ -12,7 +12,9 @@ from goldens import DENOISING, ROOT, needs_goldens
 from hypothesis import given
 from hypothesis import strategies as st
 
+from janus_pt.config import ModelConfig, ObjectiveConfig
 from janus_pt.data import noise
+from janus_pt.data.examples import make_example
 
 MASK = 4
 
@@ -103,3 +105,40 @@ def test_replacement_replays_the_reference() -> None:
                 torch.randperm(len(body) + inserted - 2)
             without = source[source != mask]
             assert sorted(without) == sorted(body[body != mask])
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from(["span", "uniform", "infill"]), st.floats(0, 1))
+def test_a_full_mask_replaces_the_drawn_one_and_nothing_else(seed: int, length: int, kind: str, share: float) -> None:
+    """The source and, where the mask is not full, the mask are those of a mixture without full masks."""
+    names = ("text",) if kind == "infill" else ("source", "target")
+    fields = {name: np.arange(10, 10 + length) for name in names}
+    model = ModelConfig(vocab_size=60)
+    plain, mixed, full = (
+        make_example(
+            fields,
+            np.random.default_rng(seed),
+            model=model,
+            objective=ObjectiveConfig.model_validate(
+                {"name": "cmlm", "recipe": "translation", "masking": {"kind": kind, "full_share": float(part)}}
+            ),
+        )
+        for part in (0, share, 1)
+    )
+    for made in (mixed, full):
+        assert np.array_equal(made.source, plain.source)
+    masked = [sorted(made.targets[: len(made.predict["nar"])]) for made in (plain, mixed, full)]
+    assert masked[2] == list(range(10, 10 + length)) and masked[1] in (masked[0], masked[2])
+
+
+def test_the_share_of_full_masks() -> None:
+    """Drawn by the share, and by chance otherwise: of n tokens uniform masks are full in one of n."""
+    rng, fields = np.random.default_rng(1), {"source": np.full(8, 7), "target": np.full(8, 7)}
+    objective = ObjectiveConfig.model_validate(
+        {"name": "cmlm", "recipe": "translation", "masking": {"full_share": 0.25}}
+    )
+    full = [
+        len(make_example(fields, rng, model=ModelConfig(vocab_size=60), objective=objective).predict["nar"]) == 8
+        for _ in range(4000)
+    ]
+    expected = 0.25 + 0.75 / 8
+    assert abs(np.mean(full) - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)

@@ -97,7 +97,7 @@ def test_expected_sizes_are_the_means_of_real_noise(kind: str, ratio: float) -> 
     found = [
         (len(e.source), len(e.content), len(e.query), sum(len(index) for index in e.predict.values())) for e in made
     ]
-    sizes = sample_sizes(objective, 128)
+    sizes = sample_sizes(model, objective, 128)
     expected = (sizes.source, sizes.content, sizes.queries, sizes.predicted)
     np.testing.assert_allclose(np.mean(found, axis=0), expected, rtol=0.03)
 
@@ -111,7 +111,7 @@ def test_the_first_stage_holds_the_most_micro_batches() -> None:
 def memory(*overrides: str, ranks: int = 16) -> list[Any]:
     config = read_config(XL, overrides, world_size=ranks)
     data_parallel = ranks // config.parallel.model_parallel_size
-    return stage_memory(config, data_parallel, MicroBatch(3, sample_sizes(config.objective, 512), False))
+    return stage_memory(config, data_parallel, MicroBatch(3, sample_sizes(config.model, config.objective, 512), False))
 
 
 def test_what_saves_memory_saves_it() -> None:

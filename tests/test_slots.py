@@ -10,6 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from janus_pt.model.attention import decoder_mask, source_mask
 from janus_pt.objectives import janus
+from janus_pt.objectives.arrange import arrange
 from janus_pt.objectives.batch import Example, collate
 from janus_pt.slots import POSITION, TOKEN
 
@@ -56,22 +57,29 @@ def may_read(reader: tuple[str, int], key: tuple[str, int]) -> bool:
 @given(examples())
 def test_every_pair_of_slots_against_the_table(made: list[tuple[Example, list[int]]]) -> None:
     batch = collate([example for example, _ in made], 0)
-    mask = decoder_mask(batch.slots)[:, 0]
-    width = batch.slots.num_content
+    slots, places = batch.slots, arrange([example for example, _ in made])
+    mask = decoder_mask(slots)[:, 0]
+    tiles = torch.zeros_like(mask)
+    for start, stop, key, key_end in slots.tiles:
+        assert not tiles[:, start:stop].any(), "tiles overlap"
+        tiles[:, start:stop, key:key_end] = True
     for row, (example, masked) in enumerate(made):
         contents, queries = described(example, masked)
-        readers = [*enumerate(contents), *enumerate(queries, start=width)]
-        for slot, reader in readers:
-            ours = mask[row, slot].tolist()
-            assert ours[: len(contents)] == [may_read(reader, key) for key in contents], reader
-            assert not any(ours[len(contents) :]), "padding was read"
+        columns = places.columns[row].tolist()
+        keys = columns[: len(contents)]
+        assert max(keys) < slots.num_content <= min(columns[len(contents) :])
+        for slot, reader in zip(columns, contents + queries, strict=True):
+            seen = [key for key in range(slots.num_content) if mask[row, slot, key]]
+            assert seen == sorted(c for c, key in zip(keys, contents, strict=True) if may_read(reader, key)), reader
+            assert tiles[row, slot, seen].all(), "something is read outside of the tiles"
+    assert slots.tiles == places.tiles and slots.first_predicting == places.first_predicting
 
 
 @settings(max_examples=60, deadline=None)
 @given(examples())
 def test_streams_predict_prefixes_of_the_targets(made: list[tuple[Example, list[int]]]) -> None:
     batch = collate([example for example, _ in made], 0)
-    table = batch.slots.table.flatten(0, 1)
+    table = batch.slots.table[:, batch.slots.first_predicting :].flatten(0, 1)
     masked_count = sum(len(masked) for _, masked in made)
     assert {stream: len(slots) for stream, slots in batch.predict.items()} == {
         "ar": sum(example.length - 1 for example, _ in made),
@@ -108,6 +116,12 @@ def test_block_masks_read_what_dense_masks_read() -> None:
     forms = [
         (slots.table.shape[1], slots.num_content, decoder_mask(slots), decoder_mask(slots, blocks=True)),
         (
+            slots.table.shape[1] - slots.first_predicting,
+            slots.num_content,
+            decoder_mask(slots, first=slots.first_predicting),
+            decoder_mask(slots, blocks=True, first=slots.first_predicting),
+        ),
+        (
             slots.table.shape[1],
             source.tokens.shape[1],
             source_mask(slots.samples, source),
@@ -119,4 +133,6 @@ def test_block_masks_read_what_dense_masks_read() -> None:
         q, k, v = (torch.randn(2, 2, n, 16, generator=generator) for n in (rows, keys, keys))
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=dense)
         found = flex_attention(q, k, v, block_mask=blocks)
-        torch.testing.assert_close(found * real, expected.nan_to_num() * real, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            found * real[:, :, -rows:], expected.nan_to_num() * real[:, :, -rows:], rtol=1e-5, atol=1e-5
+        )

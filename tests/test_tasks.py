@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
-import runpy
-import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import webdataset
+from runs import run_script
 from tiny import SHAPE, tiny_model, tokenizer_bytes
 
 from janus_pt.api import JanusModel
 from janus_pt.data.manifest import read_manifest
-from janus_pt.errors import UserError, reported
+from janus_pt.errors import UserError
 from janus_pt.tasks.evaluate import decoding_options, score_texts
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.rows import TASKS, Task, find_task
 from janus_pt.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ["the slot reads the query", "the slot reads the query", "the mask and  the beam"]
 TARGETS = ["a token", "a pass", "a length"]
 
@@ -146,17 +145,6 @@ def test_questions_are_grouped_and_compared_in_lower_case() -> None:
     assert found.values["bleu4"] == pytest.approx(100) and found.values["coco_rougeL"] == pytest.approx(100)
 
 
-def launch(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    main = runpy.run_path(str(ROOT / script))["main"]
-    try:
-        with reported():
-            main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(tokenizer_bytes())
@@ -171,9 +159,8 @@ def test_evaluate_writes_a_row_for_each_mode(
 ) -> None:
     report, data = glge / "report.json", glge / "easy"
     arguments = ("--model", model_folder, "--task", "glge/squad_qg", "--data", data, "--output", report)
-    assert (
-        launch(monkeypatch, "launchers/evaluate.py", *arguments, "--mode", "ar,nar", "--set", "nar.iterations=2") == 0
-    )
+    arguments = (*arguments, "--mode", "ar,nar", "--set", "nar.iterations=2")
+    assert run_script(monkeypatch, "launchers/evaluate.py", *arguments) == 0
     found = json.loads(report.read_text())
     assert found["sentences"] == 3 and [row["mode"] for row in found["rows"]] == ["ar", "nar"]
     examples = read_split(find_task("glge/squad_qg"), data, "test")
@@ -210,9 +197,7 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(glge)
     arguments = {"--model": model_folder, "--task": "glge/squad_qg", "--data": "easy", "--output": "out", **changes}
-    assert (
-        launch(monkeypatch, str(ROOT / "launchers/evaluate.py"), *[x for pair in arguments.items() for x in pair]) == 2
-    )
+    assert run_script(monkeypatch, "launchers/evaluate.py", *chain(*arguments.items())) == 2
     told = capfd.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1
 
@@ -231,7 +216,7 @@ def test_a_corpus_for_each_split(
     )  # fmt: skip
     corpora = tmp_path / "corpora"
     arguments = ("--data", data.parents[1], "--tokenizer", tmp_path / "tokenizer.model", "--output", corpora)
-    assert launch(monkeypatch, "data_prep/build_task.py", "--task", "glge/xsum", *arguments, "--workers", 1) == 0
+    assert run_script(monkeypatch, "data_prep/build_task.py", "--task", "glge/xsum", *arguments, "--workers", 1) == 0
     assert "3 pairs; 1 were too long" in capfd.readouterr().out
     assert read_manifest(corpora / "dev").samples == 3 and read_manifest(corpora / "train").fields == (
         "source",

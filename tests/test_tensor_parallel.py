@@ -33,28 +33,33 @@ CONFIG = ModelConfig(
 )
 SEED = 3
 OBJECTIVE = ObjectiveConfig.model_validate({"recipe": "translation"})
+CORRECTING = ObjectiveConfig.model_validate(
+    {"name": "cmlmc", "recipe": "translation", "masking": {"kind": "span", "ratio": 0.2}}
+)
 COEFFICIENTS = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
 
 
-def batch() -> Batch:
+def batch(objective: ObjectiveConfig = OBJECTIVE) -> Batch:
     rng = np.random.default_rng(0)
     pairs = [{"source": rng.integers(5, 53, n), "target": rng.integers(5, 53, m)} for n, m in ((7, 9), (3, 4), (10, 6))]
-    return collate([make_example(pair, rng, model=CONFIG, objective=OBJECTIVE) for pair in pairs], 0)
+    made = collate([make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs], 0)
+    assert all(len(index) for index in made.predict.values())
+    return made
 
 
 def loss_and_gradients(module: TrainingModule) -> tuple[list[float], dict[str, torch.Tensor]]:
-    total, sums = module.double()(batch(), COEFFICIENTS)
+    total, sums = module.double()(batch(module.loss.objective), COEFFICIENTS[: len(module.loss.names)])
     total.backward()
     return [float(total.detach()), *sums.tolist()], {n: p.grad for n, p in module.model.named_parameters()}
 
 
-def plain() -> TrainingModule:
+def plain(objective: ObjectiveConfig = OBJECTIVE) -> TrainingModule:
     model = JanusTransformer(CONFIG)
     initialize_weights(model, SEED)
-    return TrainingModule(model, ObjectiveLoss(OBJECTIVE, VocabShard(CONFIG.vocab_size)))
+    return TrainingModule(model, ObjectiveLoss(objective, VocabShard(CONFIG.vocab_size)))
 
 
-def check_shards() -> int:
+def check_shards(objective: ObjectiveConfig) -> int:
     """Loss and gradients of this rank's shards against the plain model's."""
     from janus_pt.parallel import groups
     from janus_pt.parallel.build import build_model
@@ -63,8 +68,8 @@ def check_shards() -> int:
     groups.initialize(tensor_parallel_size=2)
     model = build_model(CONFIG, SEED)
     vocab = vocab_shard(model.embed_tokens, CONFIG.vocab_size)
-    losses, gradients = loss_and_gradients(TrainingModule(model, ObjectiveLoss(OBJECTIVE, vocab)))
-    expected_losses, expected = loss_and_gradients(plain())
+    losses, gradients = loss_and_gradients(TrainingModule(model, ObjectiveLoss(objective, vocab)))
+    expected_losses, expected = loss_and_gradients(plain(objective))
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
     split = 0
     for name, parameter in model.named_parameters():
@@ -78,10 +83,11 @@ def check_shards() -> int:
     return split
 
 
-def test_two_ranks_compute_what_one_does() -> None:
+@pytest.mark.parametrize("objective", [OBJECTIVE, CORRECTING], ids=lambda objective: objective.name)
+def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
     attention, feed_forward = 3 * 2 + 1, 2 + 1  # q, k, v and fc1 with their biases; out and fc2 without
     table, encoder_layer, decoder_layer = 1, attention + feed_forward, 2 * attention + feed_forward
-    assert run_ranks(check_shards, 2) == [table + 2 * encoder_layer + 2 * decoder_layer] * 2
+    assert run_ranks(check_shards, 2, objective) == [table + 2 * encoder_layer + 2 * decoder_layer] * 2
 
 
 def draws() -> dict[str, Any]:
@@ -131,7 +137,7 @@ def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
     carry, _ = split_batch(batch(), torch.device("cpu"))
     parts = [Stage(build_model(CONFIG, SEED, layers).double(), layers) for layers in chain(CONFIG, stages)]
     for part in parts:
-        part.seeds = iter([(0,)])
+        part.seeds, part.layouts = iter([(0,)]), iter([batch().slots])
         carry = part(carry)
     last = parts[-1].model
     loss = ObjectiveLoss(OBJECTIVE, vocab_shard(last.embed_tokens, CONFIG.vocab_size))

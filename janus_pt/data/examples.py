@@ -9,8 +9,8 @@ import numpy as np
 from numpy.random import Generator
 
 from janus_pt.config import MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.data.noise import infill, span_mask, uniform_mask
-from janus_pt.objectives import build_example
+from janus_pt.data.noise import full_mask, infill, some_of, span_mask, uniform_mask
+from janus_pt.objectives import build_example, cmlmc
 from janus_pt.objectives.batch import Example
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
@@ -27,7 +27,13 @@ def make_example(
     else:
         source = _with_boundaries(fields["source"], model)
         masked = _masked(rng, len(target), masking)
-    return build_example(source, target, masked, model, objective)
+    if masking.full_share and rng.random() < masking.full_share:
+        masked = full_mask(len(target))
+    corrected = None
+    if objective.name == "cmlmc":
+        shown = np.setdiff1d(full_mask(len(target)), masked, assume_unique=True)
+        corrected = some_of(rng, shown, cmlmc.SHARE)
+    return build_example(source, target, masked, model, objective, corrected)
 
 
 def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:

@@ -42,6 +42,16 @@ def uniform_mask(rng: Generator, length: int) -> IntArray:
     return np.sort(rng.permutation(inner)[: rng.integers(1, inner + 1)]) + 1
 
 
+def full_mask(length: int) -> IntArray:
+    """All positions of a target of `length` tokens but those of bos and eos."""
+    return np.arange(1, length - 1)
+
+
+def some_of(rng: Generator, positions: IntArray, share: float) -> IntArray:
+    """A share of the positions, rounded down, uniformly chosen; sorted."""
+    return np.sort(rng.permutation(positions)[: int(share * len(positions))])
+
+
 def infill(
     rng: Generator,
     target: IntArray,

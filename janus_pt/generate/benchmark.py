@@ -126,16 +126,30 @@ def measure_quality(
 def measure_speed(model: JanusModel, rows: list[Row], sources: list[str], asked: argparse.Namespace) -> None:
     """Time the ways at every batch size; speeds go into the rows."""
     texts = sorted(sources[: asked.sentences], key=lambda text: -len(model.encode(text)))
-    for size in asked.batch_sizes:
-        seconds, tokens = [0.0] * len(rows), [0] * len(rows)
+    ways = [partial(model.generate, **WAYS[row.name]) for row in rows]
+    for row, speeds in zip(rows, time_ways(ways, texts, asked.batch_sizes, asked.repeats), strict=True):
+        row.sentences_per_s = {size: sentences for size, (sentences, _) in speeds.items()}
+        row.tokens_per_s = {size: tokens for size, (_, tokens) in speeds.items()}
+
+
+def time_ways(
+    ways: Sequence[Callable[..., list[Generation]]], texts: Sequence[str], batch_sizes: Sequence[int], repeats: int
+) -> list[dict[int, tuple[float, float]]]:
+    """Sentences/s and tokens/s of each way by batch size; `texts` in order of length, so that batches are of like ones.
+
+    Every batch counts with its best time over `repeats`, in which the ways take turns.
+    """
+    speeds: list[dict[int, tuple[float, float]]] = [{} for _ in ways]
+    for size in batch_sizes:
+        seconds, tokens = [0.0] * len(ways), [0] * len(ways)
         for start in range(0, len(texts), size):
-            batch = texts[start : start + size]
-            jobs = [partial(model.generate, batch, batch_size=size, **WAYS[row.name]) for row in rows]
-            for index, (best, outputs) in enumerate(best_times(jobs, asked.repeats)):
+            jobs = [partial(way, texts[start : start + size], batch_size=size) for way in ways]
+            for index, (best, outputs) in enumerate(best_times(jobs, repeats)):
                 seconds[index] += best
                 tokens[index] += sum(len(output.tokens) for output in outputs)
-        for row, spent, written in zip(rows, seconds, tokens, strict=True):
-            row.sentences_per_s[size], row.tokens_per_s[size] = len(texts) / spent, written / spent
+        for own, spent, written in zip(speeds, seconds, tokens, strict=True):
+            own[size] = len(texts) / spent, written / spent
+    return speeds
 
 
 def best_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:

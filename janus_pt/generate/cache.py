@@ -56,7 +56,7 @@ def read_sources(model: JanusTransformer, source: Source) -> Memory:
 class IncrementalDecoder:
     """P_AR with what was read kept. Rows are `[sources × copies]`, source by source.
 
-    Only content slots enter the cache, once each; the query slot never does.
+    Only content slots enter the cache, once each; query slots, if the model has them, never do.
     """
 
     def __init__(self, model: JanusTransformer, memory: Memory) -> None:
@@ -67,13 +67,10 @@ class IncrementalDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read each row's next token, `[rows]`, bos first; log-probabilities of the one after it, `[rows, vocab]`."""
-        config, place = self._model.config, self._length
-        pair = torch.stack((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
-        position = torch.full_like(pair, place + config.ar_position_offset)
-        self._write_at(place, place + 1)
-        hidden = self._model.decode_step(pair, position, 1, None, self._memory.mask, self._caches)
+        position = torch.full_like(tokens[:, None], self._length + self._model.config.ar_position_offset)
+        self._write_at(self._length, self._length + 1)
         self._length += 1
-        return log_probabilities(self._model, hidden[:, 0])
+        return self._read(tokens[:, None], position, None)[:, 0]
 
     def read_block(self, tokens: Tensor, start: Tensor, reach: int) -> Tensor:
         """Read several tokens at once, row r's from place `start[r]` on, over whatever was there before.
@@ -91,16 +88,17 @@ class IncrementalDecoder:
         place = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         sight = torch.arange(reach, device=tokens.device) <= place[:, :, None]
         position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
-        slots = torch.cat((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
         self._write_at(place, reach)
-        hidden = self._model.decode_step(
-            slots,
-            torch.cat((position, position), dim=1),
-            tokens.shape[1],
-            torch.cat((sight, sight), dim=1)[:, None],
-            self._memory.mask,
-            self._caches,
-        )
+        return self._read(tokens, position, sight[:, None])
+
+    def _read(self, tokens: Tensor, position: Tensor, sight: Tensor | None) -> Tensor:
+        """Enter content slots `[rows, length]`, with their queries if P_AR is read off these."""
+        config, num_content = self._model.config, tokens.shape[1]
+        if config.ar_stream == "query":
+            tokens = torch.cat((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
+            position = torch.cat((position, position), dim=1)
+            sight = None if sight is None else torch.cat((sight, sight), dim=2)
+        hidden = self._model.decode_step(tokens, position, num_content, sight, self._memory.mask, self._caches)
         return log_probabilities(self._model, hidden)
 
     def _write_at(self, places: int | Tensor, reach: int) -> None:

@@ -1,11 +1,12 @@
-"""Weights as a CPU likes them for decoding: laid out for few rows, or in int8."""
+"""Weights as a CPU likes them for decoding: laid out for few rows, packed for bfloat16, or in int8."""
 
 from __future__ import annotations
 
 import warnings
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from janus_pt.errors import UserError
 from janus_pt.model.janus import JanusTransformer
@@ -14,16 +15,38 @@ PROJECTION = "output_projection"
 """Names the weights that are a copy of the embedding's."""
 
 
-def lay_out_for_cpu(model: JanusTransformer) -> None:
-    """Store linear weights column by column, in place; values and shapes stay.
+ROWS = 16
+"""Rows of input that packed weights are laid out for; they serve any number."""
 
-    With the few rows of a decoding step, MKL's product is then up to twice as fast. The output projection gets a copy
-    of the embedding, whose rows must stay together.
+
+class PackedLinear(nn.Linear):
+    """A linear layer with a second copy of its weights in the blocks that oneDNN multiplies by."""
+
+    packed: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [..., in_features]` to `[..., out_features]`."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def lay_out_for_cpu(model: JanusTransformer) -> None:
+    """Prepare linear weights for the few rows of a decoding step, in place; values and shapes stay.
+
+    In float32 they are stored column by column: MKL's product is then up to twice as fast. In bfloat16 they are packed
+    for oneDNN once and not at every call, where it has instructions for that: up to twice as fast again, and in
+    batches several times float32. The output projection gets a copy of the embedding, whose rows must stay together.
     """
     model.output_projection = _output_projection(model)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.t().contiguous().t()
+            if module.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                _pack(module)
+
+
+def _pack(layer: nn.Linear) -> None:
+    layer.__class__ = PackedLinear
+    cast(PackedLinear, layer).packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().contiguous(), ROWS)
 
 
 def quantize_int8(model: JanusTransformer) -> None:

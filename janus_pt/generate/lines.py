@@ -54,7 +54,7 @@ def generate_lines(
         tqdm(unit=" sentences", disable=None) as bar,
     ):
         portions = _portions(lines, "standard input" if source == STANDARD else source, model, batch_size)
-        for generations in _decoded(portions, model, workers, load, arguments):
+        for generations in decoded(portions, model, workers, load, arguments):
             for generation in generations:
                 output.write(" ".join(generation.text.splitlines()).encode() + b"\n")
             output.flush()
@@ -63,13 +63,14 @@ def generate_lines(
     return done
 
 
-def _decoded(
+def decoded(
     portions: Iterator[list[list[int]]],
     model: JanusModel,
     workers: int,
     load: Callable[[], JanusModel] | None,
     arguments: dict[str, Any],
 ) -> Iterator[list[Generation]]:
+    """What `generate` makes of each portion, in order; `workers` and `load` as in `generate_lines`."""
     if workers == 1:
         return map(partial(model.generate, **arguments), portions)
     assert load is not None

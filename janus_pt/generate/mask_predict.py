@@ -80,7 +80,7 @@ def candidates(model: JanusTransformer, source: Source, options: MaskPredictOpti
     tokens, scores = (x.unflatten(0, lengths.shape) for x in (padded, written.scores))
     passes = written.passes.unflatten(0, lengths.shape).amax(dim=1) + extra
     found = Hypotheses(tokens, scores, lengths, mean_score(scores, lengths), passes)
-    return (_without_repeats(found, model.config.pad_token_id) if options.remove_repeats else found), memory
+    return (without_repeats(found, model.config.pad_token_id) if options.remove_repeats else found), memory
 
 
 def _lengths(
@@ -104,7 +104,7 @@ def mean_score(token_scores: Tensor, lengths: Tensor) -> Tensor:
     return mean.masked_fill(lengths == 0, -torch.inf)
 
 
-def _without_repeats(found: Hypotheses, pad_token_id: int) -> Hypotheses:
+def without_repeats(found: Hypotheses, pad_token_id: int) -> Hypotheses:
     """The same without tokens that equal their left neighbour; a hypothesis' score stays as it was."""
     place = torch.arange(found.tokens.shape[-1], device=found.tokens.device)
     stay = place < found.lengths[..., None]

@@ -11,6 +11,7 @@ from janus_pt.config import Section
 from janus_pt.errors import UserError
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict
+from janus_pt.generate.one_pass import OnePassOptions, one_pass
 from janus_pt.generate.rerank import RerankOptions, rerank
 from janus_pt.generate.speculative import SpeculativeOptions, speculative
 from janus_pt.generate.types import Hypotheses
@@ -23,6 +24,7 @@ MODES: dict[str, tuple[type[Section], Decoder]] = {
     "nar": (MaskPredictOptions, mask_predict),
     "rerank": (RerankOptions, rerank),
     "speculative": (SpeculativeOptions, speculative),
+    "bang_nar": (OnePassOptions, one_pass),
 }
 
 

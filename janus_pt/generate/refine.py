@@ -14,8 +14,10 @@ from janus_pt.generate.types import is_one_of, score_dtype
 from janus_pt.model.attention import LayerCache
 from janus_pt.model.janus import JanusTransformer
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits computed at once: 64 MiB in float32, however many slots are masked."""
+CHUNK_ELEMENTS = {"cpu": 1 << 20}
+"""Logits computed at once, however many slots are masked: what stays in a CPU's cache ..."""
+DEVICE_CHUNK_ELEMENTS = 1 << 24
+"""... and on other devices 64 MiB in float32."""
 BOUNDARY = 2
 """bos and eos: what a target has more than an output."""
 
@@ -157,7 +159,8 @@ def read_visible(model: JanusTransformer, memory: Memory, tokens: Tensor, mask: 
 def most_probable(model: JanusTransformer, hidden: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
     """The best token that is not barred, and its log-probability, for each of `hidden [slots, hidden]`."""
     parts = []
-    for part in hidden.split(max(1, CHUNK_ELEMENTS // len(barred))):
+    elements = CHUNK_ELEMENTS.get(hidden.device.type, DEVICE_CHUNK_ELEMENTS)
+    for part in hidden.split(max(1, elements // len(barred))):
         log_probs = log_probabilities(model, part)
         score, token = log_probs.masked_fill_(barred, -torch.inf).max(dim=-1)
         parts.append((token, score))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from janus_pt.model.dropout import dropout as drop
 from janus_pt.model.layers import Layers
 from janus_pt.slots import RANK, SEGMENT, START, STOP, UNTIL, Slots, Source, visible
 
-Mask = Tensor | BlockMask
-"""Dense boolean `[batch, 1, queries, keys]` (true = may read) or FlexAttention's block mask."""
+Tiles = list[tuple[slice, slice, Tensor]]
+"""Readers, the keys they read some of, and the dense mask of these."""
+Mask = Tensor | BlockMask | Tiles
+"""Dense `[batch, 1, queries, keys]`, boolean (true = may read) or what is added to the scores; FlexAttention's block
+mask; or tiles, outside of which nothing is read."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each `[batch, heads, keys, head_size]`."""
 MIN_CAPACITY = 32
@@ -110,9 +115,27 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dro
 
     A block mask means FlexAttention, which has no dropout: `block_masks_apply` keeps the two apart.
     """
+    if isinstance(mask, list):
+        parts = [attend(queries[:, :, q], keys[:, :, k], values[:, :, k], tile, dropout) for q, k, tile in mask]
+        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    if queries.device.type == "cpu" and queries.requires_grad and not isinstance(mask, BlockMask):
+        return _attend_stepwise(queries, keys, values, mask, dropout)
     if isinstance(mask, BlockMask):
         return _flex_attention(queries.device.type)(queries, keys, values, block_mask=mask)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+
+
+def _attend_stepwise(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`attend` for training on a CPU, where torch's kernel has no dropout and, in bfloat16, a backward pass ten times
+    as slow as this."""
+    batch, heads, length, size = queries.shape
+    q, k, v = (x.reshape(batch * heads, -1, size) for x in (queries, keys, values))
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=size**-0.5)
+    if mask is not None:
+        added = mask if mask.is_floating_point() else additive(mask, scores.dtype)
+        scores.view(batch, heads, length, -1).add_(added)
+    weights = torch.softmax(scores, dim=-1)
+    return torch.bmm(drop(weights, dropout), v).view(batch, heads, length, size)
 
 
 @cache
@@ -126,23 +149,77 @@ def block_masks_apply(device: torch.device, dropout: float) -> bool:
     return device.type == "cuda" and dropout == 0.0
 
 
-def decoder_mask(slots: Slots, blocks: bool = False) -> Mask:
-    """The decoder's self-attention mask, slots × content slots, from the visibility function."""
+@dataclass(frozen=True)
+class Reading:
+    """What a decoder layer computes, the slots from `first` on, and what these may read."""
+
+    num_content: int
+    first: int
+    self_mask: Mask
+    cross_mask: Mask
+
+
+def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> tuple[Reading, Reading]:
+    """For all layers but the last, and for the last, in which only slots that predict are computed.
+
+    Masks that are not `blocks` are numbers of the activations' `dtype`, made once for all layers.
+    """
+    first, count = slots.first_predicting, slots.num_content
+    if blocks:
+        cross = source_mask(slots.samples, source, True)
+        whole = Reading(count, 0, decoder_mask(slots, True), cross)
+        samples = slots.samples[:, first:]
+        return whole, Reading(count, first, decoder_mask(slots, True, first), source_mask(samples, source, True))
+    seen = source_mask(slots.samples, source)
+    assert isinstance(seen, Tensor)
+    dense = additive(seen, dtype)
+    tiles: Tiles = []
+    for start, stop, key, key_end in slots.tiles or ((0, slots.table.shape[1], 0, count),):
+        seen = tile_mask(slots, slice(start, stop), slice(key, key_end))
+        tiles.append((slice(start, stop), slice(key, key_end), additive(seen, dtype)))
+    last = [
+        (slice(max(q.start, first) - first, q.stop - first), k, mask[:, :, max(0, first - q.start) :])
+        for q, k, mask in tiles
+        if q.stop > first
+    ]
+    return Reading(count, 0, tiles, dense), Reading(count, first, last, dense[:, :, first:])
+
+
+def encoder_mask(source: Source, dtype: torch.dtype, blocks: bool) -> Mask:
+    """The encoder's self-attention mask, as `decoder_readings` has them."""
+    mask = source_mask(source.samples, source, blocks)
+    return additive(mask, dtype) if isinstance(mask, Tensor) else mask
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers to add to the scores: 0 where `mask` is true, else the lowest. A row that reads nothing (of padding)
+    then reads everything alike, and no number is NaN."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def tile_mask(slots: Slots, readers: slice, keys: slice) -> Tensor:
+    """Which of the contents `keys` the slots `readers` may read, `[batch, 1, readers, keys]`."""
+    rows, read = slots.table[:, readers, None], slots.table[:, None, keys]
+    fields = (rows[..., SEGMENT], rows[..., UNTIL], rows[..., START], rows[..., STOP])
+    return visible(*fields, read[..., SEGMENT], read[..., RANK])[:, None]
+
+
+def decoder_mask(slots: Slots, blocks: bool = False, first: int = 0) -> Tensor | BlockMask:
+    """The decoder's self-attention mask, slots from `first` on × content slots, from the visibility function."""
     table, num_content = slots.table, slots.num_content
     if not blocks:
-        keys, rows = table[:, None, :num_content], table[:, :, None]
-        fields = (rows[..., SEGMENT], rows[..., UNTIL], rows[..., START], rows[..., STOP])
-        return visible(*fields, keys[..., SEGMENT], keys[..., RANK])[:, None]
-    segment, rank, until, start, stop = (table[..., f].contiguous() for f in (SEGMENT, RANK, UNTIL, START, STOP))
+        return tile_mask(slots, slice(first, None), slice(num_content))
+    segment, rank = (table[..., f].contiguous() for f in (SEGMENT, RANK))
+    reader, until, start, stop = (table[:, first:, f].contiguous() for f in (SEGMENT, UNTIL, START, STOP))
 
     def mask_mod(b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return visible(segment[b, q], until[b, q], start[b, q], stop[b, q], segment[b, k], rank[b, k])
+        return visible(reader[b, q], until[b, q], start[b, q], stop[b, q], segment[b, k], rank[b, k])
 
-    batch, length, _ = table.shape
+    batch, length = reader.shape
     return create_block_mask(mask_mod, batch, None, length, num_content, device=str(table.device))
 
 
-def source_mask(readers: Tensor, source: Source, blocks: bool = False) -> Mask:
+def source_mask(readers: Tensor, source: Source, blocks: bool = False) -> Tensor | BlockMask:
     """Who may read which source token: those of the same sample. `readers` is `[batch, readers]`, a sample each
     (`source.samples` itself for the encoder, `slots.samples` for the decoder)."""
     samples = source.samples

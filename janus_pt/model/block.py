@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config import ModelConfig
 from janus_pt.model.attention import Attention, LayerCache, Mask
+from janus_pt.model.dropout import add_dropped, dropout
 from janus_pt.model.layers import Layers
 
 LAYER_NORM_EPS = 1e-5
@@ -26,7 +28,7 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
         self.pre_layer_norm = config.pre_layer_norm
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = config.activation_dropout
         self.apart = layers.apart
@@ -43,15 +45,16 @@ class Layer(nn.Module):
     def _residual(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor], skip: int = 0) -> Tensor:
         """`x` plus what the sublayer makes of it, normalised before or after; the sublayer leaves out `skip` slots."""
         kept = x[:, skip:] if skip else x
+        dropped = self.dropout if self.training else 0.0
         if self.pre_layer_norm:
-            return kept + self.dropout(sublayer(norm(x)))
-        return norm(kept + self.dropout(sublayer(x)))
+            return add_dropped(kept, sublayer(norm(x)), dropped)
+        return cast(Tensor, norm(add_dropped(kept, sublayer(x), dropped)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.fc1(x))
         if self.training and self.activation_dropout > 0:
             with self.apart():
-                x = F.dropout(x, self.activation_dropout)
+                x = dropout(x, self.activation_dropout)
         return self.fc2(x)
 
 

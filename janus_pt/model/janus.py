@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config import AdapterConfig, ModelConfig
-from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_mask, source_mask
+from janus_pt.model.attention import LayerCache, block_masks_apply, decoder_readings, encoder_mask
 from janus_pt.model.dropout import Seed
 from janus_pt.model.layers import PLAIN, Layers
 from janus_pt.model.stack import Decoder, Encoder
@@ -48,20 +48,13 @@ class JanusTransformer(nn.Module):
 
     def encode(self, source: Source) -> Tensor:
         """Encoder output `[batch, source, hidden]`; meaningless at padding."""
-        mask = source_mask(source.samples, source, self.blocks(source))
-        return self.encoder(self.embed_tokens(source.tokens), source.positions, mask)
+        embedded = self.embed_tokens(source.tokens)
+        return self.encoder(embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source)))
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
-        """Hidden states `[batch, slots, hidden]` of all slots in one pass."""
-        blocks = self.blocks(source)
-        return self.decoder(
-            self.embed_tokens(slots[TOKEN]),
-            slots[POSITION],
-            encoder_out,
-            slots.num_content,
-            decoder_mask(slots, blocks),
-            source_mask(slots.samples, source, blocks),
-        )
+        """Hidden states `[batch, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
+        readings = decoder_readings(slots, source, encoder_out.dtype, self.blocks(source))
+        return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, readings)
 
     def decode_step(
         self,
@@ -96,6 +89,6 @@ class JanusTransformer(nn.Module):
         return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
 
     def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
-        """Hidden states of all slots `[batch, slots, hidden]` and length scores `[batch, length_classes]`."""
+        """`decode`'s hidden states `[batch, slots, hidden]` and length scores `[batch, length_classes]`."""
         encoder_out = self.encode(source)
         return self.decode(slots, encoder_out, source), self.length_logits(encoder_out, source)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config import ModelConfig
-from janus_pt.model.attention import LayerCache, Mask
+from janus_pt.model.attention import LayerCache, Mask, Reading
 from janus_pt.model.block import DecoderLayer, EncoderLayer, layer_norm
-from janus_pt.model.dropout import Seed, seed_layer
+from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.layers import Layers
 from janus_pt.model.positions import SinusoidalPositions
 
@@ -32,7 +32,7 @@ class Stack(nn.Module):
         table = nn.Embedding if config.positions == "learned" else SinusoidalPositions
         self.embed_positions: nn.Module = table(config.max_positions, hidden_size)
         self.layernorm_embedding = layer_norm(config) if config.embedding_layer_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm(config) if config.pre_layer_norm else nn.Identity()
         self.first = first
@@ -45,7 +45,7 @@ class Stack(nn.Module):
             seed_layer(self.seed, self.first)
         table = self.embed_positions(positions)
         x = embedded_tokens * self.scale + table.to(embedded_tokens.dtype)  # DeepSpeed leaves buffers in float32
-        return self.dropout(self.layernorm_embedding(x))
+        return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
         """The layers that are here, each with its index in the whole stack."""
@@ -87,22 +87,18 @@ class Decoder(Stack):
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
         super().__init__(config, list(stack), first=config.encoder_layers + 1)
+        self.last = config.decoder_layers - 1
 
-    def run(
-        self,
-        x: Tensor,
-        encoder_out: Tensor,
-        num_content: int,
-        self_mask: Mask | None,
-        cross_mask: Mask | None,
-    ) -> Tensor:
-        """The layers, from and to `[batch, slots, hidden]`."""
+    def run(self, x: Tensor, encoder_out: Tensor, readings: tuple[Reading, Reading]) -> Tensor:
+        """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here."""
         for index, layer in self.numbered():
-            x = self._run(index, layer, x, encoder_out, num_content, self_mask, cross_mask)
+            r = readings[index == self.last]
+            x = self._run(index, layer, x, encoder_out, r.num_content, r.self_mask, r.cross_mask, None, r.first)
         return x
 
     def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
-        """Hidden states of all slots, `[batch, slots, hidden]`; `inputs` are those of `run` after its first."""
+        """Hidden states `[batch, slots, hidden]` of the slots that predict; `inputs` are those of `run` after its
+        first."""
         return self.layer_norm(self.run(self.embed(embedded_tokens, positions), *inputs))
 
     def read_on(

@@ -20,8 +20,15 @@ def weights(config: ObjectiveConfig) -> list[float]:
     return [config.ce_ar, 0.0]
 
 
-def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
-    """The pair's AR contents and queries; `masked` has no part in it."""
-    content, query = causal_slots(target, mask_token_id, position_offset)
-    predict = {"ar": len(content) + np.arange(len(query))}
+def example(
+    source: IntArray,
+    target: IntArray,
+    masked: IntArray,
+    mask_token_id: int,
+    position_offset: int,
+    ar_stream: str = "query",
+) -> Example:
+    """The pair's AR contents and queries, if there are any; `masked` has no part in it."""
+    content, query = causal_slots(target, mask_token_id, position_offset, ar_stream)
+    predict = {"ar": np.arange(len(content)) + len(query)}
     return Example(source, content, query, target[1:], predict, len(target))

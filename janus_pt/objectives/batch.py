@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.slots import PADDING, SlotArray, Slots, Source, pad_sources
+from janus_pt.objectives.arrange import arrange
+from janus_pt.slots import PADDING, TOKEN, SlotArray, Slots, Source, pad_sources
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
+CORRECTED = "corrected"
+"""The stream that predicts the last of a list of targets; all others predict the first ones."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class Example:
     """One sample as numpy arrays.
 
     source: `[length]` token ids; content, query: slots `[n, 7]`; targets: the predicted tokens `[rows]`, ordered so
-    that every stream predicts a prefix of them; predict: for each stream the slots that do, `[rows of the stream]`,
-    content slots counted from 0 and query slots after them; length: target tokens with bos and eos.
+    that every stream predicts a prefix of them (`CORRECTED` the last ones); predict: for each stream the slots that
+    do, `[rows of the stream]`, content slots counted from 0 and query slots after them; length: target tokens with bos
+    and eos.
     """
 
     source: IntArray
@@ -34,7 +38,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device. `predict[stream]` indexes `[batch × slots]`; its rows are a prefix of `targets`'."""
+    """Samples on a device. `predict[stream]` indexes `[batch × slots]`, slots counted from the first that predicts; its
+    rows are a prefix of `targets`'."""
 
     source: Source
     slots: Slots
@@ -54,48 +59,44 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
         source = Source(*(t.pin_memory() for t in (self.source.tokens, self.source.positions, self.source.samples)))
-        slots = Slots(self.slots.table.pin_memory(), self.slots.num_content)
+        slots = replace(self.slots, table=self.slots.table.pin_memory())
         predict = {stream: index.pin_memory() for stream, index in self.predict.items()}
         return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory())
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Pad examples to a batch; contents to a common width, then queries."""
-    content = _pad_slots([e.content for e in examples], pad_token_id)
-    query = _pad_slots([e.query for e in examples], pad_token_id)
-    table = torch.from_numpy(np.concatenate((content, query), axis=1))
-    width, num_content = table.shape[1], content.shape[1]
+    """Pad examples to a batch, one a row; where their slots stand is `arrange`'s."""
+    places = arrange(examples)
+    table = np.empty((len(examples), places.width, len(PADDING)), dtype=np.int32)
+    table[:] = PADDING
+    table[..., TOKEN] = pad_token_id
+    for row, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
+        table[row, columns] = np.concatenate((example.content, example.query))
 
-    streams = list(examples[0].predict)
+    first, width = places.first_predicting, places.width - places.first_predicting
     depth = np.concatenate([_depth(e) for e in examples])
     order = np.argsort(-depth, kind="stable")
     targets = np.concatenate([e.targets for e in examples])[order]
     predict = {}
-    for stream in streams:
+    for stream in examples[0].predict:
         slots = np.full(len(order), -1, dtype=np.int64)
         offset = 0
-        for row, example in enumerate(examples):
+        for row, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
             index = example.predict[stream]
-            shift = np.where(index < len(example.content), 0, num_content - len(example.content))
-            slots[offset : offset + len(index)] = row * width + index + shift
+            start = offset + (len(example.targets) - len(index) if stream == CORRECTED else 0)
+            slots[start : start + len(index)] = row * width + columns[index] - first
             offset += len(example.targets)
         slots = slots[order]
         predict[stream] = torch.from_numpy(slots[slots >= 0])
     lengths = torch.tensor([e.length for e in examples])
     source = pad_sources([e.source for e in examples], pad_token_id)
-    return Batch(source, Slots(table, num_content), torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+    placed = Slots(torch.from_numpy(table), places.num_content, first, places.tiles)
+    return Batch(source, placed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
 
 
 def _depth(example: Example) -> IntArray:
-    """Number of streams that predict each target."""
+    """Number of streams that predict each target; less than none for those of the stream `CORRECTED`."""
     rows = np.arange(len(example.targets))
-    return np.sum([rows < len(index) for index in example.predict.values()], axis=0)
-
-
-def _pad_slots(slots: list[SlotArray], pad_token_id: int) -> SlotArray:
-    padded = np.empty((len(slots), max(len(s) for s in slots), PADDING.shape[0]), dtype=np.int32)
-    padded[:] = PADDING
-    padded[..., 0] = pad_token_id
-    for row, part in enumerate(slots):
-        padded[row, : len(part)] = part
-    return padded
+    first = [rows < len(index) for stream, index in example.predict.items() if stream != CORRECTED]
+    last = len(rows) - len(example.predict.get(CORRECTED, ()))
+    return np.sum(first, axis=0) - (rows >= last)

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp
 
-from janus_pt.config import DataConfig, MaskingConfig, ObjectiveConfig
+from janus_pt.config import DataConfig, MaskingConfig, ModelConfig, ObjectiveConfig
+from janus_pt.objectives import cmlmc
 
 
 @dataclass(frozen=True)
 class SampleSizes:
     """Mean sizes of one sample whose target has `target` tokens with bos and eos, `masked` of them masked.
 
-    content, queries: slots of the decoder; predicted: slots that pass the output projection, over all streams.
+    content, queries: slots of the decoder; predicted: slots that pass the output projection, over all streams;
+    pairs: of a slot and a content slot of its side, which attention computes.
     """
 
     target: int
@@ -22,6 +24,7 @@ class SampleSizes:
     content: float
     queries: float
     predicted: float
+    pairs: float
 
     @property
     def slots(self) -> float:
@@ -29,20 +32,25 @@ class SampleSizes:
         return self.content + self.queries
 
 
-def sample_sizes(objective: ObjectiveConfig, target: int) -> SampleSizes:
+def sample_sizes(model: ModelConfig, objective: ObjectiveConfig, target: int) -> SampleSizes:
     """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as long."""
     source, masked = _noise(objective.masking, target)
+    masked += objective.masking.full_share * (target - 2 - masked)  # bos and eos are never masked
     causal = target - 1
+    query = causal if model.ar_stream == "query" else 0
     streams = sum(max(0, causal - hidden) for hidden in range(objective.bang_streams))
-    slots = {
-        "janus": (causal + target + masked, causal + masked, causal + 2 * masked),
-        "ar": (causal, causal, causal),
-        "cmlm": (target, 0, masked),
-        "joint": (causal + target, causal, causal + masked),
-        "bang": (causal + streams, 0, streams),
-        "bang_nar": (causal, 0, causal),
+    slots = {  # contents and queries of the causal side, those of the other, and how many predict
+        "janus": (causal, query, target + masked, masked, causal + 2 * masked),
+        "ar": (causal, query, 0, 0, causal),
+        "cmlm": (0, 0, target, 0, masked),
+        "cmlmc": (target, 0, target, 0, masked + cmlmc.SHARE * (target - 2 - masked)),
+        "joint": (causal, query, target, 0, causal + masked),
+        "bang": (causal + streams, 0, 0, 0, streams),
+        "bang_nar": (causal, 0, 0, 0, causal),
     }
-    return SampleSizes(target, source, masked, *slots[objective.name])
+    content, queries, other_content, other_queries, predicted = slots[objective.name]
+    pairs = content * (content + queries) + other_content * (other_content + other_queries)
+    return SampleSizes(target, source, masked, content + other_content, queries + other_queries, predicted, pairs)
 
 
 def _noise(masking: MaskingConfig, target: int) -> tuple[float, float]:

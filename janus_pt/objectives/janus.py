@@ -24,15 +24,18 @@ def weights(config: ObjectiveConfig) -> list[float]:
     return [*cross_entropies, config.kl_ar_aux, config.kl_aux_nar, config.kl_ar_nar, config.length]
 
 
-def causal_slots(target: IntArray, mask_token_id: int, position_offset: int) -> tuple[SlotArray, SlotArray]:
+def causal_slots(
+    target: IntArray, mask_token_id: int, position_offset: int, ar_stream: str = "query"
+) -> tuple[SlotArray, SlotArray]:
     """AR contents and queries of `target [n + 2]`, n + 1 each: query t predicts `target[t + 1]`.
 
-    Content t and its query sit at position t + `position_offset`.
+    Content t and its query sit at position t + `position_offset`. With the `ar_stream` "content" there are no queries.
     """
     order = np.arange(len(target) - 1)
     positions = order + position_offset
     content = make_slots(target[:-1], positions, CAUSAL, rank=order, until=order + 1)
-    return content, make_slots(mask_token_id, positions, CAUSAL, until=order + 1)
+    query = make_slots(mask_token_id, positions, CAUSAL, until=order + 1)
+    return content, query if ar_stream == "query" else query[:0]
 
 
 def visible_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> SlotArray:
@@ -66,18 +69,25 @@ def masked_first(target: IntArray, masked: IntArray) -> IntArray:
     return np.concatenate((masked, np.setdiff1d(np.arange(1, len(target)), masked, assume_unique=True)))
 
 
-def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
+def example(
+    source: IntArray,
+    target: IntArray,
+    masked: IntArray,
+    mask_token_id: int,
+    position_offset: int,
+    ar_stream: str = "query",
+) -> Example:
     """All three streams of one pair. `target` has bos and eos, `masked` holds neither.
 
     Targets are ordered masked first, so that NAR and AUX predict a prefix of what AR predicts.
     """
-    ar_content, ar_query = causal_slots(target, mask_token_id, position_offset)
+    ar_content, ar_query = causal_slots(target, mask_token_id, position_offset, ar_stream)
     nar_content, aux_query = masked_slots(target, masked, mask_token_id)
     content = np.concatenate((ar_content, nar_content))
     k, kept = len(masked), len(target) - len(masked)
     predicted = masked_first(target, masked)
     predict = {
-        "ar": len(content) + predicted - 1,
+        "ar": predicted - 1 + len(content) * (len(ar_query) > 0),
         "nar": len(ar_content) + kept + np.arange(k),
         "aux": len(content) + len(ar_query) + np.arange(k),
     }

@@ -20,10 +20,20 @@ def weights(config: ObjectiveConfig) -> list[float]:
     return [config.ce_ar, config.ce_nar, config.kl_ar_nar, config.length]
 
 
-def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
+def example(
+    source: IntArray,
+    target: IntArray,
+    masked: IntArray,
+    mask_token_id: int,
+    position_offset: int,
+    ar_stream: str = "query",
+) -> Example:
     """AR contents and queries, and the visible part of the NAR contents."""
-    ar_content, ar_query = causal_slots(target, mask_token_id, position_offset)
+    ar_content, ar_query = causal_slots(target, mask_token_id, position_offset, ar_stream)
     content = np.concatenate((ar_content, visible_slots(target, masked, mask_token_id)))
     predicted = masked_first(target, masked)
-    predict = {"ar": len(content) + predicted - 1, "nar": len(content) - len(masked) + np.arange(len(masked))}
+    predict = {
+        "ar": predicted - 1 + len(content) * (len(ar_query) > 0),
+        "nar": len(content) - len(masked) + np.arange(len(masked)),
+    }
     return Example(source, content, ar_query, target[predicted], predict, len(target))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from janus_pt.config import ObjectiveConfig
 from janus_pt.losses import Terms, VocabShard, fused_losses
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.objectives import OBJECTIVES
-from janus_pt.objectives.batch import Batch
+from janus_pt.objectives import OBJECTIVES, cmlmc
+from janus_pt.objectives.batch import CORRECTED, Batch
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,24 @@ class ObjectiveLoss:
         """
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}
-        total, sums = fused_losses(streams, weight, labels.targets, coefficients[:-1], self.terms, self.vocab)
+        total, sums = self._over_slots(streams, weight, labels.targets, coefficients[:-1])
         classes = labels.lengths.clamp(max=length_logits.shape[1] - 1)
         length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum")
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
+
+    def _over_slots(
+        self, streams: Mapping[str, Tensor], weight: Tensor, targets: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The terms over slots; those of `CORRECTED` belong to the last targets, so they are walked for themselves."""
+        if CORRECTED not in streams:
+            return fused_losses(streams, weight, targets, coefficients, self.terms, self.vocab)
+        total, sums = torch.zeros_like(coefficients[0]), list[Tensor]()
+        for part, (name, hidden) in zip(coefficients.split(1), streams.items(), strict=True):
+            own = targets[len(targets) - len(hidden) :] if name == CORRECTED else targets
+            terms = Terms((name,), (), self.objective.label_smoothing)
+            found = fused_losses({name: hidden}, weight, own, part, terms, self.vocab)
+            total, sums = total + found[0], [*sums, found[1]]
+        return total, torch.cat(sums)
 
 
 class TrainingModule(nn.Module):
@@ -75,6 +89,12 @@ class TrainingModule(nn.Module):
 
     def forward(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """See `ObjectiveLoss`."""
-        hidden, length_logits = self.model(batch.source, batch.slots)
+        if self.loss.objective.name == "cmlmc":
+            encoder_out = self.model.encode(batch.source)
+            slots = cmlmc.correct(self.model, batch, encoder_out, self.loss.vocab)
+            hidden = self.model.decode(slots, encoder_out, batch.source)
+            length_logits = self.model.length_logits(encoder_out, batch.source)
+        else:
+            hidden, length_logits = self.model(batch.source, batch.slots)
         weight = self.model.embed_tokens.get_parameter("weight")
         return self.loss(hidden, length_logits, weight, batch, coefficients)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from deepspeed.pipe import PipelineModule
 from torch import Tensor, nn
 
 from janus_pt.config import Config
-from janus_pt.model.attention import decoder_mask, source_mask
+from janus_pt.model.attention import decoder_readings, encoder_mask
 from janus_pt.model.dropout import Seed
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives.batch import Batch
@@ -40,6 +41,8 @@ class Stage(nn.Module):
         self.model = model
         self.layers = layers
         self.seeds: Iterator[Seed] = iter(())
+        self.layouts: Iterator[Slots] = iter(())
+        """The micro-batches' slots, of which only the layout is read: all stages know it, whoever reads the data."""
 
     def forward(self, carry: Carry) -> Carry:
         """`carry` is (hidden, source, contents, queries), without `hidden` for the first stage; so is the result,
@@ -47,7 +50,7 @@ class Stage(nn.Module):
         *hidden, source_table, content, query = carry
         model, config = self.model, self.model.config
         source = Source(*source_table.unbind(-1))
-        slots = Slots(torch.cat((content, query), dim=1), content.shape[1])
+        slots = replace(next(self.layouts), table=torch.cat((content, query), dim=1))
         turn, head = config.encoder_layers + 1, config.encoder_layers + config.decoder_layers + 2
         blocks = model.blocks(source)
         if self.training:
@@ -58,13 +61,12 @@ class Stage(nn.Module):
         else:
             encoded, decoded = hidden[0].tensor_split([source_table.shape[1]], dim=1)
         if self.layers[0] < turn:
-            encoded = model.encoder.run(encoded, source_mask(source.samples, source, blocks))
+            encoded = model.encoder.run(encoded, encoder_mask(source, encoded.dtype, blocks))
         if turn in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
         if self.layers[-1] > turn:
-            masks = decoder_mask(slots, blocks), source_mask(slots.samples, source, blocks)
-            decoded = model.decoder.run(decoded, encoded, slots.num_content, *masks)
+            decoded = model.decoder.run(decoded, encoded, decoder_readings(slots, source, encoded.dtype, blocks))
         if head in self.layers:
             # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
             # backward pass comes to the first output, and the table's would be there already.
@@ -142,7 +144,7 @@ def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, s
 
     Returns the sums of the terms, zeros but on the last stage. All ranks take part.
     """
-    module = _begin(engine, coefficients)
+    module = _begin(engine, batches, coefficients)
     module.stage.seeds = iter(seeds)
     engine.train_batch(iter([split_batch(batch, engine.device) for batch in batches]))
     return module.sums
@@ -151,7 +153,7 @@ def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, s
 def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Tensor:
     """The sums of the terms with dropout off; zeros but on the last stage. All ranks take part, each pipeline with
     its own number of batches."""
-    module = _begin(engine, coefficients)
+    module = _begin(engine, batches, coefficients)
     if not batches:
         dist.barrier()  # as `eval_batch` does
         return module.sums
@@ -161,8 +163,9 @@ def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor
     return module.sums
 
 
-def _begin(engine: Any, coefficients: Tensor) -> Pipeline:
+def _begin(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Pipeline:
     module: Pipeline = engine.module
+    module.stage.layouts = iter([batch.slots for batch in batches])
     module.coefficients, module.sums = coefficients, torch.zeros_like(coefficients)
     return module
 

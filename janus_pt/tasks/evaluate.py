@@ -11,7 +11,7 @@ from typing import Any
 from janus_pt.api import MODES, JanusModel
 from janus_pt.errors import UserError
 from janus_pt.tasks.metrics import compute
-from janus_pt.tasks.outputs import Metrics, pair_up
+from janus_pt.tasks.outputs import Metrics, Outputs, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.rows import Task, find_task
 from janus_pt.tasks.text_files import write_json
@@ -93,8 +93,13 @@ def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -
 
 def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Metrics:
     """The task's metrics, on what its row says is compared."""
+    return compute(comparable(task, texts, examples), task.metrics)
+
+
+def comparable(task: Task, texts: Sequence[str], examples: TaskSplit) -> Outputs:
+    """Outputs with their references, grouped and in lower case where the task's row says so."""
     outputs = pair_up(texts, [examples.targets], examples.sources if task.group_by_source else None)
-    return compute(outputs.mapped(str.lower) if task.lowercase else outputs, task.metrics)
+    return outputs.mapped(str.lower) if task.lowercase else outputs
 
 
 def print_table(report: Mapping[str, Any]) -> None:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from janus_pt.config import Config, ModelConfig
-from janus_pt.losses import CHUNK_ELEMENTS
+from janus_pt.losses import chunk_rows
 from janus_pt.objectives.expected import SampleSizes
 
 FLOAT = 4
-CHUNK_COPIES = 4
-"""Float32 arrays of a chunk's size alive at once in `losses.py`: logits, probabilities, gradient and a product."""
+CHUNK_COPIES = 3
+"""Float32 arrays of a chunk's size in `losses.py`."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,25 @@ def chain(config: Config, batch: MicroBatch) -> list[Kept]:
     source, slots, sizes = batch.source, batch.slots, batch.sizes
     content = batch.samples * sizes.content
 
+    def decoder(computed: float) -> float:
+        """A layer of which `computed` slots a sample are computed."""
+        rows = batch.samples * computed
+        kept = rows * (6 * d + 4 * d / tp + ffn + 3 * drop) + 2 * (content + source) * d / tp
+        kept += _attention(config, batch, computed, sizes.pairs / sizes.slots)
+        return kept + _attention(config, batch, computed, sizes.source)
+
     encoder = source * (4 * d + 4 * d / tp + ffn + 2 * drop) + _attention(config, batch, sizes.source, sizes.source)
-    decoder = slots * (6 * d + 4 * d / tp + ffn + 3 * drop) + 2 * (content + source) * d / tp
-    decoder += _attention(config, batch, sizes.slots, sizes.content) + _attention(
-        config, batch, sizes.slots, sizes.source
-    )
+    last = decoder(sizes.predicted) + batch.samples * (sizes.slots - sizes.predicted) * d
     backward = 3 * d + 2 * model.ffn_hidden_size * width / tp
     embedding = d * model.embedding_layer_norm + drop
     norm = d * model.pre_layer_norm
-    masks = _dense_masks(model, batch)
+    masks = _dense_masks(model, batch, width)
     return [
         Kept(source * embedding, source * embedding, 0),
         *[Kept(encoder, source * d, source * backward)] * model.encoder_layers,
         Kept(slots * embedding + source * norm + masks, slots * embedding + source * norm + masks, 0),
-        *[Kept(decoder, slots * d, slots * backward)] * model.decoder_layers,
+        *[Kept(decoder(sizes.slots), slots * d, slots * backward)] * (model.decoder_layers - 1),
+        Kept(last, slots * d, batch.samples * sizes.predicted * backward),
         Kept(slots * norm, slots * norm, 0),
     ]
 
@@ -95,10 +100,9 @@ def loss_bytes(config: Config, batch: MicroBatch) -> tuple[float, float]:
     rows = -(-model.vocab_size // config.parallel.tensor_parallel_size)
     masked, whole = batch.samples * batch.sizes.masked, batch.samples * (batch.sizes.target - 1)
     predicted, d = batch.samples * batch.sizes.predicted, model.hidden_size
-    three_streams = min(3 * rows * masked, CHUNK_ELEMENTS)
-    one_stream = min(rows * (whole - masked), CHUNK_ELEMENTS) * (CHUNK_COPIES - 1) / CHUNK_COPIES
+    chunk = rows * min(max(3 * masked, whole - masked), chunk_rows(rows, batch.on_cpu))
     forward = rows * d * FLOAT + (2 * predicted + batch.slots) * d * width
-    forward += FLOAT * CHUNK_COPIES * max(three_streams, one_stream)
+    forward += FLOAT * CHUNK_COPIES * chunk + (chunk + rows * d) * width * (width < FLOAT)
     backward = 2 * (rows + predicted + batch.slots) * d * width
     return forward, backward
 
@@ -133,24 +137,17 @@ def _dropout(probability: float, batch: MicroBatch, width: int) -> int:
 
 
 def _attention(config: Config, batch: MicroBatch, queries: float, keys: float) -> float:
-    """Log-sum-exp of the fused kernels, and what they need besides where masks are dense.
-
-    A dense mask becomes numbers, anew in every call; with dropout a CPU has no fused kernel and keeps the scaled
-    queries and keys, and the weights, their dropout mask and their product.
-    """
+    """Log-sum-exp of the fused kernels; a CPU keeps the weights, and with dropout its mask and the product."""
     model, width, tp = config.model, activation_width(config), config.parallel.tensor_parallel_size
     heads = model.num_attention_heads / tp
-    pairs = queries * keys
-    if batch.on_cpu and model.attention_dropout > 0:
-        scaled = (queries + keys) * model.hidden_size / tp
-        return batch.samples * width * (3 * heads * pairs + scaled)
-    dense = pairs * width if batch.on_cpu or model.attention_dropout > 0 else 0.0
-    return batch.samples * (dense + FLOAT * heads * queries)
+    if batch.on_cpu:
+        return batch.samples * width * heads * queries * keys * (3 if model.attention_dropout > 0 else 1)
+    return batch.samples * FLOAT * heads * queries
 
 
-def _dense_masks(model: ModelConfig, batch: MicroBatch) -> float:
-    """The boolean masks themselves, where no block mask is used."""
+def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
+    """The masks as numbers, made once for all layers, where no block mask is used."""
     if not batch.on_cpu and model.attention_dropout == 0:
         return 0.0
-    source, slots, content = batch.sizes.source, batch.sizes.slots, batch.sizes.content
-    return batch.samples * (source * source + slots * (content + source))
+    sizes = batch.sizes
+    return batch.samples * width * (sizes.source * (sizes.source + sizes.slots) + sizes.pairs)

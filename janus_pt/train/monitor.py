@@ -177,19 +177,19 @@ def flops_per_step(
 
         encoder   source_tokens · (4d² + 2df + 2d · source_length)
         decoder   slots · (2d² + 2d² + 2df + 2d · content_length + 2d · source_length)
-                  + content_slots · 2d² + source_tokens · 2d²
+                  + content_slots · 2d² + source_tokens · 2d²       in the last layer only of slots that predict
 
     that is: query and output projections of self- and cross-attention for every slot, keys and values for content
     slots and, for cross-attention, source tokens. Embeddings, norms, softmax, the length head and what activation
     checkpointing recomputes are left out, as is usual for MFU (Chowdhery et al. 2022, appendix B).
     """
     d, ffn = model.hidden_size, 2 * model.hidden_size * model.ffn_hidden_size
-    slots = content_slots + query_slots
+    slots = (model.decoder_layers - 1) * (content_slots + query_slots) + predicted_slots
     encoder = source_tokens * (4 * d * d + ffn + 2 * d * source_length)
     decoder = slots * (4 * d * d + ffn + 2 * d * (content_length + source_length))
-    decoder += (content_slots + source_tokens) * 2 * d * d
+    decoder += model.decoder_layers * (content_slots + source_tokens) * 2 * d * d
     output = predicted_slots * d * model.vocab_size
-    return 6.0 * (model.encoder_layers * encoder + model.decoder_layers * decoder + output)
+    return 6.0 * (model.encoder_layers * encoder + decoder + output)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

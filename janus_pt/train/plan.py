@@ -23,7 +23,7 @@ MIB, GIB = 2**20, 2**30
 
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     """Print the plan for `world_size` processes: rows of what and how much, then the memory of each stage's ranks."""
-    sizes = sample_sizes(config.objective, sample_length(config))
+    sizes = sample_sizes(config.model, config.objective, sample_length(config))
     ranks = world_size // config.parallel.model_parallel_size
     for what, amount in plan(config, world_size, sizes):
         print(f"{what:<24}{amount}")

@@ -1,0 +1,99 @@
+"""What is measured: a model, an objective and batches of random tokens, all samples alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from janus_pt.config import ModelConfig, ObjectiveConfig
+from janus_pt.config_file import read_config
+from janus_pt.losses import VocabShard
+from janus_pt.model.initialize import initialize_weights
+from janus_pt.model.janus import JanusTransformer
+from janus_pt.objectives import build_example
+from janus_pt.objectives.batch import Batch, Example, collate
+from janus_pt.objectives.expected import SampleSizes, sample_sizes, samples_of
+from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+
+MASKED_SHARE = 0.55
+"""Of the target tokens of the two shapes."""
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """`samples` pairs of `sizes.source` and `sizes.target` tokens, bos and eos counted."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    samples: int
+    sizes: SampleSizes
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def target_tokens(self) -> int:
+        """Predicted tokens of a step."""
+        return self.samples * (self.sizes.target - 1)
+
+
+def shape_case(shape: str, ar_stream: Literal["query", "content"] = "query") -> Case:
+    """`small`, or `large`, which has a large vocabulary and longer sentences. Dropout wherever the yardstick has it."""
+    vocab_size, samples, length = {"small": (8000, 32, 32), "large": (50000, 8, 128)}[shape]
+    model = ModelConfig(
+        vocab_size=vocab_size, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, encoder_layers=3,
+        decoder_layers=3, activation="relu", scale_embedding=True, embedding_layer_norm=False, init_std=1 / 16,
+        dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
+    )  # fmt: skip
+    objective = ObjectiveConfig.model_validate({"recipe": "translation"})
+    sizes = replace(sample_sizes(model, objective, length + 1), source=length, masked=round(MASKED_SHARE * length))
+    return Case(model, objective, samples, sizes)
+
+
+def config_case(path: str, ar_stream: str | None) -> Case:
+    """One micro-batch of a configuration's longest samples, with the mean number of masked tokens."""
+    from janus_pt.train.plan import sample_length  # brings DeepSpeed with it
+
+    config = read_config(path, [f"model.ar_stream={ar_stream}"] if ar_stream else [])
+    sizes = sample_sizes(config.model, config.objective, sample_length(config))
+    samples = max(1, int(samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)))
+    return Case(config.model, config.objective, samples, sizes, getattr(torch, config.precision.dtype))
+
+
+def make_examples(case: Case, seed: int = SEED) -> list[Example]:
+    """One example for each sample."""
+    rng = np.random.default_rng(seed)
+    model, length = case.model, case.sizes.target
+    examples = []
+    for _ in range(case.samples):
+        source = rng.integers(5, model.vocab_size, round(case.sizes.source))
+        target = rng.integers(5, model.vocab_size, length)
+        target[0], target[-1] = model.bos_token_id, model.eos_token_id
+        masked = np.sort(rng.permutation(np.arange(1, length - 1))[: round(case.sizes.masked)])
+        examples.append(build_example(source, target, masked, model, case.objective))
+    return examples
+
+
+def make_batch(case: Case) -> Batch:
+    """The batch of `make_examples`."""
+    return collate(make_examples(case), case.model.pad_token_id)
+
+
+def make_module(case: Case, device: torch.device) -> TrainingModule:
+    """The unsharded model with its losses, in training mode."""
+    model = JanusTransformer(case.model)
+    initialize_weights(model, SEED)
+    module = TrainingModule(model, ObjectiveLoss(case.objective, VocabShard(case.model.vocab_size)))
+    return module.to(device, case.dtype).train()
+
+
+def coefficients(module: TrainingModule, batch: Batch) -> Tensor:
+    """Weight over number of rows of every term."""
+    rows = {stream: len(index) for stream, index in batch.predict.items()}
+    terms = module.loss.terms
+    counts = [*(rows[s] for s in terms.streams), *(min(rows[a], rows[b]) for a, b in terms.pairs), len(batch.lengths)]
+    weights = [weight / max(1, count) for weight, count in zip(module.loss.weights, counts, strict=True)]
+    return torch.tensor(weights, device=batch.targets.device)

@@ -1,0 +1,164 @@
+"""What is compared: systems, scales, and the ways to decode that fit an objective."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_pt.claims.data import Data
+from janus_pt.config import Config
+from janus_pt.config_file import read_config
+from janus_pt.errors import UserError
+from janus_pt.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of it: the configuration all trainings share, their seeds, and what is timed.
+
+    timed: sentences of the test set; batch_sizes: how many are decoded together; repeats: the best of so many counts.
+    """
+
+    config: str
+    seeds: tuple[int, ...]
+    timed: int
+    batch_sizes: tuple[int, ...]
+    repeats: int
+
+
+SCALES: Mapping[str, Scale] = {
+    "tiny": Scale("configs/claims/tiny.json", (1,), 8, (1, 8), 1),
+    "small": Scale("configs/claims/small.json", (1, 2), 64, (1, 16, 64), 2),
+    "full": Scale("configs/claims/full.json", (1, 2, 3), 512, (1, 32, 256), 3),
+}
+
+LENGTHS = 3
+"""Lengths that mask-predict tries."""
+AR: dict[str, dict[str, Any]] = {
+    "AR greedy": dict(mode="ar", num_beams=1),
+    "AR beam 5": dict(mode="ar", num_beams=5),
+}
+NAR: dict[str, dict[str, Any]] = {
+    "NAR 4 passes, 1 length": dict(mode="nar", iterations=4, length_beam=1),
+    "NAR 4 passes": dict(mode="nar", iterations=4, length_beam=LENGTHS),
+    "NAR 10 passes": dict(mode="nar", iterations=10, length_beam=LENGTHS),
+}
+BOTH: dict[str, dict[str, Any]] = {
+    "rerank": dict(mode="rerank", iterations=10, length_beam=LENGTHS),
+    "speculative": dict(mode="speculative"),
+}
+BANG_NAR: dict[str, dict[str, Any]] = {"NAR 1 pass, to eos": dict(mode="bang_nar", remove_repeats=True)}
+WAYS: Mapping[str, dict[str, dict[str, Any]]] = {
+    "ar": AR,
+    "bang": AR,
+    "bang_nar": BANG_NAR,
+    "cmlm": NAR,
+    "cmlmc": {name: {**options, "rescore_all": True} for name, options in NAR.items()},
+    "joint": AR | NAR | BOTH,
+    "janus": AR | NAR | BOTH,
+}
+"""Objective -> ways to decode, with their options."""
+DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
+
+COUNTERPART = {"rerank": "AR beam 5", "speculative": "AR greedy"}
+"""What a way is compared with where the baseline does not have it."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A name in the table, and how its training differs from the others': `changes` are `dotted.key=value`."""
+
+    name: str
+    changes: tuple[str, ...]
+
+    @property
+    def objective(self) -> str:
+        """What it is trained on."""
+        given = [change.partition("=")[2] for change in self.changes if change.startswith("objective.name=")]
+        return given[-1] if given else self.name
+
+    @property
+    def origin(self) -> str | None:
+        """The export that it starts from."""
+        given = [change.partition("=")[2] for change in self.changes if change.startswith("run.init_from=")]
+        return given[-1] if given else None
+
+    @property
+    def ways(self) -> dict[str, dict[str, Any]]:
+        """How it can be decoded."""
+        return WAYS[self.objective]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training with what is decoded from it. `folder` holds all that is known of it."""
+
+    system: System
+    seed: int
+    folder: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Its name, with the seed."""
+        return self.folder.name
+
+    @property
+    def run(self) -> Path:
+        """The run folder of the training."""
+        return Path(self.config.run.output_dir)
+
+
+def parse_systems(given: Sequence[Sequence[str]]) -> list[System]:
+    """Systems from `NAME KEY=VALUE …` each.
+
+    Raises:
+        UserError: a name twice or unfit for a folder, a change that is none, an objective that is not compared here.
+    """
+    systems = [System(name, tuple(changes)) for name, *changes in given or [[name] for name in DEFAULT_SYSTEMS]]
+    for system in systems:
+        if not system.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise UserError(f"--system {system.name}: a name has letters, digits, '-', '_' and '.' only")
+        if wrong := [change for change in system.changes if "=" not in change]:
+            raise UserError(f"--system {system.name}: {wrong[0]}: write it as KEY=VALUE, as in optimizer.lr=1e-3")
+        if system.objective not in WAYS:
+            hint = f"set objective.name to one of: {', '.join(WAYS)}"
+            raise UserError(f"--system {system.name}: there is no way here to decode {system.objective!r}; {hint}")
+    names = [system.name for system in systems]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"--system: {min(twice)} is given twice; give each system a name of its own")
+    return systems
+
+
+def common_changes(output: Path, data: Data, tokenizer: str | None, origin: str | None) -> list[str]:
+    """What all systems change in the configuration: the data, where MLflow is, and the shape that `origin` has."""
+    changes = [
+        f"data.train.0.path={data.corpora / data.splits[0]}",
+        f"data.valid={data.corpora / data.splits[1]}",
+        f"tracking.uri=sqlite:///{output / 'mlflow.db'}",
+    ]
+    if origin is not None:
+        from janus_pt.export import read_model_config  # imports torch
+
+        shape = read_model_config(origin).model_dump()
+        changes += [f"model.{key}={json.dumps(value)}" for key, value in shape.items() if "dropout" not in key]
+    if tokenizer is not None:
+        changes.append(f"model.vocab_size={Tokenizer.load(tokenizer).vocab_size}")
+    return changes
+
+
+def plan_cells(
+    output: Path, config: str, systems: Sequence[System], seeds: Sequence[int], common: Sequence[str]
+) -> list[Cell]:
+    """The cells, seed by seed, each with its checked configuration; `common` are changes for all systems."""
+    cells = []
+    for seed in seeds:
+        for system in systems:
+            name = f"{system.name}-seed{seed}"
+            own = [f"objective.name={system.objective}", f"run.seed={seed}", f"run.output_dir={output / 'runs' / name}"]
+            found = read_config(config, [*common, *own, *system.changes], world_size=1)
+            cells.append(Cell(system, seed, output / "cells" / name, found))
+    return cells

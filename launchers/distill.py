@@ -1,0 +1,66 @@
+"""Sequence-level distillation: a teacher's outputs for a training set, as a corpus for a student.
+
+    python launchers/distill.py --model runs/ar/export --source train.en --output distilled --mode ar --num-beams 5
+    python data_prep/build_task.py --task nmt --data distilled --splits train --tokenizer … --output corpora
+
+Writes train.src and train.tgt, line by line, a source once for each of its --n-best outputs. The same command goes on
+where it was killed; several processes, on any machines that see the folder, share the work with --shard 1/4 … 4/4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from janus_pt.api import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
+from janus_pt.errors import UserError, entry_point
+from janus_pt.generate.arguments import add_decoding_flags
+from janus_pt.generate.distill import Request, distill, outputs_wanted
+from janus_pt.generate.modes import check_options
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; of the modes' options only those that were given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help="folder of the teacher")
+    add("--source", required=True, metavar="FILE", help="the training set's sources, one a line")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="gets NAME.src and NAME.tgt")
+    add("--name", default="train", help="(default: %(default)s)")
+    add("--n-best", type=int, default=1, help="outputs for each source (default: %(default)s)")
+    add("--shard", default="1/1", metavar="I/N", help="do the I-th part of N (default: all)")
+    add("--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored")
+    add("--batch-size", type=int, default=BATCH_SIZE, help="lines decoded together at most")
+    add("--max-batch-tokens", type=int, default=MAX_BATCH_TOKENS, help="source tokens in a batch")
+    add("--workers", type=int, default=1, help="processes that decode; they share the cores")
+    add_decoding_flags(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Decode what is missing of the shard, and say whether the corpus is complete."""
+    options = vars(parse_arguments())
+    folder, source, output, name, n_best, shard, dtype, workers = map(
+        options.pop, ("model", "source", "output", "name", "n_best", "shard", "dtype", "workers")
+    )
+    part = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not part or not 1 <= int(part[1]) <= int(part[2]):
+        raise UserError(f"--shard {shard}: write it as I/N, as in 1/4, with I from 1 to N")
+    for key, value in (("n_best", n_best), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{key}: must be at least 1, but is {value}")
+    batching = {key: options.pop(key) for key in ("batch_size", "max_batch_tokens")}
+    check_options(**options, **outputs_wanted(n_best))
+    load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None)
+    request = Request(folder, source, options, n_best, dtype)
+    complete = distill(request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching)
+    done = f"{output / name}.src, {output / name}.tgt" if complete else "this shard is done; others are not yet"
+    print(done)
+
+
+if __name__ == "__main__":
+    entry_point(main)
