@@ -37,13 +37,7 @@ def _adapter_problems(adapter: AdapterConfig, parallel: ParallelConfig | None) -
 
 
 def _target_problems(adapter: AdapterConfig, model: ModelConfig) -> Iterator[Problem]:
-    from janus_pt.model.adapters import (
-        COLUMN,
-        ROW,
-        matches,
-        target_layers,
-        trained_with,
-    )  # imports torch: only where it is needed
+    from janus_pt.model.adapters import COLUMN, ROW, matches, target_layers, trained_with  # imports torch: only here
     from janus_pt.model.initialize import whole_shapes
 
     names = list(whole_shapes(model))

@@ -1,4 +1,4 @@
-"""What is trained and how fast: patterns, scales of the rate, groups of the optimizer, what the configuration refuses."""
+"""What is trained and how fast: patterns, the layers' rates, groups of the optimizer, what is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def test_without_either_there_are_two_groups(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no such part": ({"optimizer__freeze": ["encoder", "embedding"]}, "optimizer.freeze.1: 'embedding' fits no parameter"),
+    "no such part": (
+        {"optimizer__freeze": ["encoder", "embedding"]},
+        "optimizer.freeze.1: 'embedding' fits no parameter",
+    ),
     "nothing left": ({"optimizer__freeze": ["*"]}, "optimizer.freeze: leaves nothing to train"),
     "lone biases": ({"optimizer__freeze": ["fc1.weight"]}, "no gradient for encoder.layers.0.fc1.bias"),
     "pipeline": (
@@ -96,14 +99,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "'fc1' is no layer; they are called out_proj, fc2",
     ),
     "saved": ({"adapter__modules_to_save": ["lm_head"]}, "adapter.modules_to_save.0: 'lm_head' fits no parameter"),
-    "saved biases": ({"adapter__modules_to_save": ["bias"]}, "adapter.modules_to_save: megatron-core makes no gradient"),
-    "not LoRA": ({"adapter__kind": "bottleneck", "adapter__lora_alpha": 2.0}, 'adapter.lora_alpha: is of kind "lora" only'),
+    "saved biases": ({"adapter__modules_to_save": ["bias"]}, "adapter.modules_to_save: megatron-core makes no"),
+    "not LoRA": (
+        {"adapter__kind": "bottleneck", "adapter__lora_alpha": 2.0},
+        'adapter.lora_alpha: is of kind "lora" only',
+    ),
     "width": (
         {"adapter__kind": "bottleneck", "adapter__r": 3, "parallel__tensor_parallel_size": 2},
         "adapter.r: must be a multiple of parallel.tensor_parallel_size (2), but is 3",
     ),
     "misspelt": ({"adapter__lora_r": 4}, "adapter.lora_r: unknown key"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "told"), WRONG.values(), ids=WRONG)
