@@ -276,10 +276,29 @@ class CheckpointConfig(Section):
     every: Positive = 1000
     """Steps between two checkpoints; one is always written at the end."""
     keep_last: Positive = 2
-    keep_best: bool = True
-    """Keep the checkpoint with the lowest validation loss as well."""
+    keep_best: Annotated[int, Field(ge=0, strict=False)] = 1
+    """Checkpoints with the best validations that are kept as well: the lowest loss, or the highest
+    `validation.metric`."""
     verify: Literal["full", "quick"] = "full"
     """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
+
+
+class ValidationConfig(Section):
+    """Besides the loss, validation decodes a split of a task and scores it, as launchers/evaluate.py does."""
+
+    task: str
+    """A row of janus_pt/tasks/rows.py, as in docs/tasks.md."""
+    data: str
+    """The task's data folder."""
+    split: str = "dev"
+    mode: str = "ar"
+    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
+    options: dict[str, Any] = {}
+    """Of the mode, over those of the task's row (docs/decoding.md)."""
+    metric: str
+    """The value that says which validation is the best: `bleu`, `rougeL`, ..."""
+    sentences: Positive | None = None
+    """Only the first of the split are decoded."""
 
 
 class TrackingConfig(Section):
@@ -300,6 +319,9 @@ class RunConfig(Section):
     log_every: Positive = 10
     eval_every: Count = 0
     """Steps between two validations; 0 validates at the end only."""
+    patience: Count = 0
+    """Validations in a row that are not the best so far after which the run ends; 0: it goes on to `max_steps`. What is
+    exported is then the best checkpoint."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
     max_left_out: Positive = 10
@@ -325,6 +347,7 @@ class Config(Section):
     parallel: ParallelConfig = ParallelConfig()
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig | None = None
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig
     deepspeed: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from janus_pt.config import (
     padded_vocab_size,
 )
 from janus_pt.config_trained import trained_problems
+from janus_pt.config_validation import validation_problems
 from janus_pt.deepspeed_config import clashes
 
 KeyPath = tuple[str | int, ...]
@@ -191,6 +192,7 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
     if data and run and run.eval_every and not data.valid:
         yield ("run", "eval_every"), "needs a validation corpus: set data.valid, or eval_every to 0"
     yield from trained_problems(valid)
+    yield from validation_problems(valid)
     for path, reason in clashes(valid.get("deepspeed", {})):
         yield ("deepspeed", *path), reason
 

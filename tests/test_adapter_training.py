@@ -105,7 +105,15 @@ def test_two_percent_trained_and_five_percent_saved(tmp_path: Path, ranks: Ranks
     shape |= {"encoder_layers": 3, "decoder_layers": 3}
     steps = {"max_steps": 2, "eval_every": 0}
     lora, full = (
-        comparison(tmp_path / name, ranks, model=shape, run=steps, optimizer={"lr": 1e-2}, **adapter)
+        comparison(
+            tmp_path / name,
+            ranks,
+            model=shape,
+            run=steps,
+            optimizer={"lr": 1e-2},
+            schedule={"warmup_steps": 0},
+            **adapter,
+        )
         for name, adapter in (("lora", {"adapter": {}}), ("full", {}))
     )
     run, other = lora.run(TENSOR), full.run(ONE)

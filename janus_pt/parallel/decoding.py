@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def load_sharded(
     model.to(device, dtype or export.state["embed_tokens.weight"].dtype)
     model.output_projection = partial(_gathered_logits, model.embed_tokens, export.config.vocab_size)
     return JanusModel(model, export.tokenizer)
+
+
+@contextmanager
+def ready_to_decode(model: JanusTransformer) -> Iterator[None]:
+    """Here a model in training, whole or sharded over tensor-parallel ranks, decodes; then it trains again."""
+    model.eval()
+    model.output_projection = partial(_gathered_logits, model.embed_tokens, model.config.vocab_size)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.output_projection = None
+        model.train()
 
 
 def _gathered_logits(embedding: nn.Module, vocab_size: int, hidden: Tensor) -> Tensor:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from janus_pt.config import Config
-from janus_pt.data.index import tokenizer_file
 from janus_pt.errors import UserError, warn
 from janus_pt.files import file_hash, sync, write_atomically
 from janus_pt.train import universal
-from janus_pt.train.exporting import write_model
 from janus_pt.train.layout import Layout, describe
 
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
@@ -62,6 +60,12 @@ def steps_in(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder, whole or not, in ascending order."""
     numbers = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
     return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def best_of(state: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The best validations up to a checkpoint, from its state: the best first, each with its step."""
+    best = state["best"]
+    return best if isinstance(best, list) else [best] * bool(best)  # older states have the best one alone
 
 
 def _candidates(folder: Path) -> list[str]:
@@ -142,20 +146,6 @@ def convert(checkpoint: Path, target: Path | None = None, workers: int = 1) -> P
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
-
-
-def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Path:
-    """Export the model of a checkpoint, weight by weight, or its adapters; `target` is returned. Not for several ranks.
-
-    Args:
-        tokenizer: default: that of the corpus the run was trained on.
-
-    Raises:
-        UserError: the checkpoint is damaged or cannot be converted, or its tokenizer is not there.
-    """
-    whole = convert(checkpoint)
-    config = Config.model_validate_json((checkpoint / "config.json").read_text())
-    return write_model(target, universal.weights(whole, config), config, tokenizer or tokenizer_file(config.data))
 
 
 def verify(checkpoint: Path, quick: bool = False, part: int = 0, parts: int = 1) -> str | None:

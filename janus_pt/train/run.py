@@ -27,6 +27,7 @@ from janus_pt.parallel import groups
 from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_claims
 from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
+from janus_pt.train.decoding import Decoding, open_decoding
 from janus_pt.train.dry_step import dry_step
 from janus_pt.train.fingerprint import check_fingerprint, fingerprint
 from janus_pt.train.layout import layout
@@ -43,8 +44,8 @@ CHECKPOINTS = "checkpoints"
 class Run:
     """One training run on this rank.
 
-    `counts` is what has been trained on so far, over the whole job; `validated` and `best` are the step and loss of
-    the last validation, and of the best one that has a checkpoint.
+    `counts` is what has been trained on so far, over the whole job; `validated` and `best` are step, loss and metrics
+    of the last validation, and of the best ones that have a checkpoint, the best first.
     """
 
     config: Config
@@ -53,9 +54,10 @@ class Run:
     saver: Saver
     numbers: Numbers
     counts: Tensor
+    decoding: Decoding | None = None
     step: int = 0
     validated: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    best: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def module(self) -> Module:
@@ -110,6 +112,7 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
     peers.start()
     check_folder(config, resume)
     corpora = check_corpora(config)
+    decoding = open_decoding(config)
     loader = build_loader(config)
     check_alike({"the corpus of data.train": loader.fingerprint})
     module = build_module(config, initial_weights(config) if config.run.init_from is not None else None)
@@ -119,7 +122,7 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
     saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
     numbers = Numbers(Path(config.run.output_dir), loader, config.run.max_left_out)
-    run = Run(config, engine, loader, saver, numbers, counts)
+    run = Run(config, engine, loader, saver, numbers, counts, decoding)
     if resume:
         _restore(run, before_step)
     return run
@@ -223,7 +226,7 @@ def _restore(run: Run, before_step: int | None) -> None:
         check_alike(parameter_claims(run.module.model))
     check_fingerprint(state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path))
     run.loader.load_state_dict(state["loader"])
-    run.step, run.best = state["step"], state["best"]
+    run.step, run.best = state["step"], checkpoint.best_of(state)
     run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
     run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
 
