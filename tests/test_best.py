@@ -150,7 +150,7 @@ def validations(run: Path, key: str) -> dict[int, float]:
 @pytest.mark.slow
 def test_a_run_ends_early_with_its_best_checkpoint(folder: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate that is too high. The rule is applied again to the losses in metrics.jsonl; means are made by hand."""
-    changes = {"run__patience": PATIENCE, "run__eval_every": EVERY, "run__max_steps": STEPS, "optimizer__lr": 0.05}
+    changes = {"run__patience": PATIENCE, "run__eval_every": EVERY, "run__max_steps": STEPS, "optimizer__lr": 0.5}
     config = str(write(folder, checkpoint__keep_best=KEPT, checkpoint__keep_last=1, **changes))
     run = folder / "run"
     ranks.run(train, 1, config, [], False)
