@@ -26,6 +26,9 @@ class ModelConfig(Section):
     """Shape of the encoder-decoder Transformer and the ids its tokenizer uses."""
 
     vocab_size: Positive
+    source_vocab_size: Positive | None = None
+    """Vocabulary of the encoder, where source and target have an embedding and a tokenizer each; by default they share
+    one. The special ids are the same in both."""
     hidden_size: Positive = 512
     ffn_hidden_size: Positive = 2048
     num_attention_heads: Positive = 8
@@ -57,6 +60,11 @@ class ModelConfig(Section):
     eos_token_id: Count = 2
     unk_token_id: Count = 3
     mask_token_id: Count = 4
+
+    @property
+    def common_vocab_size(self) -> int:
+        """Ids below it are tokens in source and target alike."""
+        return min(self.vocab_size, self.source_vocab_size or self.vocab_size)
 
 
 class MaskingConfig(Section):

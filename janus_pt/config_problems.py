@@ -206,8 +206,9 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
     owners: dict[int, str] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         token = getattr(model, name)
-        if token >= model.vocab_size:
-            yield ("model", name), f"must be below model.vocab_size ({model.vocab_size}), but is {token}"
+        if token >= model.common_vocab_size:
+            reason = f"must be below the size of every vocabulary ({model.common_vocab_size})"
+            yield ("model", name), f"{reason}, but is {token}"
         if owners.setdefault(token, name) != name:
             yield ("model", name), f"{token} is {owners[token]} already: give each special token an id of its own"
 
@@ -244,11 +245,9 @@ def _split_problems(tensor: int, pipeline: int, model: ModelConfig) -> Iterator[
     for name in ("num_attention_heads", "ffn_hidden_size"):
         if getattr(model, name) % tensor:
             yield path, f"{tensor} does not divide model.{name} ({getattr(model, name)}): use a divisor of it"
-    if (
-        padded_vocab_size(model.vocab_size, tensor) - model.vocab_size
-        >= padded_vocab_size(model.vocab_size, tensor) // tensor
-    ):
-        yield path, f"a vocabulary of {model.vocab_size} leaves some of {tensor} ranks without a token: use fewer"
+    for size in filter(None, (model.vocab_size, model.source_vocab_size)):
+        if padded_vocab_size(size, tensor) - size >= padded_vocab_size(size, tensor) // tensor:
+            yield path, f"a vocabulary of {size} leaves some of {tensor} ranks without a token: use fewer"
     layers = model.encoder_layers + model.decoder_layers
     if pipeline > layers:
         reason = f"{pipeline} stages cannot share {layers} layers (model.encoder_layers + model.decoder_layers)"

@@ -1,5 +1,7 @@
 """An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`. No pickle anywhere.
 
+A model whose sources have a vocabulary of their own has `source_tokenizer.model`, too.
+
 config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256",
 "mlflow_run_id"}. The weights are those of one unsharded model, the vocabulary without padding.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from janus_pt.config import AdapterConfig, ModelConfig, Section
 from janus_pt.errors import UserError
-from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
+from janus_pt.export_checks import check_shapes, check_tokenizers, outline, stored_shapes
 from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
 from janus_pt.model.adapters import add_adapters
@@ -32,6 +34,7 @@ from janus_pt.tokenizer import Tokenizer
 FORMAT = "janus_pt model"
 VERSION = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+SOURCE_TOKENIZER = "source_tokenizer.model"
 MAX_CONFIG_BYTES = 1 << 20
 _AGAIN = "copy or export the model again"
 
@@ -43,6 +46,7 @@ class ExportConfig(Section):
     version: int = VERSION
     model: ModelConfig
     tokenizer_sha256: str
+    source_tokenizer_sha256: str | None = None
     model_sha256: str
     mlflow_run_id: str | None = None
     """The run that trained it."""
@@ -54,7 +58,8 @@ class Export:
 
     config: ModelConfig
     state: dict[str, Tensor]
-    tokenizer: Tokenizer
+    tokenizers: list[Tokenizer]
+    """The target's, and the source's if that has one of its own."""
     adapter: AdapterConfig | None = None
     """What is in `state` besides the model's own weights."""
     mlflow_run_id: str | None = None
@@ -77,7 +82,7 @@ def save_export(
     directory: str | Path,
     state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
     config: ModelConfig,
-    tokenizer_path: str | Path,
+    tokenizers: str | Path | Sequence[str | Path],
     mlflow_run_id: str | None = None,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
@@ -85,29 +90,33 @@ def save_export(
     Args:
         directory: created with its parents; if it exists it must be empty or an export.
         state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its items one by one.
-        tokenizer_path: the SentencePiece model the ids of `config` belong to.
+        tokenizers: the SentencePiece model the ids of `config` belong to; with `source_vocab_size` both, the source's
+            last.
         mlflow_run_id: the run that trained the model.
 
     Raises:
         UserError: the parts do not fit each other, or `directory` holds something else.
     """
-    tokenizer = Tokenizer.load(tokenizer_path)
-    check_tokenizer(str(tokenizer_path), tokenizer, config)
+    paths = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
+    loaded = [Tokenizer.load(path) for path in paths]
+    check_tokenizers([str(path) for path in paths], loaded, config)
 
     def fill(folder: Path) -> None:
         items = state.items() if isinstance(state, Mapping) else state
         _write_weights(folder / WEIGHTS, items, config)
-        tokenizer.save(folder / TOKENIZER)
+        for name, tokenizer in zip((TOKENIZER, SOURCE_TOKENIZER), loaded, strict=False):
+            tokenizer.save(folder / name)
         contents = ExportConfig(
             model=config,
-            tokenizer_sha256=tokenizer.fingerprint,
+            tokenizer_sha256=loaded[0].fingerprint,
+            source_tokenizer_sha256=loaded[1].fingerprint if len(loaded) > 1 else None,
             model_sha256=file_hash(folder / WEIGHTS),
             mlflow_run_id=mlflow_run_id,
         )
         text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
-    write_folder(Path(directory), {CONFIG, WEIGHTS, TOKENIZER}, fill)
+    write_folder(Path(directory), {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}, fill)
 
 
 def write_folder(directory: Path, names: Set[str], fill: Callable[[Path], None]) -> None:
@@ -150,14 +159,23 @@ def load_export(directory: str | Path) -> Export:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
     contents = read_export_config(folder)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    if tokenizer.fingerprint != contents.tokenizer_sha256:
-        raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
-    check_tokenizer(str(folder / TOKENIZER), tokenizer, contents.model)
+    tokenizers = _load_tokenizers(folder, contents)
     check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
     if file_hash(folder / WEIGHTS) != contents.model_sha256:
         raise UserError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
-    return Export(contents.model, load_file(folder / WEIGHTS), tokenizer, mlflow_run_id=contents.mlflow_run_id)
+    return Export(contents.model, load_file(folder / WEIGHTS), tokenizers, mlflow_run_id=contents.mlflow_run_id)
+
+
+def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
+    hashes = {TOKENIZER: contents.tokenizer_sha256}
+    if contents.source_tokenizer_sha256:
+        hashes[SOURCE_TOKENIZER] = contents.source_tokenizer_sha256
+    found = [Tokenizer.load(folder / name) for name in hashes]
+    for tokenizer, (name, expected) in zip(found, hashes.items(), strict=True):
+        if tokenizer.fingerprint != expected:
+            raise UserError(f"{folder / name}: not the tokenizer the model was exported with; {_AGAIN}")
+    check_tokenizers([str(folder / name) for name in hashes], found, contents.model)
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def main() -> None:
     number.add_argument("--last", type=int, metavar="K", help="the mean of the run's last K checkpoints")
     number.add_argument("--best", type=int, metavar="K", help="the mean of the K with the best validations")
     options.add_argument("--output", type=Path, required=True, help="the folder to write")
-    options.add_argument("--tokenizer", type=Path, help="default: that of the run's corpus")
+    options.add_argument("--tokenizer", type=Path, nargs="+", default=[], metavar="FILE",
+        help="default: that of the run's corpus; sources with one of their own: both, theirs last")  # fmt: skip
     given = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if given.kind == "checkpoint":

@@ -150,7 +150,7 @@ BAD = {
     "special id outside": (
         "8000",
         "4",
-        "run.json:2: model.mask_token_id: must be below model.vocab_size (4), but is 4",
+        "run.json:2: model.mask_token_id: must be below the size of every vocabulary (4), but is 4",
     ),
     "batch not divisible": (
         "4096",

@@ -44,6 +44,8 @@ def lr_scale(config: Config, name: str) -> float:
     stack, *parts = name.split(".")
     if stack == "embed_tokens":
         below = max(depths.values()) + 1
+    elif stack == "embed_source":
+        below = depths["encoder"] + 1
     elif stack in depths and parts[0] == "layers":
         below = depths[stack] - int(parts[1])
     elif stack in depths and "embed" in parts[0]:

@@ -9,6 +9,7 @@ from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.parallel.parameters import table_layers
 from janus_pt.parallel.tensor import own_part, tensor_parallel_layers
 
 
@@ -43,8 +44,10 @@ def keep_layers(model: JanusTransformer, layers: range) -> None:
                 delattr(stack.layers, str(index))
         if last not in layers:
             stack.layer_norm = nn.Identity()
-    if not {0, turn, head} & set(layers):
+    if not set(table_layers(config)) & set(layers):
         model.embed_tokens = nn.Identity()
+    if config.source_vocab_size is not None and 0 not in layers:
+        del model.embed_source
     if head not in layers:
         del model.embed_length
 

@@ -43,7 +43,7 @@ def load_sharded(
     load_weights(model, export.state, own_part)
     model.to(device, dtype or export.state["embed_tokens.weight"].dtype)
     model.output_projection = partial(_gathered_logits, model.embed_tokens, export.config.vocab_size)
-    return JanusModel(model, export.tokenizer)
+    return JanusModel(model, *export.tokenizers)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def evaluate(
         raise UserError(f"{output}: cannot be written: there is no such folder")
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
-    sources, max_length = fitting(task, examples, model.tokenizer, model.config.max_positions)
+    sources, max_length = fitting(task, examples, model.source_tokenizer, model.config.max_positions)
     rows = []
     for mode in modes:
         chosen = {"max_length": max_length, **options[mode]}

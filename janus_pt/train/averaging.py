@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from janus_pt.config import Config
-from janus_pt.data.index import tokenizer_file
+from janus_pt.data.index import tokenizer_files
 from janus_pt.errors import UserError
 from janus_pt.train import universal
 from janus_pt.train.checkpoint import STATE, best_of, convert, steps_in
@@ -18,13 +18,13 @@ from janus_pt.train.exporting import write_model
 from janus_pt.train.run import CHECKPOINTS
 
 
-def export(checkpoints: Sequence[Path], target: Path, tokenizer: Path | None = None) -> Path:
+def export(checkpoints: Sequence[Path], target: Path, tokenizers: Sequence[Path] = ()) -> Path:
     """Export the mean of the checkpoints' weights, of adapters if these are trained; `target` is returned.
 
     One parameter of each checkpoint is in memory at a time.
 
     Args:
-        tokenizer: default: that of the corpus the run was trained on.
+        tokenizers: as `save_export` takes them; default: those of the corpus the run was trained on.
 
     Raises:
         UserError: a checkpoint is damaged or cannot be converted, they are not of the same model, or the tokenizer is
@@ -37,7 +37,7 @@ def export(checkpoints: Sequence[Path], target: Path, tokenizer: Path | None = N
             raise UserError(f"{checkpoint}: of another model than {checkpoints[0]}; average those of one run")
     config = _config(checkpoints[0])
     weights = mean_of([universal.weights(folder, config) for folder in whole])
-    return write_model(target, weights, config, tokenizer or tokenizer_file(config.data))
+    return write_model(target, weights, config, tokenizers or tokenizer_files(config.data))
 
 
 def mean_of(models: Sequence[Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:

@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 
 from janus_pt.api import JanusModel
 from janus_pt.config import Config, ValidationConfig
-from janus_pt.data.index import tokenizer_file
+from janus_pt.data.index import tokenizer_files
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.decoding import ready_to_decode
 from janus_pt.tasks.evaluate import fitting, score_texts, text_of
@@ -26,7 +26,7 @@ class Decoding:
     task: Task
     examples: TaskSplit
     sources: list[str]
-    tokenizer: Tokenizer
+    tokenizers: list[Tokenizer]
     mode: str
     options: dict[str, Any]
 
@@ -34,7 +34,7 @@ class Decoding:
         """The task's metrics for a model in training, which is as it was afterwards; all ranks take part."""
         rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         with ready_to_decode(model):
-            janus = JanusModel(model, self.tokenizer)
+            janus = JanusModel(model, *self.tokenizers)
             found = janus.generate(self.sources[rank::ranks], mode=self.mode, **self.options)
         parts: list[list[str]] = [[]] * ranks
         group = parallel_state.get_data_parallel_group()
@@ -56,9 +56,9 @@ def open_decoding(config: Config) -> Decoding | None:
     wanted: ValidationConfig | None = config.validation
     if wanted is None:
         return None
-    task, tokenizer = find_task(wanted.task), Tokenizer.load(tokenizer_file(config.data))
+    task, tokenizers = find_task(wanted.task), [Tokenizer.load(path) for path in tokenizer_files(config.data)]
     examples = read_split(task, wanted.data, wanted.split)
     examples = TaskSplit(examples.sources[: wanted.sentences], examples.targets[: wanted.sentences])
-    sources, max_length = fitting(task, examples, tokenizer, config.model.max_positions)
+    sources, max_length = fitting(task, examples, tokenizers[-1], config.model.max_positions)
     options = {"max_length": max_length, **task.decoding.get(wanted.mode, {}), **wanted.options}
-    return Decoding(task, examples, sources, tokenizer, wanted.mode, options)
+    return Decoding(task, examples, sources, tokenizers, wanted.mode, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -18,20 +18,23 @@ MLFLOW_RUN = "mlflow_run.json"
 """The file of a run folder that names its MLflow run."""
 
 
-def write_model(target: Path, trained: Iterator[tuple[str, Tensor]], config: Config, tokenizer: Path) -> Path:
+def write_model(
+    target: Path, trained: Iterator[tuple[str, Tensor]], config: Config, tokenizers: Sequence[Path]
+) -> Path:
     """Write the weights that a run has trained, and return the folder.
 
     With `adapter` it holds these alone, else the whole model, frozen weights included.
 
     Args:
         trained: float32 weights by name.
+        tokenizers: as `save_export` takes them.
     """
     run_id = mlflow_run_id(config)
     if config.adapter is not None:
         assert config.run.init_from is not None
         save_adapter(target, dict(trained), config.adapter, config.run.init_from, run_id)
     else:
-        save_export(target, _with_frozen(trained, config), config.model, tokenizer, run_id)
+        save_export(target, _with_frozen(trained, config), config.model, tokenizers, run_id)
     return target
 
 

@@ -13,7 +13,7 @@ from megatron.core import parallel_state
 from janus_pt.api import JanusModel
 from janus_pt.config import Config
 from janus_pt.config_file import to_json
-from janus_pt.data.index import tokenizer_file
+from janus_pt.data.index import tokenizer_files
 from janus_pt.data.loader import valid_batches
 from janus_pt.errors import UserError
 from janus_pt.objectives.batch import Batch
@@ -158,8 +158,8 @@ def export(run: Run) -> Path:
     adapter, target = run.config.adapter, run.folder / "export"
     weights = whole_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
-        tokenizer = tokenizer_file(run.config.data)
-        written = write_model(run.folder / "adapter" if adapter else target, weights, run.config, tokenizer)
+        tokenizers = tokenizer_files(run.config.data)
+        written = write_model(run.folder / "adapter" if adapter else target, weights, run.config, tokenizers)
         if adapter is not None and adapter.kind == "lora":
             JanusModel.from_pretrained(written, device="cpu").save_pretrained(target)
     else:

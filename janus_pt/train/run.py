@@ -168,7 +168,7 @@ def check_corpora(config: Config) -> list[Corpus]:
     problems = []
     for path, corpus in zip(paths, corpora, strict=True):
         problems += [f"{path}: {problem}" for problem in _corpus_problems(config, corpus)]
-        if corpus.manifest.tokenizer.sha256 != corpora[0].manifest.tokenizer.sha256:
+        if corpus.manifest.tokenizer_hashes != corpora[0].manifest.tokenizer_hashes:
             problems.append(f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them")
     if problems:
         raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
@@ -177,11 +177,14 @@ def check_corpora(config: Config) -> list[Corpus]:
 
 def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     problems = []
-    size = corpus.manifest.tokenizer.vocab_size
-    if size != config.model.vocab_size:
-        problems.append(
-            f"its tokenizer has {size} tokens, model.vocab_size is {config.model.vocab_size}; set it to {size}"
-        )
+    of_sources = corpus.manifest.source_tokenizer
+    for name, size in (
+        ("vocab_size", corpus.manifest.tokenizer.vocab_size),
+        ("source_vocab_size", of_sources.vocab_size if of_sources else None),
+    ):
+        ours = getattr(config.model, name)
+        if ours != size:
+            problems.append(f"its tokenizers ask for a model.{name} of {size or 'null'}, but it is {ours}; set it so")
     parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
     if not parallel and not infilled:
         problems.append('has no target side, so objective.masking.kind must be "infill"')
@@ -199,10 +202,9 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     theirs, ours = export.config.model_dump(), config.model.model_dump()
     changed = [f"model.{key} (there {theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
     changed = [change for change in changed if "dropout" not in change]
-    if (
-        export.tokenizer.fingerprint
-        != open_corpus(config.data.train[0].path, config.data.cache_dir).manifest.tokenizer.sha256
-    ):
+    if [tokenizer.fingerprint for tokenizer in export.tokenizers] != open_corpus(
+        config.data.train[0].path, config.data.cache_dir
+    ).manifest.tokenizer_hashes:
         changed.append(f"the tokenizer (that of {config.data.train[0].path} is another one)")
     if changed:
         raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
