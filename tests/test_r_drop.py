@@ -97,6 +97,7 @@ def test_a_run_with_it_on_pipeline_stages_and_shards(tmp_path: Path) -> None:
             ranks.run(train, layout.ranks, config, [*layout.settings(), f"run.output_dir={folder}"], False)
             found.append(losses(folder / "metrics.jsonl"))
     assert found[0][6, "kl/ar_ar2"] > 0 == found[0][6, "left_out_samples"]
-    for other in found[1:]:
+    assert found[0][6, "valid/loss/ar2"] == pytest.approx(found[0][6, "valid/loss/ar"], rel=1e-6)  # no dropout
+    for other in found[1:]:  # divergences of a validation are but rounding
         assert other.keys() == found[0].keys()
-        assert all(value == pytest.approx(found[0][key], rel=1e-4) for key, value in other.items())
+        assert all(value == pytest.approx(found[0][key], rel=1e-4, abs=1e-6) for key, value in other.items())
