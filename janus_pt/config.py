@@ -100,11 +100,19 @@ class ObjectiveConfig(Section):
     kl_ar_nar: Weight
     length: Weight
     label_smoothing: Probability
+    r_drop: Weight = 0.0
+    """R-Drop's alpha (Wu et al. 2021): each sample is drawn twice, with two dropouts, and the symmetric KL between the
+    two predictions of a stream counts alpha / 2 times its cross-entropy's weight. Twice the work of a step."""
     normalize_by: Literal["slots", "tokens"]
     """Divide each term by the number of its own slots, or every term by the number of target tokens."""
     masking: MaskingConfig
     bang_streams: Annotated[int, Field(gt=0, le=32)] = 9
     """`bang`: its predicting streams."""
+
+    @property
+    def draws(self) -> int:
+        """How often a batch has each sample."""
+        return 2 if self.r_drop else 1
 
     @model_validator(mode="before")
     @classmethod

@@ -273,5 +273,7 @@ def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:
         if getattr(objective, name) and name not in own:
             has = f"only {', '.join(own)}" if own else "no weights"
             yield ("objective", name), f'objective "{objective.name}" has no such term, it has {has}: set it to 0'
+    if objective.r_drop and objective.name == "cmlmc":
+        yield ("objective", "r_drop"), 'objective "cmlmc" writes a part of its batch itself, once: set it to 0'
     if own and not any(getattr(objective, name) for name in own):
         yield ("objective",), f"all weights are 0, so nothing would be learnt: raise one of {', '.join(own)}"

@@ -64,8 +64,8 @@ class Batch:
         return Batch(source, slots, self.targets.pin_memory(), predict, self.lengths.pin_memory())
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Pad examples to a batch, one a row; where their slots stand is `arrange`'s."""
+def collate(examples: Sequence[Example], pad_token_id: int, draws: int = 1) -> Batch:
+    """Pad examples to a batch, one a row; where their slots stand is `arrange`'s. Two `draws`: see `drawn_twice`."""
     places = arrange(examples)
     table = np.empty((len(examples), places.width, len(PADDING)), dtype=np.int32)
     table[:] = PADDING
@@ -91,7 +91,27 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
     lengths = torch.tensor([e.length for e in examples])
     source = pad_sources([e.source for e in examples], pad_token_id)
     placed = Slots(torch.from_numpy(table), places.num_content, first, places.tiles)
-    return Batch(source, placed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+    batch = Batch(source, placed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+    return drawn_twice(batch) if draws == 2 else batch
+
+
+def drawn_twice(batch: Batch) -> Batch:
+    """The batch with every row once more, which dropout will treat differently; `targets` and `lengths` stay.
+
+    What the second rows predict are streams of their own, `second(stream)`.
+    """
+    source, slots = batch.source, batch.slots
+    rows, width = slots.table.shape[:2]
+    shift = rows * (width - slots.first_predicting)
+    again = {second(stream): index + shift for stream, index in batch.predict.items()}
+    twice = Source(*(torch.cat((t, t)) for t in (source.tokens, source.positions, source.samples)))
+    table = torch.cat((slots.table, slots.table))
+    return replace(batch, source=twice, slots=replace(slots, table=table), predict={**batch.predict, **again})
+
+
+def second(stream: str) -> str:
+    """The name of a stream in the second draw."""
+    return f"{stream}2"
 
 
 def _depth(example: Example) -> IntArray:

@@ -69,4 +69,4 @@ def largest_batch(config: Config, corpora: list[Corpus]) -> Batch:
     tokens = rng.integers(0, model.common_vocab_size, longest - BOUNDARIES)
     fields: dict[str, Any] = {name: tokens for name in corpora[0].manifest.fields}
     examples = [make_example(fields, rng, model=model, objective=config.objective) for _ in range(max(1, count))]
-    return collate(examples, model.pad_token_id)
+    return collate(examples, model.pad_token_id, config.objective.draws)

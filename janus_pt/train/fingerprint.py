@@ -32,7 +32,7 @@ def fingerprint(config: Config, engine: Any, fields: tuple[str, ...]) -> float:
     tokens = rng.integers(0, config.model.common_vocab_size, length)
     sample: dict[str, Any] = {name: tokens for name in fields}
     example = make_example(sample, rng, model=config.model, objective=config.objective)
-    batch = collate([example], config.model.pad_token_id)
+    batch = collate([example], config.model.pad_token_id, config.objective.draws)
     return report(engine.module.loss, evaluate(engine, [batch]))["loss/total"]
 
 

@@ -119,7 +119,7 @@ class Reporter:
         self.progress.update(record)
 
     def _flops(self, trained: dict[str, float]) -> float:
-        sentences = max(trained["sentences"], 1.0)
+        sentences = self.run.config.objective.draws * max(trained["sentences"], 1.0)
         return flops_per_step(
             self.run.config.model,
             trained["source_tokens"],

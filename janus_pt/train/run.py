@@ -150,7 +150,7 @@ def example_functions(config: Config) -> dict[str, Any]:
     """`prepare` and `collate` for the loaders, picklable."""
     return {
         "prepare": partial(make_example, model=config.model, objective=config.objective),
-        "collate": partial(collate, pad_token_id=config.model.pad_token_id),
+        "collate": partial(collate, pad_token_id=config.model.pad_token_id, draws=config.objective.draws),
     }
 
 
