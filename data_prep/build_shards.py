@@ -38,7 +38,7 @@ from janus_pt.errors import UserError, entry_point
 from janus_pt.files import sync
 from janus_pt.tokenizer import Tokenizer
 
-TOKENIZER_NAME = "tokenizer.model"
+TOKENIZER_NAME, SOURCE_TOKENIZER_NAME = "tokenizer.model", "source_tokenizer.model"
 MIN_TOKENS = 16
 ITEMS_AHEAD = 3
 """Work items in hand for each worker process."""
@@ -55,6 +55,16 @@ class Request:
     """Of `.jsonl` documents."""
     max_tokens: int = 510
     samples_per_shard: int = 8192
+    source_tokenizer: Tokenizer | None = None
+    """Of the sources of pairs, where they have a vocabulary of their own."""
+
+    @property
+    def tokenizers(self) -> dict[str, tuple[str, Tokenizer]]:
+        """File and tokenizer by the key in the manifest."""
+        found = {"tokenizer": (TOKENIZER_NAME, self.tokenizer)}
+        if self.source_tokenizer:
+            found["source_tokenizer"] = (SOURCE_TOKENIZER_NAME, self.source_tokenizer)
+        return found
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -82,10 +92,12 @@ def build(
         if journal.finished:
             print(f"{folder}: finished already with these arguments, nothing to do")
             return read_manifest(folder)
-        request.tokenizer.save(folder / TOKENIZER_NAME)
-        sync(folder / TOKENIZER_NAME)
+        for name, tokenizer in request.tokenizers.values():
+            tokenizer.save(folder / name)
+            sync(folder / name)
         workers = workers or available_cores()
-        with worker_pool(workers, start_worker, request.tokenizer.model, request.max_tokens) as pool:
+        source_model = request.source_tokenizer.model if request.source_tokenizer else None
+        with worker_pool(workers, start_worker, request.tokenizer.model, request.max_tokens, source_model) as pool:
             items = islice(read_items(request.inputs, request.field, on_error), journal.place.items, None)
             encoded = in_order(pool, encode_item, items, ahead=ITEMS_AHEAD * workers)
             _write_shards(_progress(encoded, sources), request, folder, journal)
@@ -141,21 +153,23 @@ def _identity(request: Request, sources: tuple[Source, ...]) -> dict[str, Any]:
         "inputs": [source.sha256 for source in sources],
         "max_tokens": request.max_tokens,
         "samples_per_shard": request.samples_per_shard,
-        "tokenizer": request.tokenizer.fingerprint,
+        **{key: tokenizer.fingerprint for key, (_, tokenizer) in request.tokenizers.items()},
     }
 
 
 def _manifest(request: Request, sources: tuple[Source, ...], journal: Journal) -> Manifest:
-    tokenizer = request.tokenizer
-    entry = {"file": TOKENIZER_NAME, "sha256": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    entries = {
+        key: {"file": name, "sha256": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+        for key, (name, tokenizer) in request.tokenizers.items()
+    }
     totals: Counter[str] = sum((Counter(shard.tokens) for shard in journal.shards), Counter())
     content = {
         "fields": request.fields,
-        "dtype": "uint16" if tokenizer.vocab_size <= 2**16 else "uint32",
+        "dtype": "uint16" if max(entry["vocab_size"] for entry in entries.values()) <= 2**16 else "uint32",
         "samples": sum(shard.samples for shard in journal.shards),
         "tokens": dict(totals),
         "max_tokens": request.max_tokens,
-        "tokenizer": entry,
+        **entries,
         "sources": sources,
         "skipped": journal.place.skipped,
         "shards": journal.shards,
@@ -171,6 +185,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--target", nargs="+", default=[], metavar="FILE", help="their targets, line by line")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="corpus folder")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
+    parser.add_argument("--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)")
     parser.add_argument("--field", default="text", help="field of .jsonl documents (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=510, help="of a block, without bos and eos (%(default)s)")
     parser.add_argument("--samples-per-shard", type=int, default=8192, help="(default: %(default)s)")
@@ -180,6 +195,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     given = parser.parse_args(arguments)
     if bool(given.input) == bool(given.source or given.target):
         raise UserError("give either --input files, or --source and --target files")
+    if given.source_tokenizer and not given.source:
+        raise UserError("--source-tokenizer: goes with --source and --target files only; leave it out")
     if len(given.source) != len(given.target):
         raise UserError(f"--source has {len(given.source)} files and --target {len(given.target)}: they go in pairs")
     for path in given.input:
@@ -197,7 +214,8 @@ def main() -> None:
     pairs = zip(given.source, given.target, strict=True)
     inputs: tuple[tuple[str, ...], ...] = (*((path,) for path in given.input), *pairs)
     tokenizer = Tokenizer.load(given.tokenizer)
-    request = Request(inputs, tokenizer, given.field, given.max_tokens, given.samples_per_shard)
+    of_sources = Tokenizer.load(given.source_tokenizer) if given.source_tokenizer else None
+    request = Request(inputs, tokenizer, given.field, given.max_tokens, given.samples_per_shard, of_sources)
     manifest = build(request, given.output, given.workers, given.on_error, given.overwrite)
     tokens = ", ".join(f"{count:,} {name} tokens" for name, count in manifest.tokens.items())
     print(f"{given.output}: {manifest.samples:,} samples, {tokens}, {len(manifest.shards)} shards")

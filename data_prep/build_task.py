@@ -21,11 +21,14 @@ from janus_pt.tasks.rows import Task, find_task
 from janus_pt.tokenizer import Tokenizer
 
 
-def fitting_pairs(task: Task, examples: TaskSplit, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """Sources and targets that fit the task's lengths."""
+def fitting_pairs(
+    task: Task, examples: TaskSplit, of_sources: Tokenizer, of_targets: Tokenizer
+) -> list[tuple[str, str]]:
+    """Sources and targets that fit the task's lengths in their tokenizers."""
     limit = task.max_source_tokens
-    sources = [shorten(text, tokenizer, limit) if task.cut_sources else text for text in examples.sources]
-    lengths = [[len(ids) for ids in tokenizer.encode_batch(texts)] for texts in (sources, examples.targets)]
+    sources = [shorten(text, of_sources, limit) if task.cut_sources else text for text in examples.sources]
+    sides = ((of_sources, sources), (of_targets, examples.targets))
+    lengths = [[len(ids) for ids in tokenizer.encode_batch(texts)] for tokenizer, texts in sides]
     return [
         (source, target)
         for source, target, read, written in zip(sources, examples.targets, *lengths, strict=True)
@@ -48,6 +51,7 @@ def main() -> None:
     parser.add_argument("--task", required=True, help="nmt, nmt/de-en, glge/NAME or another row")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="the task's data folder")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
+    parser.add_argument("--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="gets a corpus for each split")
     parser.add_argument("--splits", nargs="+", default=["train", "dev"], help="(default: train dev)")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
@@ -56,13 +60,15 @@ def main() -> None:
     if given.workers < 1:
         raise UserError(f"--workers must be at least 1, not {given.workers}")
     task, tokenizer = find_task(given.task), Tokenizer.load(given.tokenizer)
+    of_sources = Tokenizer.load(given.source_tokenizer) if given.source_tokenizer else None
     for split in given.splits:
         examples = read_split(task, given.data, split)
-        pairs = fitting_pairs(task, examples, tokenizer)
+        pairs = fitting_pairs(task, examples, of_sources or tokenizer, tokenizer)
         if not pairs:
             raise UserError(f"{given.data}: every pair of {split} is too long for {given.task}")
         limit = max(task.max_source_tokens, task.max_target_tokens)
-        request = Request((write_pairs(pairs, split, given.output),), tokenizer, max_tokens=limit)
+        files = (write_pairs(pairs, split, given.output),)
+        request = Request(files, tokenizer, max_tokens=limit, source_tokenizer=of_sources)
         manifest = build(request, given.output / split, given.workers, overwrite=given.overwrite)
         left_out = len(examples.sources) - manifest.samples
         print(f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were too long and are left out")

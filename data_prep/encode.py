@@ -35,12 +35,13 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Turns items into samples of at most `max_tokens` tokens a field."""
+    """Turns items into samples of at most `max_tokens` tokens a field; sources may have a tokenizer of their own."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, source_tokenizer: Tokenizer | None = None) -> None:
+        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
         self.max_tokens = max_tokens
-        self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+        largest = max(tokenizer.vocab_size, self.source_tokenizer.vocab_size)
+        self.dtype = np.dtype("<u2" if largest <= 2**16 else "<u4")
 
     def encode(self, item: Item) -> Encoded:
         """Blocks of the item's documents, or its pairs of lines less the empty and over-long ones."""
@@ -51,7 +52,7 @@ class Encoder:
         return self._packed([blocks], [], texts)
 
     def _encode_pairs(self, pairs: list[Pair]) -> Encoded:
-        sources = self.tokenizer.encode_batch([pair.source.strip() for pair in pairs])
+        sources = self.source_tokenizer.encode_batch([pair.source.strip() for pair in pairs])
         targets = self.tokenizer.encode_batch([pair.target.strip() for pair in pairs])
         kept, bad = [], []
         for pair, source, target in zip(pairs, sources, targets, strict=True):
@@ -77,10 +78,10 @@ class Encoder:
 _encoder: Encoder
 
 
-def start_worker(model: bytes, max_tokens: int) -> None:
-    """Load the tokenizer once for all items of this process."""
+def start_worker(model: bytes, max_tokens: int, source_model: bytes | None) -> None:
+    """Load the tokenizers once for all items of this process."""
     global _encoder
-    _encoder = Encoder(Tokenizer(model), max_tokens)
+    _encoder = Encoder(Tokenizer(model), max_tokens, Tokenizer(source_model) if source_model else None)
 
 
 def encode_item(item: Item) -> Encoded:

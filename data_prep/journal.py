@@ -24,7 +24,7 @@ from janus_pt.files import sync
 
 FILE_NAME = "build.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
-_OURS = ("shard-*.tar", "shard-*.idx.npy", "shard-*.tmp", "tokenizer.model", SKIPPED_NAME)
+_OURS = ("shard-*.tar", "shard-*.idx.npy", "shard-*.tmp", "tokenizer.model", "source_tokenizer.model", SKIPPED_NAME)
 
 
 class Place(NamedTuple):

@@ -27,6 +27,7 @@ from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.data import manifest
 from janus_pt.data.index import NPY_HEADER_LIMIT
 from janus_pt.data.manifest import Manifest, Shard, read_manifest
+from janus_pt.data.manifest import Tokenizer as Entry
 from janus_pt.errors import UserError, entry_point
 from janus_pt.tokenizer import Tokenizer
 
@@ -85,16 +86,9 @@ def check_shard(task: Task) -> list[str]:
 
 def _check_folder(folder: Path, content: Manifest) -> Iterator[str]:
     """Problems of the files beside the shards."""
-    entry = content.tokenizer
-    try:
-        tokenizer = Tokenizer.load(folder / entry.file)
-    except UserError as error:
-        yield str(error)
-    else:
-        if tokenizer.fingerprint != entry.sha256:
-            yield f"{entry.file}: is not the tokenizer of the manifest: its sha256 is {tokenizer.fingerprint}"
-        elif tokenizer.vocab_size != entry.vocab_size:
-            yield f"{entry.file}: has {tokenizer.vocab_size} pieces, the manifest says {entry.vocab_size}"
+    for entry in (content.tokenizer, content.source_tokenizer):
+        if entry:
+            yield from _tokenizer_problems(folder, entry)
     listed = {shard.file for shard in content.shards}
     for path in sorted(folder.glob("*.tar")):
         if path.name not in listed:
@@ -103,6 +97,18 @@ def _check_folder(folder: Path, content: Manifest) -> Iterator[str]:
     lines = len(skipped.read_bytes().splitlines()) if skipped.exists() else 0
     if lines != content.skipped:
         yield f"{skipped.name}: lists {lines} lines, the manifest says {content.skipped}"
+
+
+def _tokenizer_problems(folder: Path, entry: Entry) -> Iterator[str]:
+    try:
+        tokenizer = Tokenizer.load(folder / entry.file)
+    except UserError as error:
+        yield str(error)
+        return
+    if tokenizer.fingerprint != entry.sha256:
+        yield f"{entry.file}: is not the tokenizer of the manifest: its sha256 is {tokenizer.fingerprint}"
+    elif tokenizer.vocab_size != entry.vocab_size:
+        yield f"{entry.file}: has {tokenizer.vocab_size} pieces, the manifest says {entry.vocab_size}"
 
 
 def _shard_problems(task: Task, shard: Shard) -> Iterator[str]:
@@ -171,8 +177,9 @@ def _member_problems(
         yield f"{member.name}: its content is not what the index was made from"
     if count > content.max_tokens:
         yield f"{member.name}: {count} tokens, more than {content.max_tokens}"
-    if count and int(ids.max()) >= content.tokenizer.vocab_size:
-        yield f"{member.name}: token id {ids.max()} is not below {content.tokenizer.vocab_size}"
+    vocab_size = content.tokenizer_of(member.name.split(".")[1]).vocab_size
+    if count and int(ids.max()) >= vocab_size:
+        yield f"{member.name}: token id {ids.max()} is not below {vocab_size}"
 
 
 def _npy_array(content: bytes) -> Tokens:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from janus_pt.adapter_export import load_pretrained
 from janus_pt.config import ModelConfig, Section
 from janus_pt.errors import UserError
-from janus_pt.export import load_export, save_export
+from janus_pt.export import SOURCE_TOKENIZER, TOKENIZER, save_export
 from janus_pt.generate.batching import token_batches
 from janus_pt.generate.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
 from janus_pt.generate.modes import MODES, check_options
@@ -60,11 +61,15 @@ NOTHING = Generation("", [], 0.0, [], 0)
 
 
 class JanusModel:
-    """A trained model with its tokenizer."""
+    """A trained model with its tokenizer, and the MLflow run that has trained it, if that is known.
 
-    def __init__(self, model: JanusTransformer, tokenizer: Tokenizer) -> None:
+    Of two tokenizers the second is that of the sources, which have a vocabulary of their own.
+    """
+
+    def __init__(self, model: JanusTransformer, *tokenizers: Tokenizer, mlflow_run_id: str | None = None) -> None:
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.source_tokenizer = tokenizers[0], tokenizers[-1]
+        self.mlflow_run_id = mlflow_run_id
 
     @property
     def config(self) -> ModelConfig:
@@ -84,7 +89,7 @@ class JanusModel:
         device: str | torch.device | None = None,
         quantize: Literal["int8"] | None = None,
     ) -> JanusModel:
-        """Load an exported model for decoding.
+        """Load an exported model, or adapters and their base, for decoding.
 
         Args:
             dtype: floating type to compute in; default: as stored.
@@ -94,39 +99,46 @@ class JanusModel:
         Raises:
             UserError: the folder is incomplete or damaged; `quantize` does not go with the other arguments.
         """
-        export = load_export(directory)
+        export = load_pretrained(directory)
         device = device or ("cuda" if torch.cuda.is_available() and not quantize else "cpu")
         model = export.model().to(device, dtype)
+        if quantize and export.adapter is not None:
+            raise UserError(f"quantize: {directory} holds bottleneck adapters, which have no int8 form; leave it out")
         if quantize:
             quantize_int8(model)
         elif next(model.parameters()).device.type == "cpu":
             lay_out_for_cpu(model)
-        return cls(model, export.tokenizer)
+        return cls(model, *export.tokenizers, mlflow_run_id=export.mlflow_run_id)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Export the model; see `janus_pt.export.save_export`.
 
         Raises:
-            UserError: the weights are quantised.
+            UserError: the weights are quantised, or there are bottleneck adapters among them.
         """
         state = {name: tensor for name, tensor in self.model.state_dict().items() if not name.startswith(PROJECTION)}
         if not all(isinstance(tensor, torch.Tensor) and not tensor.is_quantized for tensor in state.values()):
             raise UserError(
                 "save_pretrained: the weights are quantised; load the model without quantize, and save that"
             )
+        if self.model.adapter is not None:
+            raise UserError("save_pretrained: bottleneck adapters cannot be merged; copy the folder of the adapters")
         with tempfile.TemporaryDirectory() as folder:
-            tokenizer = Path(folder, "tokenizer.model")
-            self.tokenizer.save(tokenizer)
-            save_export(directory, state, self.config, tokenizer)
+            apart = self.config.source_vocab_size is not None
+            files = [Path(folder, name) for name in (TOKENIZER, SOURCE_TOKENIZER)[: 1 + apart]]
+            for path, tokenizer in zip(files, (self.tokenizer, self.source_tokenizer), strict=False):
+                tokenizer.save(path)
+            save_export(directory, state, self.config, files, self.mlflow_run_id)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
-        """Token ids of a text, without bos and eos; ids are taken as they are.
+        """Token ids of a source text, without bos and eos; ids are taken as they are.
 
         Raises:
             UserError: they do not fit the model's positions or its vocabulary; the message starts with `name`.
         """
-        tokens = self.tokenizer.encode(text) if isinstance(text, str) else [int(token) for token in text]
-        length, limit, vocab_size = len(tokens) + 2, self.config.max_positions, self.config.vocab_size
+        tokens = self.source_tokenizer.encode(text) if isinstance(text, str) else [int(token) for token in text]
+        length, limit = len(tokens) + 2, self.config.max_positions
+        vocab_size = self.config.source_vocab_size or self.config.vocab_size
         if length > limit:
             raise UserError(f"{name}: {length} tokens with bos and eos, the model reads at most {limit}; shorten it")
         if not all(0 <= token < vocab_size for token in tokens):

@@ -26,6 +26,9 @@ class ModelConfig(Section):
     """Shape of the encoder-decoder Transformer and the ids its tokenizer uses."""
 
     vocab_size: Positive
+    source_vocab_size: Positive | None = None
+    """Vocabulary of the encoder, where source and target have an embedding and a tokenizer each; by default they share
+    one. The special ids are the same in both."""
     hidden_size: Positive = 512
     ffn_hidden_size: Positive = 2048
     num_attention_heads: Positive = 8
@@ -57,6 +60,11 @@ class ModelConfig(Section):
     eos_token_id: Count = 2
     unk_token_id: Count = 3
     mask_token_id: Count = 4
+
+    @property
+    def common_vocab_size(self) -> int:
+        """Ids below it are tokens in source and target alike."""
+        return min(self.vocab_size, self.source_vocab_size or self.vocab_size)
 
 
 class MaskingConfig(Section):
@@ -92,11 +100,19 @@ class ObjectiveConfig(Section):
     kl_ar_nar: Weight
     length: Weight
     label_smoothing: Probability
+    r_drop: Weight = 0.0
+    """R-Drop's alpha (Wu et al. 2021): each sample is drawn twice, with two dropouts, and the symmetric KL between the
+    two predictions of a stream counts alpha / 2 times its cross-entropy's weight. Twice the work of a step."""
     normalize_by: Literal["slots", "tokens"]
     """Divide each term by the number of its own slots, or every term by the number of target tokens."""
     masking: MaskingConfig
     bang_streams: Annotated[int, Field(gt=0, le=32)] = 9
     """`bang`: its predicting streams."""
+
+    @property
+    def draws(self) -> int:
+        """How often a batch has each sample."""
+        return 2 if self.r_drop else 1
 
     @model_validator(mode="before")
     @classmethod
@@ -165,7 +181,7 @@ class DataConfig(Section):
     valid: str | None = None
     """Corpus for the validation loss."""
     batch_unit: Literal["tokens", "sequences"] = "tokens"
-    """Unit of the two sizes below; a sequence costs the longer of its source and target, padding counted."""
+    """Unit of the two sizes below. A batch of n sequences costs n times its longest source or target."""
     global_batch_size: Positive
     """A step, over all ranks and accumulation steps."""
     micro_batch_size: Positive
@@ -192,6 +208,35 @@ class OptimizerConfig(Section):
     weight_decay: Weight = 0.01
     clip_norm: Weight = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer's learning rate is this share of the one's above it; heads have `lr`, embeddings the lowest."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Patterns of parameters that are not trained: parts of their names, as in `encoder`, `embed_tokens`,
+    `decoder.layers.0`, `encoder.layers.*.fc1`."""
+
+
+class AdapterConfig(Section):
+    """Small trained parts on a frozen model. Names and meanings are those of the library peft where it has them."""
+
+    kind: Literal["lora", "bottleneck"] = "lora"
+    """`lora`: low-rank matrices beside the linear layers (Hu et al. 2022); `bottleneck`: two small layers behind a
+    sublayer (Houlsby et al. 2019), which cannot be merged."""
+    r: Positive = 8
+    """Rank, or width of the bottleneck."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 8.0
+    """`lora`: the product of its matrices counts `lora_alpha / r` times."""
+    lora_dropout: Probability = 0.0
+    """`lora`: dropout of its input."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`; by default
+    `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
+    modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ("embed_length",)
+    """Patterns of parameters that are trained, and saved, as well. Pretraining leaves the length head untrained."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """`target_modules` or what stands for it."""
+        return self.target_modules or {"lora": ("q_proj", "v_proj"), "bottleneck": ("out_proj", "fc2")}[self.kind]
 
 
 class ScheduleConfig(Section):
@@ -247,10 +292,29 @@ class CheckpointConfig(Section):
     every: Positive = 1000
     """Steps between two checkpoints; one is always written at the end."""
     keep_last: Positive = 2
-    keep_best: bool = True
-    """Keep the checkpoint with the lowest validation loss as well."""
+    keep_best: Annotated[int, Field(ge=0, strict=False)] = 1
+    """Checkpoints with the best validations that are kept as well: the lowest loss, or the highest
+    `validation.metric`."""
     verify: Literal["full", "quick"] = "full"
     """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
+
+
+class ValidationConfig(Section):
+    """Besides the loss, validation decodes a split of a task and scores it, as launchers/evaluate.py does."""
+
+    task: str
+    """A row of janus_pt/tasks/rows.py, as in docs/tasks.md."""
+    data: str
+    """The task's data folder."""
+    split: str = "dev"
+    mode: str = "ar"
+    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
+    options: dict[str, Any] = {}
+    """Of the mode, over those of the task's row (docs/decoding.md)."""
+    metric: str
+    """The value that says which validation is the best: `bleu`, `rougeL`, ..."""
+    sentences: Positive | None = None
+    """Only the first of the split are decoded."""
 
 
 class TrackingConfig(Section):
@@ -271,6 +335,9 @@ class RunConfig(Section):
     log_every: Positive = 10
     eval_every: Count = 0
     """Steps between two validations; 0 validates at the end only."""
+    patience: Count = 0
+    """Validations in a row that are not the best so far after which the run ends; 0: it goes on to `max_steps`. What is
+    exported is then the best checkpoint."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
     max_left_out: Positive = 10
@@ -289,11 +356,14 @@ class Config(Section):
     model: ModelConfig
     objective: ObjectiveConfig = Field(default_factory=lambda: ObjectiveConfig.model_validate({}))
     data: DataConfig
+    adapter: AdapterConfig | None = None
+    """Fine-tuning: train these small parts, and freeze the rest."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig | None = None
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig
     deepspeed: dict[str, Any] = {}

@@ -167,9 +167,9 @@ def _inherit_model(data: dict[str, Any]) -> None:
     run, given = data.get("run"), data.get("model", {})
     origin = run.get("init_from") if isinstance(run, dict) else None
     if isinstance(origin, str) and isinstance(given, dict):
-        from janus_pt.export import read_model_config  # imports torch: only where it is needed
+        from janus_pt.export import read_export_config  # imports torch: only where it is needed
 
-        data["model"] = {**read_model_config(origin).model_dump(), **given}
+        data["model"] = {**read_export_config(origin).model.model_dump(), **given}
 
 
 def _message(problems: list[Problem], places: Places, path: str | Path) -> str:

@@ -23,6 +23,8 @@ from janus_pt.config import (
     Section,
     padded_vocab_size,
 )
+from janus_pt.config_trained import trained_problems
+from janus_pt.config_validation import validation_problems
 from janus_pt.deepspeed_config import clashes
 
 KeyPath = tuple[str | int, ...]
@@ -63,8 +65,8 @@ def find_problems(data: dict[str, Any], world_size: int | None) -> list[Problem]
     wrong = {error["loc"][0] for error in errors}
     valid = {
         name: _section((name,)).model_validate(data.get(name, {}))
-        for name in Config.model_fields
-        if name not in wrong and name != "deepspeed"
+        for name, field in Config.model_fields.items()
+        if name not in wrong and name != "deepspeed" and data.get(name, field.default) is not None
     }
     if "deepspeed" not in wrong:
         valid["deepspeed"] = data.get("deepspeed", {})
@@ -189,6 +191,8 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
         yield ("schedule", "final_lr"), f"must be at most optimizer.lr ({valid['optimizer'].lr:g}): the rate only falls"
     if data and run and run.eval_every and not data.valid:
         yield ("run", "eval_every"), "needs a validation corpus: set data.valid, or eval_every to 0"
+    yield from trained_problems(valid)
+    yield from validation_problems(valid)
     for path, reason in clashes(valid.get("deepspeed", {})):
         yield ("deepspeed", *path), reason
 
@@ -202,8 +206,9 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
     owners: dict[int, str] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         token = getattr(model, name)
-        if token >= model.vocab_size:
-            yield ("model", name), f"must be below model.vocab_size ({model.vocab_size}), but is {token}"
+        if token >= model.common_vocab_size:
+            reason = f"must be below the size of every vocabulary ({model.common_vocab_size})"
+            yield ("model", name), f"{reason}, but is {token}"
         if owners.setdefault(token, name) != name:
             yield ("model", name), f"{token} is {owners[token]} already: give each special token an id of its own"
 
@@ -240,11 +245,9 @@ def _split_problems(tensor: int, pipeline: int, model: ModelConfig) -> Iterator[
     for name in ("num_attention_heads", "ffn_hidden_size"):
         if getattr(model, name) % tensor:
             yield path, f"{tensor} does not divide model.{name} ({getattr(model, name)}): use a divisor of it"
-    if (
-        padded_vocab_size(model.vocab_size, tensor) - model.vocab_size
-        >= padded_vocab_size(model.vocab_size, tensor) // tensor
-    ):
-        yield path, f"a vocabulary of {model.vocab_size} leaves some of {tensor} ranks without a token: use fewer"
+    for size in filter(None, (model.vocab_size, model.source_vocab_size)):
+        if padded_vocab_size(size, tensor) - size >= padded_vocab_size(size, tensor) // tensor:
+            yield path, f"a vocabulary of {size} leaves some of {tensor} ranks without a token: use fewer"
     layers = model.encoder_layers + model.decoder_layers
     if pipeline > layers:
         reason = f"{pipeline} stages cannot share {layers} layers (model.encoder_layers + model.decoder_layers)"
@@ -270,5 +273,7 @@ def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:
         if getattr(objective, name) and name not in own:
             has = f"only {', '.join(own)}" if own else "no weights"
             yield ("objective", name), f'objective "{objective.name}" has no such term, it has {has}: set it to 0'
+    if objective.r_drop and objective.name == "cmlmc":
+        yield ("objective", "r_drop"), 'objective "cmlmc" writes a part of its batch itself, once: set it to 0'
     if own and not any(getattr(objective, name) for name in own):
         yield ("objective",), f"all weights are 0, so nothing would be learnt: raise one of {', '.join(own)}"

@@ -1,27 +1,31 @@
 """An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`. No pickle anywhere.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256"}.
-The weights are those of one unsharded model, the vocabulary without padding.
+A model whose sources have a vocabulary of their own has `source_tokenizer.model`, too.
+
+config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256",
+"mlflow_run_id"}. The weights are those of one unsharded model, the vocabulary without padding.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_pt.config import ModelConfig, Section
+from janus_pt.config import AdapterConfig, ModelConfig, Section
 from janus_pt.errors import UserError
-from janus_pt.export_checks import check_shapes, check_tokenizer, outline, stored_shapes
+from janus_pt.export_checks import check_shapes, check_tokenizers, outline, stored_shapes
 from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
+from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
@@ -30,6 +34,7 @@ from janus_pt.tokenizer import Tokenizer
 FORMAT = "janus_pt model"
 VERSION = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+SOURCE_TOKENIZER = "source_tokenizer.model"
 MAX_CONFIG_BYTES = 1 << 20
 _AGAIN = "copy or export the model again"
 
@@ -41,7 +46,10 @@ class ExportConfig(Section):
     version: int = VERSION
     model: ModelConfig
     tokenizer_sha256: str
+    source_tokenizer_sha256: str | None = None
     model_sha256: str
+    mlflow_run_id: str | None = None
+    """The run that trained it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,18 @@ class Export:
 
     config: ModelConfig
     state: dict[str, Tensor]
-    tokenizer: Tokenizer
+    tokenizers: list[Tokenizer]
+    """The target's, and the source's if that has one of its own."""
+    adapter: AdapterConfig | None = None
+    """What is in `state` besides the model's own weights."""
+    mlflow_run_id: str | None = None
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
         config, model = self.config, outline(self.config)
+        if self.adapter is not None:
+            with torch.device("meta"):
+                add_adapters(model, self.adapter)
         model.load_state_dict(self.state, assign=True)
         for stack in (model.encoder, model.decoder):
             if isinstance(stack.embed_positions, SinusoidalPositions):  # computed, hence in no file
@@ -67,35 +82,57 @@ def save_export(
     directory: str | Path,
     state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
     config: ModelConfig,
-    tokenizer_path: str | Path,
+    tokenizers: str | Path | Sequence[str | Path],
+    mlflow_run_id: str | None = None,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
 
     Args:
         directory: created with its parents; if it exists it must be empty or an export.
         state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its items one by one.
-        tokenizer_path: the SentencePiece model the ids of `config` belong to.
+        tokenizers: the SentencePiece model the ids of `config` belong to; with `source_vocab_size` both, the source's
+            last.
+        mlflow_run_id: the run that trained the model.
 
     Raises:
         UserError: the parts do not fit each other, or `directory` holds something else.
     """
-    target = Path(directory).resolve()
-    if target.exists() and not _may_be_replaced(target):
+    paths = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
+    loaded = [Tokenizer.load(path) for path in paths]
+    check_tokenizers([str(path) for path in paths], loaded, config)
+
+    def fill(folder: Path) -> None:
+        items = state.items() if isinstance(state, Mapping) else state
+        _write_weights(folder / WEIGHTS, items, config)
+        for name, tokenizer in zip((TOKENIZER, SOURCE_TOKENIZER), loaded, strict=False):
+            tokenizer.save(folder / name)
+        contents = ExportConfig(
+            model=config,
+            tokenizer_sha256=loaded[0].fingerprint,
+            source_tokenizer_sha256=loaded[1].fingerprint if len(loaded) > 1 else None,
+            model_sha256=file_hash(folder / WEIGHTS),
+            mlflow_run_id=mlflow_run_id,
+        )
+        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    write_folder(Path(directory), {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}, fill)
+
+
+def write_folder(directory: Path, names: Set[str], fill: Callable[[Path], None]) -> None:
+    """Have `fill` write the files `names` into a new folder, which takes the place of `directory` when it is whole.
+
+    Raises:
+        UserError: `directory` is there and holds something else.
+    """
+    target = directory.resolve()
+    if target.exists() and not _may_be_replaced(target, names):
         raise UserError(f"{target}: exists and is no exported model; choose another folder")
-    tokenizer = Tokenizer.load(tokenizer_path)
-    check_tokenizer(str(tokenizer_path), tokenizer, config)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        items = state.items() if isinstance(state, Mapping) else state
-        _write_weights(partial / WEIGHTS, items, config)
-        tokenizer.save(partial / TOKENIZER)
-        contents = ExportConfig(
-            model=config, tokenizer_sha256=tokenizer.fingerprint, model_sha256=file_hash(partial / WEIGHTS)
-        )
-        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
-        (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
+        fill(partial)
         for path in (*partial.iterdir(), partial):
             sync(path)
         _put_in_place(partial, target)
@@ -121,33 +158,44 @@ def load_export(directory: str | Path) -> Export:
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
-    contents = _read_config(folder / CONFIG)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    if tokenizer.fingerprint != contents.tokenizer_sha256:
-        raise UserError(f"{folder / TOKENIZER}: not the tokenizer the model was exported with; {_AGAIN}")
-    check_tokenizer(str(folder / TOKENIZER), tokenizer, contents.model)
+    contents = read_export_config(folder)
+    tokenizers = _load_tokenizers(folder, contents)
     check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
     if file_hash(folder / WEIGHTS) != contents.model_sha256:
         raise UserError(f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
-    return Export(contents.model, load_file(folder / WEIGHTS), tokenizer)
+    return Export(contents.model, load_file(folder / WEIGHTS), tokenizers, mlflow_run_id=contents.mlflow_run_id)
 
 
-def read_model_config(directory: str | Path) -> ModelConfig:
-    """The configuration of the model in an export folder; raises `UserError` if there is none."""
-    path = Path(directory) / CONFIG
-    if not path.is_file():
-        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
-    return _read_config(path).model
+def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
+    hashes = {TOKENIZER: contents.tokenizer_sha256}
+    if contents.source_tokenizer_sha256:
+        hashes[SOURCE_TOKENIZER] = contents.source_tokenizer_sha256
+    found = [Tokenizer.load(folder / name) for name in hashes]
+    for tokenizer, (name, expected) in zip(found, hashes.items(), strict=True):
+        if tokenizer.fingerprint != expected:
+            raise UserError(f"{folder / name}: not the tokenizer the model was exported with; {_AGAIN}")
+    check_tokenizers([str(folder / name) for name in hashes], found, contents.model)
+    return found
 
 
-def _read_config(path: Path) -> ExportConfig:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file of an export, empty if it is something else; `UserError` if it is no JSON or too large."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config")
     try:
         content: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); {_AGAIN}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    return content if isinstance(content, dict) else {}
+
+
+def read_export_config(directory: str | Path) -> ExportConfig:
+    """What an export folder's `config.json` says; raises `UserError` if there is none."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
+    content = read_json(path)
+    if content.get("format") != FORMAT:
         raise UserError(f'{path}: not the config of an exported model: "format" is not "{FORMAT}"')
     if content.get("version") != VERSION:
         raise UserError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
@@ -159,15 +207,14 @@ def _read_config(path: Path) -> ExportConfig:
         raise UserError(f"{path}: {place}: {problem['msg']}; {_AGAIN}") from error
 
 
-def _may_be_replaced(folder: Path) -> bool:
+def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
     """Whether nothing is lost if an export takes the place of `folder`: it is empty, or an export itself."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
-    if not names <= {CONFIG, WEIGHTS, TOKENIZER}:
-        return False
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
     try:
-        return not names or bool(_read_config(folder / CONFIG))
+        ours = not found or CONFIG not in names or bool(read_export_config(folder))
     except (OSError, UserError):
         return False
+    return ours and found <= names
 
 
 def _put_in_place(new: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -61,7 +61,12 @@ def _check_sizes(origin: str, found: Shapes, config: ModelConfig) -> None:
     """Refuse a config that asks for more than the weights hold before even its outline is made."""
     elements = max(sum(torch.Size(shape).numel() for shape in found.values()), FREE_ELEMENTS)
     rows = max(
-        config.vocab_size, config.hidden_size, config.ffn_hidden_size, config.length_classes, config.max_positions
+        config.vocab_size,
+        config.source_vocab_size or 0,
+        config.hidden_size,
+        config.ffn_hidden_size,
+        config.length_classes,
+        config.max_positions,
     )
     layers = config.encoder_layers + config.decoder_layers
     if rows * config.hidden_size > elements or layers > len(found) or config.max_positions > MASK_RANK:
@@ -71,9 +76,26 @@ def _check_sizes(origin: str, found: Shapes, config: ModelConfig) -> None:
         raise UserError(f"{origin}: the config's num_attention_heads ({heads}) does not divide hidden_size ({size})")
 
 
-def check_tokenizer(origin: str, tokenizer: Tokenizer, config: ModelConfig) -> None:
-    """Raise `UserError` unless vocabulary and special ids agree; a model may use unk as its mask symbol."""
-    for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
+def check_tokenizers(origins: Sequence[str], tokenizers: Sequence[Tokenizer], config: ModelConfig) -> None:
+    """Raise `UserError` unless these are the model's: the target's, then the source's if it has one of its own."""
+    wanted = 1 if config.source_vocab_size is None else 2
+    if len(tokenizers) != wanted:
+        raise UserError(
+            f"{origins[0]}: the model has {'one vocabulary' if wanted == 1 else 'two vocabularies'}, but "
+            f"{len(tokenizers)} tokenizer{'s are' if len(tokenizers) > 1 else ' is'} given"
+        )
+    for origin, tokenizer, vocab_size in zip(
+        origins, tokenizers, (config.vocab_size, config.source_vocab_size), strict=False
+    ):
+        _check_tokenizer(origin, tokenizer, config, vocab_size)
+
+
+def _check_tokenizer(origin: str, tokenizer: Tokenizer, config: ModelConfig, vocab_size: int | None) -> None:
+    """Vocabulary and special ids must agree; a model may use unk as its mask symbol."""
+    if tokenizer.vocab_size != vocab_size:
+        reason = f"its vocab_size is {tokenizer.vocab_size}, the model's is {vocab_size}"
+        raise UserError(f"{origin}: {reason}; it belongs to another model")
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         model, text = getattr(config, name), getattr(tokenizer, name)
         if model != text and (name, model) != ("mask_token_id", tokenizer.unk_token_id):
             raise UserError(f"{origin}: its {name} is {text}, the model's is {model}; it belongs to another model")

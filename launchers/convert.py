@@ -2,10 +2,11 @@
 
 For another layout:    python launchers/convert.py checkpoint runs/janus/checkpoints/step_1000
 As an exported model:  python launchers/convert.py export runs/janus/checkpoints/step_1000 --output model
+The mean of several:   python launchers/convert.py export runs/janus --best 5 --output model
 
 The first writes `universal_1000` beside the checkpoint, which training with --resume auto takes when the layout has
 changed (it would convert by itself, on one process while all others wait). One process, no accelerator; no more than
-one parameter and its optimizer state are in memory together.
+one parameter and its optimizer state are in memory together, of a mean one parameter of each checkpoint.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ def main() -> None:
     """Convert as the arguments say, and name the folder that was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind, meaning in (("checkpoint", "for any layout"), ("export", "as an exported model")):
-        options = kinds.add_parser(kind, help=meaning)
-        options.add_argument("checkpoint", type=Path, help="a folder step_N of a run's checkpoints")
-        options.add_argument("--output", type=Path, required=kind == "export", help="the folder to write")
-        if kind == "export":
-            options.add_argument("--tokenizer", type=Path, help="default: that of the run's corpus")
-        else:
-            options.add_argument("--workers", type=int, default=1, help="processes that convert")
-    arguments = parser.parse_args()
+    options = kinds.add_parser("checkpoint", help="for any layout")
+    options.add_argument("checkpoint", type=Path, help="a folder step_N of a run's checkpoints")
+    options.add_argument("--output", type=Path, help="the folder to write (default: universal_N beside it)")
+    options.add_argument("--workers", type=int, default=1, help="processes that convert")
+    options = kinds.add_parser("export", help="as an exported model")
+    options.add_argument("folder", type=Path, nargs="+", help="folders step_N; with --last or --best that of the run")
+    number = options.add_mutually_exclusive_group()
+    number.add_argument("--last", type=int, metavar="K", help="the mean of the run's last K checkpoints")
+    number.add_argument("--best", type=int, metavar="K", help="the mean of the K with the best validations")
+    options.add_argument("--output", type=Path, required=True, help="the folder to write")
+    options.add_argument("--tokenizer", type=Path, nargs="+", default=[], metavar="FILE",
+        help="default: that of the run's corpus; sources with one of their own: both, theirs last")  # fmt: skip
+    given = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from janus_pt.train.checkpoint import convert, export  # imports DeepSpeed, which looks at the environment
+    if given.kind == "checkpoint":
+        from janus_pt.train.checkpoint import convert  # imports DeepSpeed, which looks at the environment
 
-    if arguments.kind == "checkpoint":
-        print(convert(arguments.checkpoint, arguments.output, arguments.workers))
+        print(convert(given.checkpoint, given.output, given.workers))
     else:
-        print(export(arguments.checkpoint, arguments.output, arguments.tokenizer))
+        from janus_pt.train.averaging import chosen, export
+
+        print(export(chosen(given.folder, given.last, given.best), given.output, given.tokenizer))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class Comparison:
     def run(self, layout: Layout, origin: Layout | None = None) -> Path:
         """The run folder of a layout, or of the one that goes on from what `origin` saved."""
         folder = self.folder / f"{layout.name} from {origin.name if origin else 'the start'}".replace(" ", "_")
-        if (folder / "export").exists():
+        if (folder / "metrics.jsonl").exists():
             return folder
         if origin is not None:
             checkpoints = self.run(origin) / "checkpoints"

@@ -100,8 +100,8 @@ BAD = {
     "number for a string": ('"runs/x"', "7", "run.json:19: run.output_dir: expected a string, got 7"),
     "string for true or false": (
         '"warmup_steps": 10\n  }',
-        '"warmup_steps": 10\n  },\n "checkpoint": {"keep_best": "yes"}',
-        'run.json:17: checkpoint.keep_best: expected true or false, got "yes"',
+        '"warmup_steps": 10\n  },\n "tracking": {"enabled": "yes"}',
+        'run.json:17: tracking.enabled: expected true or false, got "yes"',
     ),
     "list for an object": ('"objective": {}', '"objective": []', "run.json:17: objective: expected an object, got []"),
     "object for a list": ("[0.9, 0.98]", "{}", "run.json:13: optimizer.betas: expected a list, got {}"),
@@ -150,7 +150,7 @@ BAD = {
     "special id outside": (
         "8000",
         "4",
-        "run.json:2: model.mask_token_id: must be below model.vocab_size (4), but is 4",
+        "run.json:2: model.mask_token_id: must be below the size of every vocabulary (4), but is 4",
     ),
     "batch not divisible": (
         "4096",

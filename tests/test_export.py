@@ -63,7 +63,7 @@ def test_round_trip(tokenizer_path: Path, tmp_path: Path, dtype: torch.dtype, sh
     again = JanusModel.from_pretrained(tmp_path / "a" / "b", device="cpu")
     again.save_pretrained(tmp_path / "c")
     for export in (load_export(tmp_path / "a" / "b"), load_export(tmp_path / "c")):
-        assert export.config == model.config and export.tokenizer.model == tokenizer_bytes()
+        assert export.config == model.config and export.tokenizers[0].model == tokenizer_bytes()
         assert export.state.keys() == model.state_dict().keys()
         assert all(torch.equal(export.state[name], tensor) for name, tensor in model.state_dict().items())
     assert (tmp_path / "a" / "b" / WEIGHTS).read_bytes() == (tmp_path / "c" / WEIGHTS).read_bytes()

@@ -60,6 +60,30 @@ def test_finetune_and_decode(pretrained: Path, tmp_path: Path) -> None:
         assert decoded.returncode == 0 and len(decoded.stdout.splitlines()) == 3, decoded.stderr
 
 
+def test_adapters_chosen_by_a_metric_from_the_command_line(pretrained: Path, tmp_path: Path) -> None:
+    """As docs/finetuning.md shows it: the adapters of the best validation, decoded without being merged."""
+    texts = "the slot reads the query\na mask\nthe mask reads\n"
+    for name in ("dev.src", "dev.tgt"):
+        (tmp_path / name).write_text(texts)
+    config = finetuning_config(tmp_path, run__init_from=str(pretrained), run__eval_every=5, run__patience=2)
+    keys = {"kind": "lora", "r": 4, "lora_alpha": 16, "target_modules": '["decoder.*.q_proj", "fc1"]'}
+    validation = {"task": "nmt", "data": tmp_path, "metric": "chrf", "options": '{"num_beams": 2}', "sentences": 2}
+    changes = [f"adapter.{key}={value}" for key, value in keys.items()]
+    changes += [f"validation.{key}={value}" for key, value in validation.items()]
+    done = launch("finetune.py", "--config", str(config), *(part for c in changes for part in ("--set", c)))
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    told = {step: value for (step, key), value in losses(run / "metrics.jsonl").items() if key == "valid/chrf"}
+    assert told and all(0 <= value <= 100 for value in told.values())
+    found = []
+    for folder in ("adapter", "export"):
+        call = [sys.executable, str(ROOT / "launchers/generate.py"), "--model", str(run / folder), "--mode", "ar"]
+        decoded = subprocess.run(call, input=texts, capture_output=True, text=True, timeout=120, env=environment())
+        assert decoded.returncode == 0, decoded.stderr
+        found.append(decoded.stdout)
+    assert found[0] == found[1] and len(found[0].splitlines()) == 3
+
+
 def test_it_starts_from_the_export(pretrained: Path, tmp_path: Path) -> None:
     """With a learning rate of almost nothing the export is what it started from."""
     config = finetuning_config(

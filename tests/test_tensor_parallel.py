@@ -129,15 +129,15 @@ def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
     """Loss and gradients of all stages of a pipeline, run one behind the other in this process."""
     from janus_pt.parallel import groups
     from janus_pt.parallel.build import build_model
-    from janus_pt.parallel.pipeline import Stage, split_batch
+    from janus_pt.parallel.pipeline import Stage
     from janus_pt.parallel.stages import chain
     from janus_pt.parallel.tensor import vocab_shard
 
     groups.initialize()
-    carry, _ = split_batch(batch(), torch.device("cpu"))
+    carry: Any = torch.empty(0)
     parts = [Stage(build_model(CONFIG, SEED, layers).double(), layers) for layers in chain(CONFIG, stages)]
     for part in parts:
-        part.seeds, part.layouts = iter([(0,)]), iter([batch().slots])
+        part.seeds, part.batches = iter([(0,)]), iter([batch()])
         carry = part(carry)
     last = parts[-1].model
     loss = ObjectiveLoss(OBJECTIVE, vocab_shard(last.embed_tokens, CONFIG.vocab_size))

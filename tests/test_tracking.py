@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import tiny_model, tokenizer_bytes
 
 from janus_pt.config import Config
 from janus_pt.config_file import read_config
+from janus_pt.export import save_export
 from janus_pt.train import tracking
 from janus_pt.train.monitor import MetricsFile
 from janus_pt.train.tracking import Tracker, flatten
@@ -103,6 +105,24 @@ def test_run_is_read_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPa
     assert Path(local).read_bytes() == b"weights"
     config = read_config(client.download_artifacts(run_id, "config.json", str(tmp_path)))
     assert config.optimizer.lr == 1e-3 and "secret" not in config.data.train[0].path
+
+
+def test_finetuning_is_nested_in_the_run_that_made_its_model(tmp_path: Path, uri: str, empty_store: Path) -> None:
+    """In the store that has this run; in another one a tag names it."""
+    Tracker(configuration(tmp_path / "pretraining", uri), resumed=False).finish()
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes(300))
+    model = tiny_model(vocab_size=300)
+    run_id = json.loads((tmp_path / "pretraining/mlflow_run.json").read_text())["run_id"]
+    save_export(tmp_path / "export", model.state_dict(), model.config, tmp_path / "tokenizer.model", run_id)
+    shutil.copy(empty_store, tmp_path / "other.db")
+    tags = []
+    for store in (uri, f"sqlite:///{tmp_path / 'other.db'}"):
+        config = configuration(tmp_path / "finetuning", store)
+        started = config.run.model_copy(update={"init_from": str(tmp_path / "export")})
+        Tracker(config.model_copy(update={"run": started}), resumed=False).finish()
+        tags += [run.data.tags for run in runs(store) if run.info.run_id != run_id]
+    assert [tag["init_from_run"] for tag in tags] == [run_id, run_id]
+    assert [tag.get("mlflow.parentRunId") for tag in tags] == [run_id, None]
 
 
 def test_resumed_job_continues_the_run(tmp_path: Path, uri: str) -> None:

@@ -79,7 +79,7 @@ def make_examples(case: Case, seed: int = SEED) -> list[Example]:
 
 def make_batch(case: Case) -> Batch:
     """The batch of `make_examples`."""
-    return collate(make_examples(case))
+    return collate(make_examples(case), case.objective.draws)
 
 
 def make_module(case: Case, device: torch.device) -> TrainingModule:

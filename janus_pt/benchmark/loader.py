@@ -57,7 +57,7 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, data: DataConfig, se
     """Speed after the first batches, which wait for the workers to start; and how much of the batches is no padding."""
     prepare = partial(make_example, model=model, objective=objective)
     loader: TrainLoader[Any, Batch] = TrainLoader(
-        data, prepare, collate,
+        data, prepare, partial(collate, draws=objective.draws),
         seed=SEED, max_length=model.max_positions, micro_batches_per_step=1, rank=0, ranks=1,
     )  # fmt: skip
     steps: Iterator[list[Batch]] = iter(loader)

@@ -141,9 +141,9 @@ def common_changes(output: Path, data: Data, tokenizer: str | None, origin: str 
         f"tracking.uri=sqlite:///{output / 'mlflow.db'}",
     ]
     if origin is not None:
-        from janus_pt.export import read_model_config  # imports torch
+        from janus_pt.export import read_export_config  # imports torch
 
-        shape = read_model_config(origin).model_dump()
+        shape = read_export_config(origin).model.model_dump()
         changes += [f"model.{key}={json.dumps(value)}" for key, value in shape.items() if "dropout" not in key]
     if tokenizer is not None:
         changes.append(f"model.vocab_size={Tokenizer.load(tokenizer).vocab_size}")

@@ -46,11 +46,12 @@ def open_corpus(url: str, cache_dir: str | None = None, keep_open: int = 32) -> 
     return Corpus(Files(url, manifest, cache_dir), keep_open)
 
 
-def tokenizer_file(data: DataConfig) -> Path:
-    """The corpora's tokenizer on the local disk."""
+def tokenizer_files(data: DataConfig) -> list[Path]:
+    """The corpora's tokenizer on the local disk; and that of their sources, if they have one of their own."""
     url = data.train[0].path
-    tokenizer = read_manifest(url).tokenizer
-    return store.local_copy(store.join(url, tokenizer.file), tokenizer.sha256, data.cache_dir)
+    manifest = read_manifest(url)
+    entries = [entry for entry in (manifest.tokenizer, manifest.source_tokenizer) if entry]
+    return [store.local_copy(store.join(url, entry.file), entry.sha256, data.cache_dir) for entry in entries]
 
 
 class Corpus:
@@ -100,13 +101,15 @@ class Corpus:
         columns = zip(self.manifest.fields, row[::3], row[1::3], row[2::3], strict=True)
         try:
             handle = self._handle(shard)
-            return {name: self._field(handle, f"sample {sample}, field {name}", *place) for name, *place in columns}
+            return {
+                name: self._field(handle, name, f"sample {sample}, field {name}", *place) for name, *place in columns
+            }
         except Damaged as error:
             raise Damaged(self.files.described(shard, str(error))) from None
         except OSError as error:
             raise self.files.unreadable(shard, error) from error
 
-    def _field(self, handle: int, what: str, offset: int, count: int, checksum: int) -> Tokens:
+    def _field(self, handle: int, name: str, what: str, offset: int, count: int, checksum: int) -> Tokens:
         """The token ids of a field, if they are those the corpus was built with."""
         dtype = self.files.dtype
         content = os.pread(handle, count * dtype.itemsize, offset)
@@ -117,8 +120,9 @@ class Corpus:
         tokens: Tokens = np.frombuffer(content, dtype=dtype)
         if not count:
             raise Damaged(f"{what}: it is empty")
-        if tokens.max() >= self.manifest.tokenizer.vocab_size:
-            raise Damaged(f"{what}: token id {tokens.max()} is not below {self.manifest.tokenizer.vocab_size}")
+        vocab_size = self.manifest.tokenizer_of(name).vocab_size
+        if tokens.max() >= vocab_size:
+            raise Damaged(f"{what}: token id {tokens.max()} is not below {vocab_size}")
         return tokens
 
     def _handle(self, shard: int) -> int:

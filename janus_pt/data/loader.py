@@ -153,7 +153,7 @@ def _open(url: str, data: DataConfig) -> Corpus:
 def _check_alike(corpora: Sequence[Corpus]) -> None:
     first = corpora[0]
     for other in corpora[1:]:
-        if other.manifest.tokenizer.sha256 != first.manifest.tokenizer.sha256:
+        if other.manifest.tokenizer_hashes != first.manifest.tokenizer_hashes:
             raise UserError(f"data.train: {first.url} and {other.url} were made with different tokenizers; take one")
         if other.manifest.fields != first.manifest.fields:
             raise UserError(f"data.train: {first.url} and {other.url} are of different kinds (fields of the samples)")

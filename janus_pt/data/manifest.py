@@ -83,6 +83,8 @@ class Manifest(_Part):
     max_tokens: Annotated[int, Field(gt=0, le=1 << 31)]
     """No field of a sample has more, bos and eos not counted."""
     tokenizer: Tokenizer
+    source_tokenizer: Tokenizer | None = None
+    """Of the field `source`, where that has a vocabulary of its own."""
     sources: tuple[Source, ...]
     skipped: Count
     """Bad input lines left out."""
@@ -104,8 +106,11 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if (self.dtype == "uint16") != (self.tokenizer.vocab_size <= 1 << 16):
-            raise ValueError(f"dtype {self.dtype} does not fit a vocabulary of {self.tokenizer.vocab_size}")
+        largest = max(self.tokenizer_of(name).vocab_size for name in self.fields)
+        if (self.dtype == "uint16") != (largest <= 1 << 16):
+            raise ValueError(f"dtype {self.dtype} does not fit a vocabulary of {largest}")
+        if self.source_tokenizer and "source" not in self.fields:
+            raise ValueError("source_tokenizer: there is no field that it could be of")
         if len({shard.file for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is listed twice")
         if sum(shard.samples for shard in self.shards) != self.samples:
@@ -117,16 +122,29 @@ class Manifest(_Part):
         return self
 
     @property
+    def tokenizer_hashes(self) -> list[str]:
+        """sha256 of the tokenizer; and of that of the sources, if they have one of their own."""
+        return [entry.sha256 for entry in (self.tokenizer, self.source_tokenizer) if entry]
+
+    def tokenizer_of(self, field: str) -> Tokenizer:
+        """The tokenizer of the token ids in a field."""
+        return self.source_tokenizer if field == "source" and self.source_tokenizer else self.tokenizer
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of all that decides what is read: the manifest's canonical JSON without `sources`."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"sources"}), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(self._content(exclude={"sources"}), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def write(self, folder: str | Path) -> Path:
         """Write `manifest.json` into a local folder; it is there whole or not at all. Returns its path."""
         path = Path(folder) / FILE_NAME
-        write_atomically(path, json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1) + "\n")
+        write_atomically(path, json.dumps(self._content(), sort_keys=True, indent=1) + "\n")
         return path
+
+    def _content(self, **choice: Any) -> dict[str, Any]:
+        """As JSON; what is optional and not there is left out."""
+        return self.model_dump(mode="json", exclude_none=True, **choice)
 
 
 def read_manifest(folder: str | Path) -> Manifest:

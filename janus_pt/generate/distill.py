@@ -111,7 +111,7 @@ def outputs_wanted(n_best: int) -> dict[str, int]:
 
 
 def _readable(text: str, model: JanusModel) -> bool:
-    return bool(text.strip()) and len(model.tokenizer.encode(text)) + 2 <= model.config.max_positions
+    return bool(text.strip()) and len(model.source_tokenizer.encode(text)) + 2 <= model.config.max_positions
 
 
 def _pairs(sources: list[str], found: list[Generation], n_best: int) -> Iterator[tuple[str, str]]:

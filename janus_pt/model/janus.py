@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.attention import LayerCache
 from janus_pt.model.dropout import Seed
 from janus_pt.model.layers import PLAIN, Layers
@@ -20,7 +20,8 @@ from janus_pt.slots import POSITION, TOKEN, Slots, Source
 class JanusTransformer(nn.Module):
     """Encoder-decoder Transformer over slots (Liang et al. 2022).
 
-    `embed_tokens` serves source, target and the output projection. `layers` decides how the weights are sharded;
+    `embed_tokens` serves source, target and the output projection, but for a source with a vocabulary of its own, which
+    has `embed_source`. `layers` decides how the weights are sharded;
     by default they are not. Weights are torch's defaults until `initialize_weights` or `load_weights` gave others.
     """
 
@@ -28,11 +29,15 @@ class JanusTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = layers.embedding(config.vocab_size, config.hidden_size)
+        if config.source_vocab_size is not None:
+            self.embed_source = layers.embedding(config.source_vocab_size, config.hidden_size)
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
         self.output_projection: Callable[[Tensor], Tensor] | None = None
         """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
+        self.adapter: AdapterConfig | None = None
+        """What `adapters.add_adapters` has put on its linear layers."""
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
@@ -46,9 +51,14 @@ class JanusTransformer(nn.Module):
         """Whether masks for this source are FlexAttention's."""
         return block_masks_apply(source.tokens.device, self.config.attention_dropout if self.training else 0.0)
 
+    def embed_sources(self, tokens: Tensor) -> Tensor:
+        """Embedded source tokens `[batch, source, hidden]`."""
+        shared = self.config.source_vocab_size is None
+        return self.embed_tokens(tokens) if shared else self.embed_source(tokens)
+
     def encode(self, source: Source) -> Tensor:
         """Encoder output `[rows, source, hidden]`; meaningless at padding."""
-        embedded = self.embed_tokens(source.tokens)
+        embedded = self.embed_sources(source.tokens)
         return self.encoder(embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source)))
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import nn
+
+
+class MakeLinear(Protocol):
+    """Makes a linear layer."""
+
+    def __call__(self, inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        """A layer from `[..., inputs]` to `[..., outputs]`."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,8 @@ class Layers:
     ranks, `row` its input features, `embedding` its rows. `apart` is the context for dropout between a column and a
     row layer, where each rank holds something else and must not drop out what the others do."""
 
-    column: Callable[[int, int], nn.Module]
-    row: Callable[[int, int], nn.Module]
+    column: MakeLinear
+    row: MakeLinear
     embedding: Callable[[int, int], nn.Module]
     apart: Callable[[], AbstractContextManager[None]] = nullcontext
 

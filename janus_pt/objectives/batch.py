@@ -57,31 +57,47 @@ class Batch:
         return pinned
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pack examples into a batch of one row; where their slots stand is `arrange`'s."""
-    places = arrange(examples)
+def collate(examples: Sequence[Example], draws: int = 1) -> Batch:
+    """Pack examples into a batch of one row; where their slots stand is `arrange`'s.
+
+    With two `draws` every sample is in it twice, and dropout will treat the two differently; `targets` and `lengths`
+    stay. What the second ones predict are streams of their own, `second(stream)`.
+    """
+    drawn = [*examples] * draws
+    places = arrange(drawn)
     table = np.tile(PADDING, (places.width, 1))
-    for sample, (example, columns) in enumerate(zip(examples, places.columns, strict=True)):
-        table[columns] = np.concatenate((example.content, example.query))
-        table[columns, SEGMENT] += 2 * sample
-    depth = np.concatenate([_depth(e) for e in examples])
-    order = np.argsort(-depth, kind="stable")
+    for sample, (example, own) in enumerate(zip(drawn, places.columns, strict=True)):
+        table[own] = np.concatenate((example.content, example.query))
+        table[own, SEGMENT] += 2 * sample
+    order = np.argsort(-np.concatenate([_depth(e) for e in examples]), kind="stable")
     targets = np.concatenate([e.targets for e in examples])[order]
     predict = {}
-    for stream in examples[0].predict:
-        slots = np.full(len(order), -1, dtype=np.int64)
-        offset = 0
-        for example, columns in zip(examples, places.columns, strict=True):
-            index = example.predict[stream]
-            start = offset + (len(example.targets) - len(index) if stream == CORRECTED else 0)
-            slots[start : start + len(index)] = columns[index] - places.first_predicting
-            offset += len(example.targets)
-        slots = slots[order]
-        predict[stream] = torch.from_numpy(slots[slots >= 0])
+    for draw in range(draws):
+        columns = places.columns[draw * len(examples) : (draw + 1) * len(examples)]
+        for stream in examples[0].predict:
+            slots = _predicting(examples, columns, stream)[order] - places.first_predicting
+            predict[second(stream) if draw else stream] = torch.from_numpy(slots[slots >= 0])
     lengths = torch.tensor([e.length for e in examples])
     packed = pack_slots(table, places.num_content, places.first_predicting)
-    source = pack_sources([e.source for e in examples])
+    source = pack_sources([e.source for e in drawn])
     return Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+
+
+def second(stream: str) -> str:
+    """The name of a stream in the second draw."""
+    return f"{stream}2"
+
+
+def _predicting(examples: Sequence[Example], columns: Sequence[IntArray], stream: str) -> IntArray:
+    """The place that predicts each target in the stream, -1 where none does."""
+    parts = []
+    for example, places in zip(examples, columns, strict=True):
+        index = example.predict[stream]
+        part = np.full(len(example.targets), -1, dtype=np.int64)
+        start = len(part) - len(index) if stream == CORRECTED else 0
+        part[start : start + len(index)] = places[index]
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _depth(example: Example) -> IntArray:

@@ -13,7 +13,7 @@ from janus_pt.config import ObjectiveConfig
 from janus_pt.losses import Terms, VocabShard, fused_losses
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.objectives import OBJECTIVES, cmlmc
-from janus_pt.objectives.batch import CORRECTED, Batch
+from janus_pt.objectives.batch import CORRECTED, Batch, second
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class ObjectiveLoss:
 
     @property
     def terms(self) -> Terms:
-        """The terms over slots."""
+        """The terms over slots; with R-Drop those of both draws, and the divergences between them."""
         terms: Terms = OBJECTIVES[self.objective.name].terms(self.objective)
-        return terms
+        if self.objective.draws == 1:
+            return terms
+        streams, pairs = terms.streams, terms.pairs
+        pairs += (*((second(a), second(b)) for a, b in pairs), *((stream, second(stream)) for stream in streams))
+        return Terms((*streams, *map(second, streams)), pairs, terms.label_smoothing)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,7 +51,12 @@ class ObjectiveLoss:
     def weights(self) -> list[float]:
         """Weights of the terms, in the order of `names`."""
         weights: list[float] = OBJECTIVES[self.objective.name].weights(self.objective)
-        return weights
+        if self.objective.draws == 1:
+            return weights
+        *halves, length = (weight / 2 for weight in weights)  # the mean of the draws
+        own = halves[: len(self.terms.streams) // 2]
+        pairs = halves[len(own) :]
+        return [*own, *own, *pairs, *pairs, *(self.objective.r_drop * weight for weight in own), 2 * length]
 
     def __call__(
         self, hidden: Tensor, length_logits: Tensor, weight: Tensor, labels: Labels | Batch, coefficients: Tensor
@@ -55,13 +64,15 @@ class ObjectiveLoss:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
 
         hidden: `[batch, slots, hidden]`; length_logits: `[batch, length_classes]`; weight: this rank's rows of the
-        embedding; coefficients: `[terms]`. All tensor-parallel ranks take part.
+        embedding; coefficients: `[terms]`. All tensor-parallel ranks take part. The length's term is the mean of the
+        draws.
         """
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}
         total, sums = self._over_slots(streams, weight, labels.targets, coefficients[:-1])
-        classes = labels.lengths.clamp(max=length_logits.shape[1] - 1)
-        length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum")
+        draws = self.objective.draws
+        classes = labels.lengths.clamp(max=length_logits.shape[1] - 1).repeat(draws)
+        length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum") / draws
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
 
     def _over_slots(

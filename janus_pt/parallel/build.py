@@ -5,19 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config import AdapterConfig, ModelConfig
+from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.parallel.parameters import table_layers
 from janus_pt.parallel.tensor import own_part, tensor_parallel_layers
 
 
-def build_model(config: ModelConfig, seed: int, layers: range | None = None) -> JanusTransformer:
+def build_model(
+    config: ModelConfig, seed: int, layers: range | None = None, adapter: AdapterConfig | None = None
+) -> JanusTransformer:
     """The part of the model that belongs to this rank, with the weights of `seed`: the same on any layout.
 
     `layers` are this rank's links of the chain (`stages`), None for all of them.
     """
+    factory = tensor_parallel_layers()
     with torch.device("meta"):
-        model = JanusTransformer(config, tensor_parallel_layers())
+        model = JanusTransformer(config, factory)
+        if adapter is not None:
+            add_adapters(model, adapter, factory)
     if layers is not None:
         keep_layers(model, layers)
     take_memory(model)
@@ -37,8 +44,10 @@ def keep_layers(model: JanusTransformer, layers: range) -> None:
                 delattr(stack.layers, str(index))
         if last not in layers:
             stack.layer_norm = nn.Identity()
-    if not {0, turn, head} & set(layers):
+    if not set(table_layers(config)) & set(layers):
         model.embed_tokens = nn.Identity()
+    if config.source_vocab_size is not None and 0 not in layers:
+        del model.embed_source
     if head not in layers:
         del model.embed_length
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
+from janus_pt.adapter_export import load_pretrained
 from janus_pt.api import JanusModel
-from janus_pt.export import load_export
+from janus_pt.model.adapters import add_adapters
 from janus_pt.model.initialize import load_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.build import take_memory
@@ -30,14 +33,30 @@ def load_sharded(
     Raises:
         UserError: the folder is incomplete or damaged.
     """
-    export = load_export(directory)
+    export = load_pretrained(directory)
+    factory = tensor_parallel_layers()
     with torch.device("meta"):
-        model = JanusTransformer(export.config, tensor_parallel_layers())
+        model = JanusTransformer(export.config, factory)
+        if export.adapter is not None:
+            add_adapters(model, export.adapter, factory)
     take_memory(model)
     load_weights(model, export.state, own_part)
     model.to(device, dtype or export.state["embed_tokens.weight"].dtype)
     model.output_projection = partial(_gathered_logits, model.embed_tokens, export.config.vocab_size)
-    return JanusModel(model, export.tokenizer)
+    return JanusModel(model, *export.tokenizers)
+
+
+@contextmanager
+def ready_to_decode(model: JanusTransformer) -> Iterator[None]:
+    """Here a model in training, whole or sharded over tensor-parallel ranks, decodes; then it trains again."""
+    model.eval()
+    model.output_projection = partial(_gathered_logits, model.embed_tokens, model.config.vocab_size)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.output_projection = None
+        model.train()
 
 
 def _gathered_logits(embedding: nn.Module, vocab_size: int, hidden: Tensor) -> Tensor:

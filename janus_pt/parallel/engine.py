@@ -12,9 +12,10 @@ from deepspeed.runtime.utils import clip_grad_norm_, is_invalid_grad_norm
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from janus_pt.config import Config, OptimizerConfig
+from janus_pt.config import Config
 from janus_pt.deepspeed_config import derived_deepspeed_config
 from janus_pt.model.initialize import load_weights
+from janus_pt.model.trained import is_trained, lr_scale
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.parallel.build import build_model
 from janus_pt.parallel.groups import Mpu
@@ -30,11 +31,13 @@ def build_module(config: Config, weights: dict[str, Tensor] | None = None) -> Mo
     module = Pipeline(config) if config.parallel.pipeline_parallel_size > 1 else _whole(config)
     if weights is not None:
         load_weights(module.model, weights, own_part)
+    for name, parameter in module.model.named_parameters():
+        parameter.requires_grad_(is_trained(config, name))
     return module
 
 
 def _whole(config: Config) -> TrainingModule:
-    model = build_model(config.model, config.run.seed)
+    model = build_model(config.model, config.run.seed, adapter=config.adapter)
     model.recompute_activations(config.parallel.activation_checkpointing)
     return TrainingModule(
         model, ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size))
@@ -43,7 +46,7 @@ def _whole(config: Config) -> TrainingModule:
 
 def build_engine(config: Config, module: Module) -> Any:
     """Hand the module to DeepSpeed: device, precision, ZeRO, gradient clipping. All ranks take part."""
-    optimizer = build_optimizer(config.optimizer, module)
+    optimizer = build_optimizer(config, module.model)
     settings = derived_deepspeed_config(config, parallel_state.get_data_parallel_world_size())
     mpu = None if isinstance(module, Pipeline) else Mpu  # a pipeline brings its own
     engine, *_ = deepspeed.initialize(
@@ -69,14 +72,18 @@ def is_pipeline(engine: Any) -> bool:
     return isinstance(engine, PipelineEngine)
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Fused AdamW; matrices and tables are decayed, biases and LayerNorms are not.
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """Fused AdamW of what is trained; matrices and tables are decayed, biases and LayerNorms are not.
 
-    The rate is 0 until a step sets its own: with ZeRO-0 and bfloat16, DeepSpeed does a step of its own at the start.
+    Every group has an `lr_scale`, which the rate of a step is to be multiplied by. The rate is 0 until a step sets its
+    own: with ZeRO-0 and bfloat16, DeepSpeed does a step of its own at the start.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    settings = config.optimizer
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            kind = lr_scale(config, name), settings.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault(kind, []).append(p)
+    # The order does not depend on that of the parameters, which differs between the stages of a pipeline.
+    listed = [{"params": groups[kind], "lr_scale": kind[0], "weight_decay": kind[1]} for kind in sorted(groups)[::-1]]
+    return torch.optim.AdamW(listed, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)

@@ -17,8 +17,13 @@ def table_parameters(model: ModelConfig, tensor_parallel: int) -> int:
     return padded_vocab_size(model.vocab_size, tensor_parallel) // tensor_parallel * model.hidden_size
 
 
+def source_table_parameters(model: ModelConfig, tensor_parallel: int) -> int:
+    """The same of the table that the source has for itself, 0 if it has none. It is in the chain's first layer."""
+    return padded_vocab_size(model.source_vocab_size or 0, tensor_parallel) // tensor_parallel * model.hidden_size
+
+
 def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
-    """Parameters of each layer of the chain on one of `tensor_parallel` ranks, without the token table.
+    """Parameters of each layer of the chain on one of `tensor_parallel` ranks, without the token tables.
 
     Column-parallel layers split weight and bias, row-parallel layers the weight alone; all else is replicated.
     """
@@ -40,14 +45,16 @@ def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
     ]
 
 
-def table_layers(model: ModelConfig) -> tuple[int, int, int]:
-    """The layers of the chain that read the token table: source embedding, slot embedding, head."""
-    return 0, model.encoder_layers + 1, model.encoder_layers + model.decoder_layers + 2
+def table_layers(model: ModelConfig) -> tuple[int, ...]:
+    """The layers of the chain that read the token table: source embedding (if that is shared), slot embedding, head."""
+    users = 0, model.encoder_layers + 1, model.encoder_layers + model.decoder_layers + 2
+    return users if model.source_vocab_size is None else users[1:]
 
 
 def stage_parameters(model: ModelConfig, tensor_parallel: int, bounds: Sequence[int]) -> list[int]:
     """Parameters of a rank of each pipeline stage; `bounds` as `stages.stage_bounds` gives them."""
     layers, table = layer_parameters(model, tensor_parallel), table_parameters(model, tensor_parallel)
+    layers[0] += source_table_parameters(model, tensor_parallel)
     return [
         sum(layers[start:stop]) + table * any(start <= layer < stop for layer in table_layers(model))
         for start, stop in pairwise(bounds)
@@ -55,5 +62,5 @@ def stage_parameters(model: ModelConfig, tensor_parallel: int, bounds: Sequence[
 
 
 def model_parameters(model: ModelConfig) -> int:
-    """Parameters of the model itself: the token table once, without padding."""
-    return sum(layer_parameters(model)) + model.vocab_size * model.hidden_size
+    """Parameters of the model itself: each token table once, without padding."""
+    return sum(layer_parameters(model)) + (model.vocab_size + (model.source_vocab_size or 0)) * model.hidden_size

@@ -24,6 +24,7 @@ from janus_pt.objectives.batch import Batch
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
 from janus_pt.parallel import groups
 from janus_pt.parallel.build import build_model
+from janus_pt.parallel.parameters import table_layers
 from janus_pt.parallel.stages import chain
 from janus_pt.parallel.tensor import vocab_shard
 from janus_pt.slots import POSITION, TOKEN
@@ -53,7 +54,7 @@ class Stage(nn.Module):
         if self.training:
             model.seed_dropout(next(self.seeds))
         if 0 in self.layers:
-            encoded = model.encoder.embed(model.embed_tokens(source.tokens), source.positions)
+            encoded = model.encoder.embed(model.embed_sources(source.tokens), source.positions)
             decoded = encoded[:, :0]
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
@@ -75,15 +76,15 @@ class Stage(nn.Module):
 class Pipeline(PipelineModule):
     """This rank's stage with the objective's loss, for `deepspeed.initialize`.
 
-    The embedding is held by up to three stages. DeepSpeed's own tied layers are lost when a checkpoint is loaded
-    (they are stored as functions), so the tie is made here, by naming the ranks that share it.
+    The embedding is held by up to three stages (two, if the source has one of its own). DeepSpeed's own tied layers are
+    lost when a checkpoint is loaded (they are stored as functions), so the tie is made here, by naming the ranks that
+    share it.
     """
 
     def __init__(self, config: Config) -> None:
         shape, stages = config.model, config.parallel.pipeline_parallel_size
         parts = chain(shape, stages)
-        last = shape.encoder_layers + shape.decoder_layers + 2
-        users = (0, shape.encoder_layers + 1, last)
+        users = table_layers(shape)
         self.tied_stages = sorted({next(s for s, layers in enumerate(parts) if user in layers) for user in users})
         topology = groups.topology()
         mine = topology.get_coord(dist.get_rank()).pipe

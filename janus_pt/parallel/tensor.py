@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from janus_pt.config import padded_vocab_size
 from janus_pt.losses import VocabShard
-from janus_pt.model.layers import Layers
+from janus_pt.model.layers import Layers, MakeLinear
 
 
 class _NoExtraState:
@@ -40,9 +40,9 @@ def tensor_parallel_layers() -> Layers:
     size = parallel_state.get_tensor_model_parallel_world_size()
     config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
     shared: dict[str, Any] = dict(config=config, init_method=lambda weight: weight)
-    column: Callable[[int, int], nn.Module] = lambda i, o: _Column(i, o, gather_output=False, **shared)  # noqa: E731
-    row: Callable[[int, int], nn.Module] = lambda i, o: _Row(  # noqa: E731
-        i, o, bias=True, input_is_parallel=True, skip_bias_add=False, **shared
+    column: MakeLinear = lambda i, o, bias=True: _Column(i, o, bias=bias, gather_output=False, **shared)  # noqa: E731
+    row: MakeLinear = lambda i, o, bias=True: _Row(  # noqa: E731
+        i, o, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
     )
     embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
         padded_vocab_size(rows, size), hidden, **shared

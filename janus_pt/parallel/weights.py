@@ -16,17 +16,19 @@ from janus_pt.parallel.tensor import whole_tensor
 
 
 def whole_weights(model: JanusTransformer, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and unsharded float32 weight of every parameter, on the CPU of the first rank, in the order of the model.
+    """Name and unsharded float32 weight of all that is trained, on the CPU of the first rank, in the model's order.
 
     No more than one weight is whole at a time. All ranks must take all of them; others get empty tensors.
     """
-    mine = dict(model.named_parameters())
+    mine = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     held: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(held, list(mine))
     per_stage = parallel_state.get_tensor_model_parallel_world_size() * parallel_state.get_data_parallel_world_size()
     rank = dist.get_rank()
-    for name, shape in whole_shapes(model.config).items():
-        owner = next(r for r, names in enumerate(held) if name in names)  # the first of the first stage that has it
+    for name, shape in whole_shapes(model.config, model.adapter).items():
+        owner = next((r for r, names in enumerate(held) if name in names), None)  # first of the first stage with it
+        if owner is None:
+            continue
         weight = torch.empty(0)
         if rank // per_stage == owner // per_stage:
             weight = whole_tensor(mine[name], master(mine[name]), shape)

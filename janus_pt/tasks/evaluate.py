@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from janus_pt.api import MODES, JanusModel
+from janus_pt.api import MODES, Generation, JanusModel
 from janus_pt.errors import UserError
 from janus_pt.tasks.metrics import compute
 from janus_pt.tasks.outputs import Metrics, Outputs, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.rows import Task, find_task
 from janus_pt.tasks.text_files import write_json
+from janus_pt.tokenizer import Tokenizer
 
 BOUNDARIES = 2
 """bos and eos: positions that no token of the text can have."""
@@ -52,12 +53,10 @@ def evaluate(
         raise UserError(f"{output}: cannot be written: there is no such folder")
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
-    longest = model.config.max_positions - BOUNDARIES
-    limit = min(task.max_source_tokens, longest)
-    sources = [shorten(source, model.tokenizer, limit) for source in examples.sources]
+    sources, max_length = fitting(task, examples, model.source_tokenizer, model.config.max_positions)
     rows = []
     for mode in modes:
-        chosen = {"max_length": min(task.max_target_tokens, longest), **options[mode]}
+        chosen = {"max_length": max_length, **options[mode]}
         if batch_size is not None:
             chosen["batch_size"] = batch_size
         row, texts = _evaluate_mode(model, task, sources, examples, mode, chosen)
@@ -91,6 +90,19 @@ def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -
     return options
 
 
+def fitting(task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int) -> tuple[list[str], int]:
+    """Sources cut to what task and model read, and the most tokens that decoding may write."""
+    longest = max_positions - BOUNDARIES
+    limit = min(task.max_source_tokens, longest)
+    sources = [shorten(source, tokenizer, limit) for source in examples.sources]
+    return sources, min(task.max_target_tokens, longest)
+
+
+def text_of(generation: Generation) -> str:
+    """An output as it is scored: on one line, single spaces."""
+    return " ".join(generation.text.split())
+
+
 def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Metrics:
     """The task's metrics, on what its row says is compared."""
     return compute(comparable(task, texts, examples), task.metrics)
@@ -118,7 +130,7 @@ def _evaluate_mode(
     start = time.monotonic()
     generations = model.generate(sources, mode=mode, **options)
     seconds = time.monotonic() - start
-    texts = [" ".join(generation.text.split()) for generation in generations]
+    texts = [text_of(generation) for generation in generations]
     found = score_texts(task, texts, examples)
     row = {
         "mode": mode,

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from janus_pt.config import Config
-from janus_pt.data.index import tokenizer_file
 from janus_pt.errors import UserError, warn
-from janus_pt.export import save_export
 from janus_pt.files import file_hash, sync, write_atomically
 from janus_pt.train import universal
 from janus_pt.train.layout import Layout, describe
@@ -64,6 +62,12 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
+def best_of(state: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The best validations up to a checkpoint, from its state: the best first, each with its step."""
+    best = state["best"]
+    return best if isinstance(best, list) else [best] * bool(best)  # older states have the best one alone
+
+
 def _candidates(folder: Path) -> list[str]:
     """Names of the checkpoints there are, in the order in which to try them."""
     names = [f"step_{step}" for step in reversed(steps_in(folder))]
@@ -93,9 +97,10 @@ def load(engine: Any, path: Path, layout: Layout) -> dict[str, Any]:
     fitting, state, problem = found
     if problem is not None:
         raise UserError(problem)
+    strict = all(parameter.requires_grad for parameter in engine.module.parameters())  # frozen ones are not in it
     if universal.is_universal(fitting):
         universal.load(engine, fitting, state["step"])
-    elif engine.load_checkpoint(str(fitting.parent), tag=fitting.name)[0] is None:
+    elif engine.load_checkpoint(str(fitting.parent), tag=fitting.name, load_module_strict=strict)[0] is None:
         raise UserError(f"{fitting}: DeepSpeed found no checkpoint for this layout there")
     return dict(state)
 
@@ -140,21 +145,6 @@ def convert(checkpoint: Path, target: Path | None = None, workers: int = 1) -> P
         put_in_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
-
-
-def export(checkpoint: Path, target: Path, tokenizer: Path | None = None) -> Path:
-    """Export the model of a checkpoint, weight by weight; `target` is returned. Not for several ranks.
-
-    Args:
-        tokenizer: default: that of the corpus the run was trained on.
-
-    Raises:
-        UserError: the checkpoint is damaged or cannot be converted, or its tokenizer is not there.
-    """
-    whole = convert(checkpoint)
-    config = Config.model_validate_json((checkpoint / "config.json").read_text())
-    save_export(target, universal.weights(whole, config.model), config.model, tokenizer or tokenizer_file(config.data))
     return target
 
 

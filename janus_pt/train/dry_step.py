@@ -66,7 +66,7 @@ def largest_batch(config: Config, corpora: list[Corpus]) -> Batch:
     longest = min(max(corpus.longest for corpus in corpora), model.max_positions)
     count = data.micro_batch_size // longest if data.batch_unit == "tokens" else data.micro_batch_size
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, model.vocab_size, longest - BOUNDARIES)
+    tokens = rng.integers(0, model.common_vocab_size, longest - BOUNDARIES)
     fields: dict[str, Any] = {name: tokens for name in corpora[0].manifest.fields}
     examples = [make_example(fields, rng, model=model, objective=config.objective) for _ in range(max(1, count))]
-    return collate(examples)
+    return collate(examples, config.objective.draws)

@@ -29,10 +29,10 @@ def fingerprint(config: Config, engine: Any, fields: tuple[str, ...]) -> float:
     """
     rng = np.random.default_rng(0)
     length = min(TOKENS, config.model.max_positions - 2)
-    tokens = rng.integers(0, config.model.vocab_size, length)
+    tokens = rng.integers(0, config.model.common_vocab_size, length)
     sample: dict[str, Any] = {name: tokens for name in fields}
     example = make_example(sample, rng, model=config.model, objective=config.objective)
-    batch = collate([example])
+    batch = collate([example], config.objective.draws)
     return report(engine.module.loss, evaluate(engine, [batch]))["loss/total"]
 
 

@@ -10,16 +10,18 @@ from pathlib import Path
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from janus_pt.api import JanusModel
 from janus_pt.config import Config
 from janus_pt.config_file import to_json
-from janus_pt.data.index import tokenizer_file
+from janus_pt.data.index import tokenizer_files
 from janus_pt.data.loader import valid_batches
 from janus_pt.errors import UserError
-from janus_pt.export import save_export
 from janus_pt.objectives.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.weights import whole_weights
 from janus_pt.secrets import masked
+from janus_pt.train.best import no_longer_better, note, return_to_best
+from janus_pt.train.exporting import write_model
 from janus_pt.train.numbers import EXIT_DIVERGED
 from janus_pt.train.peers import Peers, is_peer_failure
 from janus_pt.train.reporting import Reporter
@@ -63,7 +65,7 @@ def finish(run: Run, peers: Peers) -> int:
     with StopRequests(config.run) as requests, Reporter(run) as reporter:
         if run.step == 0:
             validate(run, reporter)
-        for result in steps(run, peers):
+        for result in steps(run, peers, until=run.step if no_longer_better(run) else None):
             diverged = run.numbers.step_done(run.step, run.engine, result.before)
             if due(run, config.run.log_every):
                 told = report(run.loss, result)
@@ -81,6 +83,9 @@ def finish(run: Run, peers: Peers) -> int:
                 why = "too many steps in a row without a finite gradient" if failed else describe(code)
                 reporter.stopped(why, saved, failed)
                 return code if saved else EXIT_NOT_SAVED
+            if no_longer_better(run):
+                break
+        return_to_best(run)
         reporter.finished(export(run))
         return 0 if run.saver.finish() else EXIT_NOT_SAVED
 
@@ -102,7 +107,7 @@ def steps(run: Run, peers: Peers, until: int | None = None) -> Iterator[StepResu
             peers.at(step, "reading")
             rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
             for group in run.engine.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             before = run.loader.state_dict()
             own = next_batches(batches, step)
             peers.at(step, "training")
@@ -122,7 +127,7 @@ def next_batches(batches: Iterator[list[Batch]], step: int) -> list[Batch]:
 
 
 def validate(run: Run, reporter: Reporter) -> None:
-    """Loss of every stream on `data.valid`; all ranks take part."""
+    """Loss of every stream on `data.valid`, and after the start the metrics of `validation`; all ranks take part."""
     config = run.config
     if config.data.valid is None:
         return
@@ -134,29 +139,30 @@ def validate(run: Run, reporter: Reporter) -> None:
         ranks=parallel_state.get_data_parallel_world_size(),
     )
     losses = report(run.loss, evaluate(run.engine, batches))
-    run.validated = {"step": run.step, "loss": losses["loss/total"]}
-    reporter.validation(losses)
+    metrics = run.decoding.scores(run.module.model) if run.decoding and run.step else {}
+    run.validated = {"step": run.step, "loss": losses["loss/total"], **metrics}
+    reporter.validation({**losses, **metrics})
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part.
-
-    The best checkpoint is the one with the lowest validation loss among those validated at their own step.
-    """
-    config = run.config.checkpoint
-    if run.validated.get("step") == run.step and run.validated["loss"] < run.best.get("loss", float("inf")):
-        run.best = run.validated
-    best = int(run.best["step"]) if config.keep_best and run.best else None
+    """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part."""
+    best = note(run)
     run.saver.save(run.engine, run.step, run.state(), masked(to_json(run.config)), best)
 
 
 def export(run: Run) -> Path:
-    """Write the model as a folder that `JanusModel.from_pretrained` reads; all ranks take part."""
-    target = run.folder / "export"
+    """Write a folder that `JanusModel.from_pretrained` reads: the model, or its adapters; all ranks take part.
+
+    Adapters that can be merged are exported as a whole model, too.
+    """
+    adapter, target = run.config.adapter, run.folder / "export"
     weights = whole_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
-        save_export(target, weights, run.config.model, tokenizer_file(run.config.data))
+        tokenizers = tokenizer_files(run.config.data)
+        written = write_model(run.folder / "adapter" if adapter else target, weights, run.config, tokenizers)
+        if adapter is not None and adapter.kind == "lora":
+            JanusModel.from_pretrained(written, device="cpu").save_pretrained(target)
     else:
         deque(weights, maxlen=0)
     dist.barrier()
-    return target
+    return run.folder / "adapter" if adapter and adapter.kind == "bottleneck" else target

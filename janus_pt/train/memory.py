@@ -12,6 +12,7 @@ from typing import Any
 
 from janus_pt.config import Config
 from janus_pt.deepspeed_config import derived_deepspeed_config
+from janus_pt.model.trained import trained_share, trains_all
 from janus_pt.parallel.parameters import stage_parameters
 from janus_pt.parallel.stages import stage_bounds
 from janus_pt.train.activations import (
@@ -92,23 +93,27 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
 
 
 def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
-    """Weights, gradients and optimizer state of `parameters` on a rank, `ranks` of which share what ZeRO shares."""
+    """Weights, gradients and optimizer state of `parameters` on a rank, `ranks` of which share what ZeRO shares.
+
+    Where not all are trained, their share of this rank's is taken to be that of the whole model.
+    """
     parallel, width = config.parallel, activation_width(config)
     stage, low = parallel.zero_stage, width < FLOAT
     accumulates = config.micro_batches_per_step > ranks
-    share = parameters / ranks
+    trained = parameters if trains_all(config) else parameters * trained_share(config)
+    share, all_share = trained / ranks, parameters / ranks
     settings: Mapping[str, Any] = derived_deepspeed_config(config, ranks)["zero_optimization"]
     bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
 
-    weights = parameters * width if stage < 3 else share * width + min(parameters, LIVE_PARAMETERS) * width
-    optimizer = parameters * (ADAM + FLOAT * low) if stage == 0 else share * (FLOAT + ADAM)
-    gradients = (parameters if stage < 2 else share) * FLOAT
+    weights = parameters * width if stage < 3 else all_share * width + min(parameters, LIVE_PARAMETERS) * width
+    optimizer = trained * (ADAM + FLOAT * low) if stage == 0 else share * (FLOAT + ADAM)
+    gradients = (trained if stage < 2 else share) * FLOAT
     carried, update = gradients * accumulates, share * FLOAT
     if low and stage == 1:  # one float32 buffer for good, and the bfloat16 gradients until the update
-        bucket, carried = 0.0, gradients + parameters * width * accumulates
-        gradients += parameters * width
+        bucket, carried = 0.0, gradients + trained * width * accumulates
+        gradients += trained * width
     if stage == 0 or (low and stage == 1):
-        bucket, update = 0.0, min(parameters, ALL_REDUCE_ELEMENTS) * FLOAT * (ranks > 1)
+        bucket, update = 0.0, min(trained, ALL_REDUCE_ELEMENTS) * FLOAT * (ranks > 1)
     if stage == 3:
         carried = gradients
     host = 0.0
@@ -116,6 +121,6 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
         host += optimizer + share * FLOAT
         optimizer = 0.0
     if parallel.offload_parameters:
-        host += share * width
-        weights -= share * width
+        host += all_share * width
+        weights -= all_share * width
     return StateBytes(weights, optimizer, gradients, carried, bucket, update, host)

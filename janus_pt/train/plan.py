@@ -11,6 +11,7 @@ import torch
 from janus_pt.config import Config, ModelConfig
 from janus_pt.data.index import BOUNDARIES
 from janus_pt.data.manifest import FILE_NAME, read_manifest
+from janus_pt.model.trained import trained_parameters, trained_share, trains_all
 from janus_pt.objectives.expected import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.train.activations import MicroBatch
@@ -27,9 +28,10 @@ def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     for what, amount in plan(config, world_size, sizes):
         print(f"{what:<24}{amount}")
     samples = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
+    draws = config.objective.draws
     device = "a CPU process" if on_cpu else "a GPU"
     print(f"\nmemory of {device}, by stage:")
-    for line in memory_table(config.model, stage_memory(config, ranks, MicroBatch(samples, sizes, on_cpu))):
+    for line in memory_table(config.model, stage_memory(config, ranks, MicroBatch(draws * samples, sizes, on_cpu))):
         print(line)
 
 
@@ -52,11 +54,14 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     ranks = world_size // parallel.model_parallel_size
     micro_batches = config.micro_batches_per_step // ranks
     samples = samples_of(data.global_batch_size, data.batch_unit, sizes.target)
-    flops = step_flops(config.model, samples, sizes)
+    flops = step_flops(config.model, config.objective.draws * samples, sizes)
     tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
     yield "layout", f"{world_size} processes = {tensor} tensor x {pipeline} pipeline x {ranks} data parallel"
     yield "state", f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
     yield "parameters", f"{model_parameters(config.model):,}"
+    if not trains_all(config):
+        trained, share = trained_parameters(config), trained_share(config)
+        yield "trained parameters", f"{trained:,}, {100 * share:.2f} % of all"
     yield "a step", f"{data.global_batch_size:,} {data.batch_unit}, padding counted"
     yield "samples", f"of up to {sizes.target:,} tokens: {samples:,.0f} a step"
     yield "target tokens a step", f"{samples * sizes.target:,.0f}"

@@ -18,6 +18,7 @@ from janus_pt.secrets import masked
 from janus_pt.train.monitor import CONTENT_READ, MetricsFile, ProgressLine, flops_per_step, peak_flops
 from janus_pt.train.plots import plot_losses
 from janus_pt.train.run import Run
+from janus_pt.train.schedule import learning_rate
 from janus_pt.train.step import SIZES
 from janus_pt.train.tracking import Tracker
 
@@ -58,14 +59,14 @@ class Reporter:
         """Tell a step's numbers, as `step.report` gives them."""
         if not self.first:
             return
-        run = self.run
+        run, config = self.run, self.run.config
         trained = dict(zip(SIZES, (run.counts - self.counts_then)[-len(SIZES) :].tolist(), strict=True))
         seconds = time.monotonic() - self.since
         self._restart_clock()
         self._tell(
             {
                 **_losses(numbers),
-                "lr": run.engine.optimizer.param_groups[0]["lr"],
+                "lr": learning_rate(run.step, config.optimizer, config.schedule, config.run.max_steps),
                 "grad_norm": float(run.engine.get_global_grad_norm()),
                 "tokens": float(run.counts[len(run.loss.names) + SIZES.index("target_tokens")]),
                 "tokens_per_s": trained["target_tokens"] / seconds,
@@ -118,7 +119,7 @@ class Reporter:
         self.progress.update(record)
 
     def _flops(self, trained: dict[str, float]) -> float:
-        sentences = max(trained["sentences"], 1.0)
+        sentences = self.run.config.objective.draws * max(trained["sentences"], 1.0)
         return flops_per_step(
             self.run.config.model,
             trained["source_tokens"],

@@ -19,13 +19,15 @@ from janus_pt.data.examples import make_example
 from janus_pt.data.index import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
 from janus_pt.errors import UserError
-from janus_pt.export import load_export
+from janus_pt.export import load_export, read_export_config
+from janus_pt.model.trained import trains_all
 from janus_pt.objectives.batch import Batch, collate
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.parallel import groups
 from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_claims
 from janus_pt.parallel.engine import Module, build_engine, build_module
 from janus_pt.train import checkpoint
+from janus_pt.train.decoding import Decoding, open_decoding
 from janus_pt.train.dry_step import dry_step
 from janus_pt.train.fingerprint import check_fingerprint, fingerprint
 from janus_pt.train.layout import layout
@@ -42,8 +44,8 @@ CHECKPOINTS = "checkpoints"
 class Run:
     """One training run on this rank.
 
-    `counts` is what has been trained on so far, over the whole job; `validated` and `best` are the step and loss of
-    the last validation, and of the best one that has a checkpoint.
+    `counts` is what has been trained on so far, over the whole job; `validated` and `best` are step, loss and metrics
+    of the last validation, and of the best ones that have a checkpoint, the best first.
     """
 
     config: Config
@@ -52,9 +54,10 @@ class Run:
     saver: Saver
     numbers: Numbers
     counts: Tensor
+    decoding: Decoding | None = None
     step: int = 0
     validated: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    best: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def module(self) -> Module:
@@ -89,6 +92,7 @@ class Run:
             "layout": layout(self.config, dist.get_world_size()),
             "loader": self.loader.state_dict(),
             "fingerprint": self.fingerprint(),
+            "frozen_from": frozen_from(self.config),
             "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }
 
@@ -108,6 +112,7 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
     peers.start()
     check_folder(config, resume)
     corpora = check_corpora(config)
+    decoding = open_decoding(config)
     loader = build_loader(config)
     check_alike({"the corpus of data.train": loader.fingerprint})
     module = build_module(config, initial_weights(config) if config.run.init_from is not None else None)
@@ -117,7 +122,7 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
     saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
     numbers = Numbers(Path(config.run.output_dir), loader, config.run.max_left_out)
-    run = Run(config, engine, loader, saver, numbers, counts)
+    run = Run(config, engine, loader, saver, numbers, counts, decoding)
     if resume:
         _restore(run, before_step)
     return run
@@ -145,7 +150,7 @@ def example_functions(config: Config) -> dict[str, Any]:
     """`prepare` and `collate` for the loaders, picklable."""
     return {
         "prepare": partial(make_example, model=config.model, objective=config.objective),
-        "collate": collate,
+        "collate": partial(collate, draws=config.objective.draws),
     }
 
 
@@ -163,7 +168,7 @@ def check_corpora(config: Config) -> list[Corpus]:
     problems = []
     for path, corpus in zip(paths, corpora, strict=True):
         problems += [f"{path}: {problem}" for problem in _corpus_problems(config, corpus)]
-        if corpus.manifest.tokenizer.sha256 != corpora[0].manifest.tokenizer.sha256:
+        if corpus.manifest.tokenizer_hashes != corpora[0].manifest.tokenizer_hashes:
             problems.append(f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them")
     if problems:
         raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
@@ -172,11 +177,14 @@ def check_corpora(config: Config) -> list[Corpus]:
 
 def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     problems = []
-    size = corpus.manifest.tokenizer.vocab_size
-    if size != config.model.vocab_size:
-        problems.append(
-            f"its tokenizer has {size} tokens, model.vocab_size is {config.model.vocab_size}; set it to {size}"
-        )
+    of_sources = corpus.manifest.source_tokenizer
+    for name, size in (
+        ("vocab_size", corpus.manifest.tokenizer.vocab_size),
+        ("source_vocab_size", of_sources.vocab_size if of_sources else None),
+    ):
+        ours = getattr(config.model, name)
+        if ours != size:
+            problems.append(f"its tokenizers ask for a model.{name} of {size or 'null'}, but it is {ours}; set it so")
     parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
     if not parallel and not infilled:
         problems.append('has no target side, so objective.masking.kind must be "infill"')
@@ -194,14 +202,20 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     theirs, ours = export.config.model_dump(), config.model.model_dump()
     changed = [f"model.{key} (there {theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
     changed = [change for change in changed if "dropout" not in change]
-    if (
-        export.tokenizer.fingerprint
-        != open_corpus(config.data.train[0].path, config.data.cache_dir).manifest.tokenizer.sha256
-    ):
+    if [tokenizer.fingerprint for tokenizer in export.tokenizers] != open_corpus(
+        config.data.train[0].path, config.data.cache_dir
+    ).manifest.tokenizer_hashes:
         changed.append(f"the tokenizer (that of {config.data.train[0].path} is another one)")
     if changed:
         raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
     return export.state
+
+
+def frozen_from(config: Config) -> str | None:
+    """Hash of the weights of `run.init_from` if some stay as they are there: they are in no checkpoint."""
+    if trains_all(config) or config.run.init_from is None:
+        return None
+    return read_export_config(config.run.init_from).model_sha256
 
 
 def _restore(run: Run, before_step: int | None) -> None:
@@ -214,20 +228,29 @@ def _restore(run: Run, before_step: int | None) -> None:
         check_alike(parameter_claims(run.module.model))
     check_fingerprint(state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path))
     run.loader.load_state_dict(state["loader"])
-    run.step, run.best = state["step"], state["best"]
+    run.step, run.best = state["step"], checkpoint.best_of(state)
     run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
     run.counts += torch.tensor(state["counts"], dtype=run.counts.dtype, device=run.counts.device)
 
 
 def _check_same_run(run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model before DeepSpeed reads it."""
-    saved = json.loads((folder / "config.json").read_text())
-    current = json.loads(to_json(run.config))
+    saved = _fixed(Config.model_validate_json((folder / "config.json").read_text()))
+    current = _fixed(run.config)
     changed = [
-        f"{section}.{key} (was {saved[section].get(key)}, is {value})"
-        for section in ("model", "precision")
-        for key, value in current[section].items()
-        if saved[section].get(key) != value
+        f"{key} (was {saved.get(key)}, is {current.get(key)})"
+        for key in {**saved, **current}
+        if saved.get(key) != current.get(key)
     ]
     if changed:
         raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")
+    frozen = json.loads((folder / checkpoint.STATE).read_text()).get("frozen_from")
+    if frozen != frozen_from(run.config):
+        raise UserError(f"run.init_from: {run.config.run.init_from} is not the model that {folder} started from")
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """What cannot change in the life of a run, by dotted key."""
+    sections = {name: getattr(config, name) for name in ("model", "precision", "adapter")}
+    values = {f"{name}.{key}": value for name, section in sections.items() if section for key, value in section}
+    return values | {f"optimizer.{key}": getattr(config.optimizer, key) for key in ("freeze", "layer_lr_decay")}

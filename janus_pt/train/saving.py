@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,18 @@ class Memory(CheckpointEngine):
 
 
 def snapshot(engine: Any) -> dict[str, io.BytesIO]:
-    """The checkpoint files of this rank, in memory, by their path in the checkpoint; all ranks take part."""
+    """The checkpoint files of this rank, in memory, by their path in the checkpoint; all ranks take part.
+
+    What is not trained is left out.
+    """
     with tempfile.TemporaryDirectory() as scratch:  # for the scripts that DeepSpeed puts beside its checkpoints
         memory, own = Memory(os.path.join(scratch, "all")), engine.checkpoint_engine
         engine.checkpoint_engine = memory
         try:
             info = universal.info(engine.module.model)
-            engine.save_checkpoint(scratch, tag="all", client_state=info, save_latest=False)
+            engine.save_checkpoint(
+                scratch, tag="all", client_state=info, save_latest=False, exclude_frozen_parameters=True
+            )
         finally:
             engine.checkpoint_engine = own
         return memory.files
@@ -94,13 +99,13 @@ class Saver:
             for left_over in folder.glob(".*.partial"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def save(self, engine: Any, step: int, state: Mapping[str, Any], config_json: str, best: int | None) -> None:
+    def save(self, engine: Any, step: int, state: Mapping[str, Any], config_json: str, best: Sequence[int]) -> None:
         """Take the state as it is; return when it lies in memory. The one before is waited for.
 
         A checkpoint that cannot be written is told of, and harms neither the training nor the checkpoints there are.
 
         Args:
-            best: step of a checkpoint that is kept as well as the last ones.
+            best: steps of checkpoints that are kept as well as the last ones.
         """
         self._wait()
         files = snapshot(engine)
@@ -124,7 +129,7 @@ class Saver:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _write(self, step: int, files: dict[str, io.BytesIO], texts: dict[str, str], best: int | None) -> None:
+    def _write(self, step: int, files: dict[str, io.BytesIO], texts: dict[str, str], best: Sequence[int]) -> None:
         staging = self._folder / f".step_{step}.{self._job}.partial"
         try:
             staging.mkdir(parents=True, exist_ok=True)
@@ -142,7 +147,7 @@ class Saver:
                 warn(f"step {step} is not saved: {error}; training goes on, older checkpoints stay")
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def _complete(self, staging: Path, step: int, best: int | None) -> None:
+    def _complete(self, staging: Path, step: int, best: Sequence[int]) -> None:
         """On the first rank: make a checkpoint of what all ranks have written."""
         listed: dict[str, Any] = {}
         for rank in range(self._ranks):
@@ -156,12 +161,12 @@ class Saver:
         prune(self._folder, self._keep_last, best)
 
 
-def prune(folder: Path, keep_last: int, best: int | None) -> None:
-    """Remove all checkpoints but the last `keep_last` that have their list of files, and the one of step `best`."""
+def prune(folder: Path, keep_last: int, best: Sequence[int]) -> None:
+    """Remove all checkpoints but the last `keep_last` that have their list of files, and those of the steps `best`."""
     steps = steps_in(folder)
     kept = [step for step in steps if (folder / f"step_{step}" / FILES).is_file()][-keep_last:]
     for step in steps:
-        if kept and step < kept[0] and step != best:
+        if kept and step < kept[0] and step not in best:
             shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
             shutil.rmtree(folder / f"universal_{step}", ignore_errors=True)
 

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_pt.config import Config, TrackingConfig
+from janus_pt.config import Config
 from janus_pt.config_file import to_json
 from janus_pt.errors import warn
+from janus_pt.export import read_export_config
 from janus_pt.files import write_atomically
 from janus_pt.secrets import masked
+from janus_pt.train.exporting import MLFLOW_RUN
 from janus_pt.train.monitor import metrics_after
 
 POLL_SECONDS = 2.0
@@ -38,6 +40,9 @@ DEFAULTS = {
 }
 """Environment that MLflow reads; what the user has set stays."""
 
+ORIGIN = "init_from_run"
+"""The tag with the id of the run that trained the model of `run.init_from`."""
+
 Task = Callable[[Any, str], object]
 """Something to do with a client and a run id."""
 
@@ -51,7 +56,7 @@ class Tracker:
     """
 
     def __init__(self, config: Config, resumed: bool) -> None:
-        self.config = config.tracking
+        self.config = config
         self.folder = Path(config.run.output_dir)
         self._resumed = resumed
         self._tasks: deque[Task] = deque([lambda client, run_id: _log_config(client, run_id, config)])
@@ -85,7 +90,7 @@ class Tracker:
         while True:
             closing = self._closing.is_set()
             try:
-                session = session or _open(self.config, self.folder, self._resumed)
+                session = session or _open(self.config, self._resumed)
                 self._resumed = True
                 session.send(self.folder / "metrics.jsonl")
                 self._do_tasks(session, last=closing)
@@ -116,7 +121,7 @@ class Tracker:
     def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            warn(f"MLflow at {self.config.uri} {what}; training goes on, the metrics are in {self.folder}")
+            warn(f"MLflow at {self.config.tracking.uri} {what}; training goes on, the metrics are in {self.folder}")
 
 
 @dataclass
@@ -159,24 +164,26 @@ class Session:
             self.system = None
 
 
-def _open(config: TrackingConfig, folder: Path, resumed: bool) -> Session:
-    """Connect to the store, and go on with the run of `folder` or start one there."""
+def _open(config: Config, resumed: bool) -> Session:
+    """Connect to the store, and go on with the run of the run folder or start one there."""
     from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    uri, artifacts = _store(config.uri)
+    folder, settings = Path(config.run.output_dir), config.tracking
+    uri, artifacts = _store(settings.uri)
     client = MlflowClient(uri)
     run = _previous_run(client, folder, uri) if resumed else None
     if run is None:
-        run = client.create_run(_experiment(client, config.experiment, artifacts), run_name=folder.name)
+        tags = _origin(client, config.run.init_from)
+        run = client.create_run(_experiment(client, settings.experiment, artifacts), tags=tags, run_name=folder.name)
         content = {"run_id": run.info.run_id, "uri": masked(uri)}
-        write_atomically(folder / "mlflow_run.json", json.dumps(content, indent=1))
+        write_atomically(folder / MLFLOW_RUN, json.dumps(content, indent=1))
     run_id = run.info.run_id
     last_step = {metric.key: metric.step for metric in run.data._metric_objs}  # the public view has no steps
     system = None
-    if config.system_metrics:
+    if settings.system_metrics:
         system = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
         system.start()
     return Session(client, run_id, last_step, system)
@@ -187,7 +194,7 @@ def _previous_run(client: Any, folder: Path, uri: str) -> Any | None:
     from mlflow import MlflowException
 
     try:
-        saved = json.loads((folder / "mlflow_run.json").read_text())
+        saved = json.loads((folder / MLFLOW_RUN).read_text())
         if saved["uri"] != masked(uri):
             return None
         run = client.get_run(saved["run_id"])
@@ -201,6 +208,22 @@ def _previous_run(client: Any, folder: Path, uri: str) -> Any | None:
         return None
     client.update_run(run.info.run_id, status="RUNNING")
     return run
+
+
+def _origin(client: Any, init_from: str | None) -> dict[str, str]:
+    """Tags that name the run which trained the exported model `init_from`: the parent run, if the store has it."""
+    from mlflow import MlflowException
+
+    origin = read_export_config(init_from).mlflow_run_id if init_from else None
+    if origin is None:
+        return {}
+    try:
+        client.get_run(origin)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {ORIGIN: origin}
+        raise
+    return {ORIGIN: origin, "mlflow.parentRunId": origin}
 
 
 def _experiment(client: Any, name: str, artifacts: str | None) -> str:

@@ -25,10 +25,11 @@ from deepspeed.utils.tensor_fragment import safe_set_local_fp32_param, safe_set_
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config import Config
 from janus_pt.errors import UserError
 from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.trained import is_trained
 from janus_pt.parallel.tensor import own_part
 from janus_pt.train.dry_step import set_steps
 from janus_pt.train.layout import Layout
@@ -51,10 +52,12 @@ def info(model: JanusTransformer) -> dict[str, Any]:
             "universal_checkpoint_version": 0.2,
             "vocabulary_parameter_patterns": [r".*embed_tokens\.weight"],
             "original_vocab_size": model.config.vocab_size,
-            "parameter_with_row_parallelism_patterns": [r".*(out_proj|fc2)\.weight"],
+            "parameter_with_row_parallelism_patterns": [r".*(out_proj|fc2)\.(lora_A\.|adapter_up\.)?weight"],
             "parameter_to_average_patterns": [
                 r".*(layer_norm|layernorm_embedding|embed_positions|embed_length)\.(weight|bias)",
-                r".*(out_proj|fc2)\.bias",
+                r".*(out_proj|fc2)\.(adapter_up\.)?bias",
+                r".*(q_proj|k_proj|v_proj|fc1)\.lora_A\.weight",
+                r".*(out_proj|fc2)\.lora_B\.weight",
             ],
             "pipeline_replicated_parameter_patterns": [r".*embed_tokens\.weight"],
         }
@@ -100,9 +103,11 @@ def read(checkpoint: Path, name: str, key: str, shape: torch.Size) -> Tensor:
     return whole.reshape(-1, *shape[1:])[: shape[0]]
 
 
-def weights(checkpoint: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """The float32 weights of a universal checkpoint, one after another."""
-    return ((name, read(checkpoint, name, WEIGHT, shape)) for name, shape in whole_shapes(config).items())
+def weights(checkpoint: Path, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """The float32 weights in a universal checkpoint, those that are trained, one after another."""
+    for name, shape in whole_shapes(config.model, config.adapter).items():
+        if is_trained(config, name):
+            yield name, read(checkpoint, name, WEIGHT, shape)
 
 
 @torch.no_grad()
@@ -116,9 +121,10 @@ def load(engine: Any, checkpoint: Path, step: int) -> None:
         # those of the second.
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    shapes = whole_shapes(engine.module.model.config)
-    for name, parameter in engine.module.model.named_parameters():
-        for key in (WEIGHT, *MOMENTS):
+    model = engine.module.model
+    shapes = whole_shapes(model.config, model.adapter)
+    for name, parameter in model.named_parameters():
+        for key in (WEIGHT, *MOMENTS) if parameter.requires_grad else ():
             part = own_part(parameter, read(checkpoint, name, key, shapes[name])).to(engine.device)
             put = _put_shared_out if hasattr(parameter, "ds_id") else _put_whole
             put(engine, parameter, key, part)

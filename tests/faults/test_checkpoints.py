@@ -190,10 +190,16 @@ def break_list(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damaged", "best", "left"),
-    [([], None, [30, 40]), ([], 10, [10, 30, 40]), ([40], None, [20, 30, 40]), ([30, 40], 10, [10, 20, 30, 40])],
+    [
+        ([], [], [30, 40]),
+        ([], [10], [10, 30, 40]),
+        ([], [20, 10], [10, 20, 30, 40]),
+        ([40], [], [20, 30, 40]),
+        ([30, 40], [10], [10, 20, 30, 40]),
+    ],
 )
 def test_retention_counts_only_what_is_complete(
-    tmp_path: Path, damaged: list[int], best: int | None, left: list[int]
+    tmp_path: Path, damaged: list[int], best: list[int], left: list[int]
 ) -> None:
     for step in (10, 20, 30, 40):
         make_checkpoint(tmp_path, step)
@@ -208,7 +214,7 @@ def test_retention_never_removes_the_only_whole_one(tmp_path: Path) -> None:
         make_checkpoint(tmp_path, step)
     for step in (20, 30):
         break_list(tmp_path / f"step_{step}")
-    prune(tmp_path, 1, None)
+    prune(tmp_path, 1, [])
     assert (tmp_path / "step_10" / FILES).exists()
 
 
