@@ -65,6 +65,7 @@ def test_a_packed_batch_is_the_sum_of_its_samples(
         assert (gradient - expected[key]).abs().max() <= 1e-12 * max(1.0, float(expected[key].abs().max())), key
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     row=st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 1)), max_size=30).map(lambda row: [(0, 0), *row]),
     heads=st.integers(1, 3),
