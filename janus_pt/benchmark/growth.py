@@ -153,7 +153,7 @@ def _draw(axes: Any, axis: Axis, points: list[Point]) -> None:
             panel.minorticks_off()
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
+        panel.legend(frameon=False, loc="upper left" if panel is seconds else "lower left")
 
 
 def _between(axis: Axis) -> list[float]:
