@@ -11,7 +11,6 @@ import pytest
 import torch
 from layouts import SAVED, STEPS, Comparison, Layout, difference, same_bits
 from ranks import Ranks
-from runs import VOCAB, launch, losses
 from safetensors.torch import load_file
 from tiny import as_source, random_sources, tokenizer_bytes
 
@@ -21,6 +20,7 @@ from janus_pt.export import save_export
 from janus_pt.model.adapters import is_adapter, trained_with
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
+from runs import VOCAB, launch, losses
 
 pytestmark = pytest.mark.slow
 
@@ -152,8 +152,6 @@ def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path, ranks: Ranks) 
     for layout in (TENSOR, ZERO3):
         assert difference(runs.run(layout), runs.run(ONE)) < FLOAT32
         assert same_bits(runs.run(layout, layout), runs.run(layout))
-    assert difference(runs.run(BFLOAT16), runs.run(ONE)) < 2e-2
-    assert difference(runs.run(ONE, ZERO3), runs.run(ZERO3), SAVED) < FLOAT32
 
 
 def test_bottlenecks_train_and_resume(tmp_path: Path, ranks: Ranks) -> None:

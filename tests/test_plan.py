@@ -147,6 +147,7 @@ def test_a_plan_for_a_cluster() -> None:
         assert told in done.stdout
     stages = [line for line in done.stdout.splitlines() if "encoder" in line or "decoder " in line]
     assert "source embedding" in done.stdout and "head" in done.stdout and len(stages) >= 4
+    assert "sent by a GPU in a step" in done.stdout and "tensor layers" in done.stdout
 
 
 def test_a_plan_needs_no_processes() -> None:

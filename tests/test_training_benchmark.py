@@ -1,4 +1,4 @@
-"""`launchers/benchmark.py train`, `loss` and `loader`: the numbers belong together, and are of what is trained."""
+"""`launchers/benchmark.py`, training's part: the numbers belong together, and are of what is trained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from corpus_fixture import write_corpus
 from runs import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
-from janus_pt.benchmark.case import Case, make_batch, shape_case
+from janus_pt.benchmark import growth
+from janus_pt.benchmark.case import Case, make_batch, pairs_case, shape_case
+from janus_pt.benchmark.growth import both_flops
 from janus_pt.benchmark.loss import Losses
 from janus_pt.benchmark.timing import medians
-from janus_pt.benchmark.train import Step, step_flops
+from janus_pt.benchmark.train import Step, step_flops, yardstick
 
 CPU = torch.device("cpu")
 
@@ -104,6 +106,43 @@ def test_the_loader_is_measured(config: Path, tmp_path: Path, monkeypatch: pytes
         and 0.6 < min(found["real_slots"], found["real_source_tokens"]) <= 1
         and 0.3 < found["real_scores"] <= 1
     )
+
+
+def test_flops_of_the_yardstick_by_formula_and_by_torch() -> None:
+    """The whole square of the causal mask is computed there, and half of it needed."""
+    whole = pairs_case(300, 2, 32)
+    with FlopCounterMode(display=False) as counter:
+        yardstick(whole, CPU)()
+    assert both_flops(whole)[1] == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_growth_joins_the_axes_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = growth.AXES["vocabulary"]
+    tiny = vocabulary._replace(values=(150, 300), base=300, case=lambda v: pairs_case(int(v), 2, 8, hidden_size=16))
+    monkeypatch.setitem(growth.AXES, "vocabulary", tiny)
+    masked = [
+        {"value": 0.55, **dict.fromkeys(("step_s", "yardstick_step_s", "ratio", "flops", "yardstick_flops"), 1.0)}
+    ]
+    file, picture = tmp_path / "growth.json", tmp_path / "growth.png"
+    file.write_text(json.dumps({"masked": masked}))
+    asked = ("growth", "--axis", "vocabulary", "--repeats", 1, "--threads", 1, "--json", file, "--plot", picture)
+    assert run_script(monkeypatch, "launchers/benchmark.py", *asked) == 0
+    found = json.loads(file.read_text())
+    assert found["masked"] == masked and [point["value"] for point in found["vocabulary"]] == [150, 300]
+    for point in found["vocabulary"]:
+        assert point["ratio"] == pytest.approx(point["step_s"] / point["yardstick_step_s"])
+    assert found["vocabulary"][0]["flops"] < found["vocabulary"][1]["flops"]
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"length": [{"value": 1}]}', '{"other": []}'])
+def test_growth_keeps_away_from_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(content)
+    assert run_script(monkeypatch, "launchers/benchmark.py", "growth", "--axis", "length", "--json", file) == 2
+    assert "other.json: not written by" in capsys.readouterr().err and file.read_text() == content
 
 
 def test_medians_are_of_turns_without_the_warm_up() -> None:

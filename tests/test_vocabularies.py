@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from corpus_text import sentence
-from runs import launch, losses, run_script, write_run_config
 from tiny import as_source, random_sources, tiny_model
 
 from data_prep.train_tokenizer import train
 from data_prep.verify_shards import verify
 from janus_pt import JanusModel
+from janus_pt.config_file import read_config
 from janus_pt.data.index import open_corpus
 from janus_pt.errors import UserError
 from janus_pt.export import load_export
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.train.run import check_corpora
+from runs import launch, losses, run_script, write_run_config
 
 PAIRS = [(sentence(i), sentence(i + 1).upper()) for i in range(120)]
 
@@ -88,6 +90,13 @@ def test_an_export_needs_both_tokenizers_and_reads_sources_with_theirs(
         load_export(tmp_path / "export")
 
 
+def test_a_model_of_other_vocabularies_is_refused(corpus: Path, tmp_path: Path) -> None:
+    data = {"data__train": [{"path": str(corpus)}], "data__valid": None, "objective__recipe": "translation"}
+    config = read_config(write_run_config(tmp_path, **data, model__vocab_size=320, model__source_vocab_size=12))
+    with pytest.raises(UserError, match=r"ask for a model\.source_vocab_size of 330, but it is 12; set it so"):
+        check_corpora(config)
+
+
 @pytest.mark.slow
 def test_training_is_the_same_on_four_ranks_and_the_export_writes(corpus: Path, tmp_path: Path) -> None:
     content = json.loads((corpus / "manifest.json").read_text())
@@ -110,7 +119,3 @@ def test_training_is_the_same_on_four_ranks_and_the_export_writes(corpus: Path, 
     )  # divergences near 0
     (written,) = JanusModel.from_pretrained(tmp_path / "4/run/export", device="cpu").generate([PAIRS[0][0]])
     assert written.tokens
-    changes = {**sizes, "model__source_vocab_size": 12, "run__output_dir": str(tmp_path / "no")}
-    wrong = write_run_config(tmp_path / "1", **data, **changes)
-    result = launch("finetune.py", "--config", str(wrong))
-    assert result.returncode == 2 and "ask for a model.source_vocab_size of 330, but it is 12" in result.stderr

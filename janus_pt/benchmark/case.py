@@ -41,15 +41,23 @@ class Case:
 
 
 def shape_case(shape: str, ar_stream: Literal["query", "content"] = "query") -> Case:
-    """`small`, or `large`, which has a large vocabulary and longer sentences. Dropout wherever the yardstick has it."""
+    """`small`, or `large`, which has a large vocabulary and longer sentences."""
     vocab_size, samples, length = {"small": (8000, 32, 32), "large": (50000, 8, 128)}[shape]
+    return pairs_case(vocab_size, samples, length, ar_stream=ar_stream)
+
+
+def pairs_case(
+    vocab_size: int, samples: int, length: int, hidden_size: int = 256, masked_share: float = MASKED_SHARE,
+    ar_stream: Literal["query", "content"] = "query",
+) -> Case:  # fmt: skip
+    """Pairs of `length` source and target tokens. Dropout wherever the yardstick has it."""
     model = ModelConfig(
-        vocab_size=vocab_size, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, encoder_layers=3,
-        decoder_layers=3, activation="relu", scale_embedding=True, embedding_layer_norm=False, init_std=1 / 16,
-        dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
+        vocab_size=vocab_size, hidden_size=hidden_size, ffn_hidden_size=4 * hidden_size, num_attention_heads=4,
+        encoder_layers=3, decoder_layers=3, activation="relu", scale_embedding=True, embedding_layer_norm=False,
+        init_std=hidden_size**-0.5, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
     )  # fmt: skip
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
-    sizes = replace(sample_sizes(model, objective, length + 1), source=length, masked=round(MASKED_SHARE * length))
+    sizes = replace(sample_sizes(model, objective, length + 1), source=length, masked=round(masked_share * length))
     return Case(model, objective, samples, sizes)
 
 

@@ -23,7 +23,9 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from janus_pt.api import Generation, JanusModel
 from janus_pt.errors import UserError
+from janus_pt.generate.cpu import PROJECTION, lay_out_for_cpu
 from janus_pt.generate.rivals import rivals
+from janus_pt.model.janus import JanusTransformer
 
 Quantize = Literal["int8"] | None
 WAYS: dict[str, dict[str, Any]] = {
@@ -184,15 +186,18 @@ def print_table(rows: Sequence[Row], batch_sizes: Sequence[int]) -> None:
 
 def compare(model: JanusModel, asked: argparse.Namespace) -> dict[str, dict[int, float]]:
     """Greedy search beside other engines of the same size: sentences/s by batch size. All read and write
-    `RIVAL_LENGTH` tokens, theirs with random weights."""
+    `RIVAL_LENGTH` tokens, theirs with random weights. Ours with both places where P_AR may be read off."""
     generator = torch.Generator().manual_seed(1)
     print(f"\ngreedy search, {RIVAL_LENGTH} tokens in and out, sentences/s")
     print(f"{'':28}" + "".join(f"{f'batch {size}':>10}" for size in asked.batch_sizes))
 
-    def ours(ids: list[list[int]]) -> Any:
+    def greedy(model: JanusModel, ids: list[list[int]]) -> Any:
         return model.generate(ids, "ar", batch_size=len(ids), min_length=RIVAL_LENGTH, max_length=RIVAL_LENGTH)
 
-    engines = {"janus_pt float32": ours}
+    engines: dict[str, Callable[[list[list[int]]], Any]] = {}
+    for stream in ("query", "content"):
+        for name in ("float32", "bfloat16"):
+            engines[f"janus_pt {name}, {stream}"] = partial(greedy, _reading(model, stream, PRECISIONS[name][0]))
     engines |= rivals(model.config, RIVAL_LENGTH, asked.threads)
     speeds: dict[str, dict[int, float]] = {name: {} for name in engines}
     for size in asked.batch_sizes:
@@ -203,6 +208,15 @@ def compare(model: JanusModel, asked: argparse.Namespace) -> dict[str, dict[int,
     for name, by_size in speeds.items():
         print(f"{name:28}" + "".join(f"{speed:>10.1f}" for speed in by_size.values()))
     return speeds
+
+
+def _reading(model: JanusModel, ar_stream: str, dtype: torch.dtype) -> JanusModel:
+    """The same weights, P_AR read off another slot than they were trained for: good for the clock alone."""
+    config = model.config.model_copy(update={"ar_stream": ar_stream})
+    copy = JanusTransformer(config)
+    copy.load_state_dict({k: v for k, v in model.model.state_dict().items() if not k.startswith(PROJECTION)})
+    lay_out_for_cpu(copy.to(dtype))
+    return JanusModel(copy, model.tokenizer)
 
 
 def print_profile(model: JanusModel, name: str, texts: list[str]) -> None:

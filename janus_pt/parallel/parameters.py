@@ -46,9 +46,13 @@ def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
 
 
 def table_layers(model: ModelConfig) -> tuple[int, ...]:
-    """The layers of the chain that read the token table: source embedding (if that is shared), slot embedding, head."""
-    users = 0, model.encoder_layers + 1, model.encoder_layers + model.decoder_layers + 2
-    return users if model.source_vocab_size is None else users[1:]
+    """The layers of the chain that read the shared token table: `landmarks`, the first only if the source shares it."""
+    return landmarks(model)[model.source_vocab_size is not None :]
+
+
+def landmarks(model: ModelConfig) -> tuple[int, int, int]:
+    """Source embedding, slot embedding and head in the chain."""
+    return 0, model.encoder_layers + 1, model.encoder_layers + model.decoder_layers + 2
 
 
 def stage_parameters(model: ModelConfig, tensor_parallel: int, bounds: Sequence[int]) -> list[int]:

@@ -15,10 +15,12 @@ from janus_pt.model.trained import trained_parameters, trained_share, trains_all
 from janus_pt.objectives.expected import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.train.activations import MicroBatch
+from janus_pt.train.communication import Traffic, step_traffic
 from janus_pt.train.memory import StageMemory, stage_memory
 from janus_pt.train.monitor import CONTENT_READ, flops_per_step
 
 MIB, GIB = 2**20, 2**30
+MB, GB = 1e6, 1e9
 
 
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
@@ -28,11 +30,16 @@ def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     for what, amount in plan(config, world_size, sizes):
         print(f"{what:<24}{amount}")
     samples = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
-    draws = config.objective.draws
     device = "a CPU process" if on_cpu else "a GPU"
+    batch = MicroBatch(config.objective.draws * samples, sizes, on_cpu)
     print(f"\nmemory of {device}, by stage:")
-    for line in memory_table(config.model, stage_memory(config, ranks, MicroBatch(draws * samples, sizes, on_cpu))):
+    for line in memory_table(config.model, stage_memory(config, ranks, batch)):
         print(line)
+    traffic = step_traffic(config, ranks, batch)
+    if any(traffic):
+        print(f"\nsent by {device} in a step, by stage:")
+        for line in traffic_table(traffic):
+            print(line)
 
 
 def runs_on_cpu() -> bool:
@@ -104,6 +111,16 @@ def memory_table(model: ModelConfig, stages: Sequence[StageMemory]) -> Iterator[
     for number, stage in enumerate(stages):
         amounts = "".join(f"{getattr(stage, column) / unit:>13,.2f}" for column in columns)
         yield f"  {number:<5}{stage.parameters:>14,}{amounts}  {describe(model, stage.layers)}"
+
+
+def traffic_table(stages: Sequence[Sequence[Traffic]]) -> Iterator[str]:
+    """What a rank of each stage sends in a step, a line each, by axis and purpose, in GB or, if it is little, in MB."""
+    sent = [{f"{traffic.axis} {traffic.what}": traffic.sent for traffic in stage} for stage in stages]
+    columns = list(dict.fromkeys(column for stage in sent for column in stage))
+    unit, name = (GB, "GB") if max(amount for stage in sent for amount in stage.values()) > GB else (MB, "MB")
+    yield f"  {'':<5}" + "".join(f"{column:>17}" for column in columns) + f"  {name}"
+    for number, stage in enumerate(sent):
+        yield f"  {number:<5}" + "".join(f"{stage.get(column, 0) / unit:>17,.3f}" for column in columns)
 
 
 def describe(model: ModelConfig, layers: range) -> str:
