@@ -39,7 +39,7 @@ KINDS = {
 }
 FEW = 20
 """Elements of the longest vector of counts."""
-SMALL = dict(vocab=300, hidden=32, layers=2, samples=8, length=24, accumulate=2)
+SMALL = dict(vocab=300, hidden=32, layers=2, samples=32, length=10, accumulate=2)
 RELEASED = {"stage3_param_persistence_threshold": 0}
 """ZeRO-3 keeps parameters this small gathered for good."""
 FETCHED_TWICE = {**RELEASED, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
@@ -111,11 +111,11 @@ def config_of(settings: dict[str, int] | None = None, **case: Any) -> Config:
 
 
 def batch_of(config: Config) -> Batch:
-    """A micro-batch of one sample many times, so that nothing is padding."""
+    """A micro-batch of one sample as often as parts of a row are wide, so that nothing is padding."""
     rng, length = np.random.default_rng(1), config.model.max_positions
     text = rng.integers(5, config.model.vocab_size, length - 2)
     example = make_example({"text": text}, rng, model=config.model, objective=config.objective)
-    return collate([example] * config.data.micro_batch_size, 0)
+    return collate([example] * config.data.micro_batch_size)
 
 
 def measure(case: dict[str, Any]) -> tuple[Volumes, Volumes]:
@@ -147,11 +147,11 @@ def estimate(case: dict[str, Any]) -> list[list[Traffic]]:
     config = config_of(**case)
     batch = batch_of(config)
     samples = config.data.micro_batch_size
-    content, predicted = batch.slots.num_content, sum(map(len, batch.predict.values())) / samples
+    source, content, slots = batch.source.tokens.shape[1], batch.slots.num_content, batch.slots.table.shape[1]
+    masked, predicted = len(batch.predict["nar"]), sum(map(len, batch.predict.values()))
     sizes = SampleSizes(
-        config.model.max_positions, batch.source.tokens.shape[1], len(batch.predict["nar"]) / samples, content,
-        batch.slots.table.shape[1] - content, predicted, pairs=0,
-    )  # fmt: skip
+        config.model.max_positions, *(n / samples for n in (source, masked, content, slots - content, predicted)), 0
+    )
     return step_traffic(config, case.get("ranks", 1), MicroBatch(samples, sizes, on_cpu=True))
 
 

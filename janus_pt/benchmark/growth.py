@@ -102,7 +102,7 @@ def measure(case: Case, value: float, repeats: int, device: torch.device) -> Poi
     flops, plain_flops = both_flops(case)
     return {
         "value": value, "step_s": ours, "yardstick_step_s": plain, "ratio": ours / plain, "flops": flops,
-        "yardstick_flops": plain_flops, "slots": step.batch.slots.table.shape[1],
+        "yardstick_flops": plain_flops, "slots": step.batch.slots.table.shape[1] // case.samples,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ s source tokens, n slots, c of them content, p that predict (the last layer comp
               decoder    all-reduce 3ndw forward, (3n + 2c + 2s)dw backward
               embeddings all-reduce sdw and ndw
               losses     all-reduce pdw, and sums over the vocabulary in float32
-    pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back; tables of integers
+    pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
               table      all-reduce of the token table's gradient in float32, once a step, if several stages have it
 
 That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-1 and 2 reduce gradients
@@ -33,14 +33,10 @@ from janus_pt.model.trained import trained_share, trains_all
 from janus_pt.objectives import OBJECTIVES
 from janus_pt.parallel.parameters import landmarks, stage_parameters, table_layers, table_parameters
 from janus_pt.parallel.stages import stage_bounds
-from janus_pt.slots import FIELDS
 from janus_pt.train.activations import FLOAT, MicroBatch, activation_width
 
-INTEGER = 4
-SOURCE_FIELDS = 3
-"""Integers of a source token that stages hand on."""
 HEADER = 1024
-"""Bytes with which DeepSpeed announces the shapes of what a stage hands on."""
+"""Bytes with which DeepSpeed announces the shape of what a stage hands on."""
 REUSE_DISTANCE = 1_000_000_000
 """ZeRO-3 keeps weights gathered from the forward to the backward pass where fewer others are used in between
 (DeepSpeed's `stage3_max_reuse_distance`)."""
@@ -139,10 +135,9 @@ def _pipeline(config: Config, layers: range, batch: MicroBatch, micro_batches: i
         """Bytes of hidden states between the layer before `boundary` and the one behind."""
         return element * (batch.source + batch.slots * (boundary > turn))
 
-    integers = INTEGER * (SOURCE_FIELDS * batch.source + len(FIELDS) * batch.slots) + HEADER
-    onward = (states(layers.stop) + integers) * (head not in layers)
+    onward = (states(layers.stop) + HEADER) * (head not in layers)
     back = states(layers.start) * (begin not in layers)
-    calls = 5 * (head not in layers) + (begin not in layers)
+    calls = 2 * (head not in layers) + (begin not in layers)
     yield Traffic("pipeline", "states", "send", stages, micro_batches * (onward + back), micro_batches * calls)
     bounds = stage_bounds(model, stages)
     holders = sum(any(user in range(start, stop) for user in users) for start, stop in pairwise(bounds))
