@@ -39,7 +39,7 @@ KINDS = {
 }
 FEW = 20
 """Elements of the longest vector of counts."""
-SMALL = dict(vocab=300, hidden=32, layers=2, samples=32, length=10, accumulate=2)
+SMALL = dict(vocab=300, hidden=32, layers=2, samples=32, length=8, accumulate=2)
 RELEASED = {"stage3_param_persistence_threshold": 0}
 """ZeRO-3 keeps parameters this small gathered for good."""
 FETCHED_TWICE = {**RELEASED, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}

@@ -72,7 +72,7 @@ def test_the_small_shape_is_as_described(stream: Any, slots: int) -> None:
 def test_flops_of_a_step_by_formula_and_by_torch() -> None:
     """The formula leaves out what is small here: the losses' sums, and what attention computes and need not."""
     whole = shape_case("small")
-    case = replace(whole, model=whole.model.model_copy(update=dict(vocab_size=300)), samples=2)
+    case = replace(whole, model=whole.model.model_copy(update=dict(vocab_size=300)), samples=16)
     step = Step(case, CPU)
     with FlopCounterMode(display=False) as counter:
         step()
