@@ -11,6 +11,7 @@ import pytest
 import torch
 from layouts import SAVED, STEPS, Comparison, Layout, difference, same_bits
 from ranks import Ranks
+from runs import VOCAB, launch, losses
 from safetensors.torch import load_file
 from tiny import as_source, random_sources, tokenizer_bytes
 
@@ -20,7 +21,6 @@ from janus_pt.export import save_export
 from janus_pt.model.adapters import is_adapter, trained_with
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
-from runs import VOCAB, launch, losses
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from corpus_text import sentence
+from runs import launch, losses, run_script, write_run_config
 from tiny import as_source, random_sources, tiny_model
 
 from data_prep.train_tokenizer import train
@@ -20,7 +21,6 @@ from janus_pt.errors import UserError
 from janus_pt.export import load_export
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.train.run import check_corpora
-from runs import launch, losses, run_script, write_run_config
 
 PAIRS = [(sentence(i), sentence(i + 1).upper()) for i in range(120)]
 
