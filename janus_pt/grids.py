@@ -37,16 +37,22 @@ def make_grids(samples: IntArray, groups: IntArray, num_samples: int, num_groups
     grids, inverse, offset = [], np.zeros(len(samples), dtype=np.int64), 0
     for group in range(num_groups):
         here = np.flatnonzero((groups == group) & (samples >= 0))
-        here = here[np.argsort(samples[here], kind="stable")]
+        here = here[sorting(samples[here], num_samples)]
         row = samples[here]
         sizes = np.bincount(row, minlength=num_samples)
         column = np.arange(len(here)) - (np.cumsum(sizes) - sizes)[row]
         grid = np.full((num_samples, round_up(sizes.max(), GRID_STEP)), -1, dtype=np.int64)
-        grid[row, column] = here
-        inverse[here] = offset + row * grid.shape[1] + column
+        place = row * grid.shape[1] + column
+        grid.reshape(-1)[place] = here
+        inverse[here] = offset + place
         offset += grid.size
         grids.append(torch.from_numpy(grid))
     return Grids(tuple(grids), torch.from_numpy(inverse), torch.from_numpy(np.flatnonzero(samples < 0)))
+
+
+def sorting(keys: IntArray, count: int) -> IntArray:
+    """What sorts keys below `count` and keeps the order of equal ones; a radix sort as long as they fit 16 bits."""
+    return np.argsort(keys.astype(np.min_scalar_type(count)), kind="stable")
 
 
 def round_up(size: int, step: int) -> int:

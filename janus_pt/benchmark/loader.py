@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from janus_pt.objectives.batch import Batch, collate
 
 SHARDS, BLOCKS = 4, 2000
 MICRO_BATCH_TOKENS = 8192
+SHARES_OF = 100
+"""Micro-batches of which is told how much of them is padding."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,20 +66,19 @@ def measure(model: ModelConfig, objective: ObjectiveConfig, data: DataConfig, se
     steps: Iterator[list[Batch]] = iter(loader)
     for _ in range(2 * (1 + data.num_workers)):
         next(steps)
-    sums, started = np.zeros(7), time.perf_counter()
+    tokens, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        for batch in next(steps):
-            slots, source = batch.slots.samples >= 0, batch.source.samples >= 0
-            real = (int(slots.sum()), slots.numel(), int(source.sum()), source.numel())
-            sums += (int(batch.lengths.sum()), *real, *scores(batch))
+        tokens += sum(int(batch.lengths.sum()) for batch in next(steps))
     spent = time.perf_counter() - started
-    tokens, slots_real, slots_all, source_real, source_all, scores_real, scores_all = sums.tolist()
+    shares = np.zeros((3, 2))
+    for batch in chain.from_iterable(islice(steps, SHARES_OF)):
+        slots, source = batch.slots.samples >= 0, batch.source.samples >= 0
+        shares += ((int(slots.sum()), slots.numel()), (int(source.sum()), source.numel()), scores(batch))
+    names = ("real_slots", "real_source_tokens", "real_scores")
     return {
         "tokens_per_s": tokens / spent,
         "tokens_per_s_per_worker": tokens / spent / max(1, data.num_workers),
-        "real_slots": slots_real / slots_all,
-        "real_source_tokens": source_real / source_all,
-        "real_scores": scores_real / scores_all,
+        **dict(zip(names, (shares[:, 0] / shares[:, 1]).tolist(), strict=True)),
     }
 
 

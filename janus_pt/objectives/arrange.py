@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from janus_pt.grids import ROW_STEP, IntArray, round_up
+from janus_pt.grids import ROW_STEP, IntArray, round_up, sorting
 from janus_pt.slots import SEGMENT
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ class Arrangement:
 
 def arrange(examples: Sequence[Example]) -> Arrangement:
     """Lay out the examples; all their queries predict."""
-    sides = [np.concatenate((e.content, e.query))[:, SEGMENT] & 1 for e in examples]
+    sides = [np.concatenate((e.content[:, SEGMENT], e.query[:, SEGMENT])) & 1 for e in examples]
     sizes = [len(side) for side in sides]
     stretch = np.concatenate([_stretches(example) for example in examples])
-    order = np.lexsort((np.repeat(np.arange(len(sizes)), sizes), np.concatenate(sides), stretch))
+    runs = (2 * stretch + np.concatenate(sides)) * len(sizes) + np.repeat(np.arange(len(sizes)), sizes)
+    order = sorting(runs, 2 * STRETCHES * len(sizes))
     counts = np.bincount(stretch, minlength=STRETCHES)
     starts = np.cumsum([0, *(round_up(count, ROW_STEP) for count in counts)])
     places = np.empty(len(order), dtype=np.int64)
