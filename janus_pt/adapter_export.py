@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from janus_pt.config import AdapterConfig, Section
 from janus_pt.errors import UserError
-from janus_pt.export import CONFIG, Export, load_export, read_export_config, read_json, write_folder
+from janus_pt.export import CONFIG, Export, load_export, read_description, read_export_config, write_folder
 from janus_pt.export_checks import stored_shapes
 from janus_pt.files import file_hash
 from janus_pt.model.adapters import merged, trained_with
@@ -87,7 +86,7 @@ def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
     folder = Path(directory)
     if not (folder / ADAPTER_CONFIG).is_file():
         return load_export(folder)
-    config = _read_config(folder / ADAPTER_CONFIG)
+    config = read_description(folder / ADAPTER_CONFIG, AdapterExportConfig)
     base_folder, adapter = folder / config.base_model_name_or_path, config.adapter
     if not (base_folder / CONFIG).is_file():
         raise UserError(
@@ -116,15 +115,3 @@ def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> di
     if file_hash(path) != config.adapter_sha256:
         raise UserError(f"{path}: damaged, its sha256 is not the one in {ADAPTER_CONFIG}; copy the folder again")
     return load_file(path)
-
-
-def _read_config(path: Path) -> AdapterExportConfig:
-    content = read_json(path)
-    if content.get("format") != ADAPTER_FORMAT or content.get("version") != ADAPTER_VERSION:
-        raise UserError(f"{path}: not the config of adapters of this release (version {ADAPTER_VERSION})")
-    try:
-        return AdapterExportConfig.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise UserError(f"{path}: {place}: {problem['msg']}; copy the folder again") from error

@@ -68,8 +68,18 @@ class JanusModel:
 
     def __init__(self, model: JanusTransformer, *tokenizers: Tokenizer, mlflow_run_id: str | None = None) -> None:
         self.model = model.eval()
-        self.tokenizer, self.source_tokenizer = tokenizers[0], tokenizers[-1]
+        self.tokenizers = tokenizers
         self.mlflow_run_id = mlflow_run_id
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """That of the target, and of the source if it has none of its own."""
+        return self.tokenizers[0]
+
+    @property
+    def source_tokenizer(self) -> Tokenizer:
+        """That of the source."""
+        return self.tokenizers[-1]
 
     @property
     def config(self) -> ModelConfig:
@@ -124,9 +134,8 @@ class JanusModel:
         if self.model.adapter is not None:
             raise UserError("save_pretrained: bottleneck adapters cannot be merged; copy the folder of the adapters")
         with tempfile.TemporaryDirectory() as folder:
-            apart = self.config.source_vocab_size is not None
-            files = [Path(folder, name) for name in (TOKENIZER, SOURCE_TOKENIZER)[: 1 + apart]]
-            for path, tokenizer in zip(files, (self.tokenizer, self.source_tokenizer), strict=False):
+            files = [Path(folder, name) for name in (TOKENIZER, SOURCE_TOKENIZER)[: len(self.tokenizers)]]
+            for path, tokenizer in zip(files, self.tokenizers, strict=True):
                 tokenizer.save(path)
             save_export(directory, state, self.config, files, self.mlflow_run_id)
 

@@ -13,19 +13,18 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from janus_pt.config import AdapterConfig, ModelConfig, Section
 from janus_pt.errors import UserError
-from janus_pt.export_checks import check_shapes, check_tokenizers, outline, stored_shapes
+from janus_pt.export_checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export_stream import write_tensors
 from janus_pt.files import file_hash, sync
-from janus_pt.model.adapters import add_adapters
+from janus_pt.model.adapters import outline
 from janus_pt.model.initialize import whole_shapes
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
@@ -37,6 +36,7 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.mode
 SOURCE_TOKENIZER = "source_tokenizer.model"
 MAX_CONFIG_BYTES = 1 << 20
 _AGAIN = "copy or export the model again"
+Description = TypeVar("Description", bound=Section)
 
 
 class ExportConfig(Section):
@@ -66,10 +66,7 @@ class Export:
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
-        config, model = self.config, outline(self.config)
-        if self.adapter is not None:
-            with torch.device("meta"):
-                add_adapters(model, self.adapter)
+        config, model = self.config, outline(self.config, self.adapter)
         model.load_state_dict(self.state, assign=True)
         for stack in (model.encoder, model.decoder):
             if isinstance(stack.embed_positions, SinusoidalPositions):  # computed, hence in no file
@@ -178,7 +175,7 @@ def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """An object in a file of an export, empty if it is something else; `UserError` if it is no JSON or too large."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config")
@@ -194,13 +191,19 @@ def read_export_config(directory: str | Path) -> ExportConfig:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
-    content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise UserError(f'{path}: not the config of an exported model: "format" is not "{FORMAT}"')
-    if content.get("version") != VERSION:
-        raise UserError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
+    return read_description(path, ExportConfig)
+
+
+def read_description(path: Path, kind: type[Description]) -> Description:
+    """What a folder's description says; raises `UserError` if it is of another `format` or `version` than `kind`'s."""
+    content, expected = _read_json(path), {name: kind.model_fields[name].default for name in ("format", "version")}
+    if content.get("format") != expected["format"]:
+        raise UserError(f'{path}: "format" is not "{expected["format"]}": this is something else')
+    if content.get("version") != expected["version"]:
+        found = content.get("version")
+        raise UserError(f"{path}: version {found!r}, this release reads version {expected['version']}")
     try:
-        return ExportConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])

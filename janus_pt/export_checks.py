@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from janus_pt.config import ModelConfig
 from janus_pt.errors import UserError
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.adapters import outline
 from janus_pt.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
 
@@ -36,12 +36,6 @@ def stored_shapes(path: Path) -> Shapes:
     if len(dtypes) != 1 or not dtypes <= {"F64", "F32", "F16", "BF16"}:
         raise UserError(f"{path}: should hold floating-point tensors of one type, has {', '.join(sorted(dtypes))}")
     return shapes
-
-
-def outline(config: ModelConfig) -> JanusTransformer:
-    """The model without its numbers: every tensor is on the meta device, nothing is allocated or drawn at random."""
-    with torch.device("meta"):
-        return JanusTransformer(config)
 
 
 def check_shapes(origin: str, found: Shapes, config: ModelConfig) -> None:

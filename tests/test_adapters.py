@@ -239,7 +239,7 @@ def flip(path: Path) -> None:
     [
         (lambda f: edit(f, base_model_name_or_path="elsewhere"), "its base model is not in"),
         (lambda f: edit(f, base_model_sha256="0"), "was trained on another model"),
-        (lambda f: edit(f, version=2), "not the config of adapters"),
+        (lambda f: edit(f, version=2), "version 2, this release reads version 1"),
         (lambda f: edit(f, adapter={"kind": "lora", "r": 0}), "adapter.r: "),
         (lambda f: edit(f, adapter={"kind": "lora", "r": 1}), "its tensors are not those"),
         (lambda f: (f / ADAPTER_CONFIG).write_text("{"), "not JSON"),

@@ -53,6 +53,16 @@ def target_layers(adapter: AdapterConfig, parameters: Iterable[str]) -> list[str
     return [layer for layer in layers if any(matches(pattern, layer) for pattern in adapter.targets)]
 
 
+def outline(config: ModelConfig, adapter: AdapterConfig | None = None, layers: Layers = PLAIN) -> JanusTransformer:
+    """The model, with its adapters if it has any, without its numbers: every tensor is on the meta device, nothing is
+    allocated or drawn at random."""
+    with torch.device("meta"):
+        model = JanusTransformer(config, layers)
+        if adapter is not None:
+            add_adapters(model, adapter, layers)
+    return model
+
+
 def add_adapters(model: JanusTransformer, adapter: AdapterConfig, layers: Layers = PLAIN) -> None:
     """Put adapters on `model`, whose layers `layers` has made. Their weights are not set."""
     model.adapter = adapter

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_pt.config import AdapterConfig, ModelConfig
-from janus_pt.model.adapters import FIRST, LAST, add_adapters, is_adapter
+from janus_pt.model.adapters import FIRST, LAST, is_adapter, outline
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.positions import SinusoidalPositions
 
@@ -20,11 +20,7 @@ Part = Callable[[nn.Parameter, Tensor], Tensor]
 
 def whole_shapes(config: ModelConfig, adapter: AdapterConfig | None = None) -> dict[str, torch.Size]:
     """Shapes of all parameters of the unsharded model, by name; those of its adapters too, if it has any."""
-    with torch.device("meta"):
-        model = JanusTransformer(config)
-        if adapter is not None:
-            add_adapters(model, adapter)
-        return {name: p.shape for name, p in model.named_parameters()}
+    return {name: p.shape for name, p in outline(config, adapter).named_parameters()}
 
 
 def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:

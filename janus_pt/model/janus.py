@@ -21,8 +21,8 @@ class JanusTransformer(nn.Module):
     """Encoder-decoder Transformer over slots (Liang et al. 2022).
 
     `embed_tokens` serves source, target and the output projection, but for a source with a vocabulary of its own, which
-    has `embed_source`. `layers` decides how the weights are sharded;
-    by default they are not. Weights are torch's defaults until `initialize_weights` or `load_weights` gave others.
+    has `embed_source`. `layers` decides how the weights are sharded; by default they are not. Weights are torch's
+    defaults until `initialize_weights` or `load_weights` gave others.
     """
 
     def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from janus_pt.config import AdapterConfig, ModelConfig
-from janus_pt.model.adapters import add_adapters
+from janus_pt.model.adapters import outline
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.parameters import table_layers
@@ -20,11 +20,7 @@ def build_model(
 
     `layers` are this rank's links of the chain (`stages`), None for all of them.
     """
-    factory = tensor_parallel_layers()
-    with torch.device("meta"):
-        model = JanusTransformer(config, factory)
-        if adapter is not None:
-            add_adapters(model, adapter, factory)
+    model = outline(config, adapter, tensor_parallel_layers())
     if layers is not None:
         keep_layers(model, layers)
     take_memory(model)

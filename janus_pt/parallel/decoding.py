@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from janus_pt.adapter_export import load_pretrained
 from janus_pt.api import JanusModel
-from janus_pt.model.adapters import add_adapters
+from janus_pt.model.adapters import outline
 from janus_pt.model.initialize import load_weights
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.parallel.build import take_memory
@@ -34,16 +34,12 @@ def load_sharded(
         UserError: the folder is incomplete or damaged.
     """
     export = load_pretrained(directory)
-    factory = tensor_parallel_layers()
-    with torch.device("meta"):
-        model = JanusTransformer(export.config, factory)
-        if export.adapter is not None:
-            add_adapters(model, export.adapter, factory)
+    model = outline(export.config, export.adapter, tensor_parallel_layers())
     take_memory(model)
     load_weights(model, export.state, own_part)
     model.to(device, dtype or export.state["embed_tokens.weight"].dtype)
     model.output_projection = partial(_gathered_logits, model.embed_tokens, export.config.vocab_size)
-    return JanusModel(model, *export.tokenizers)
+    return JanusModel(model, *export.tokenizers, mlflow_run_id=export.mlflow_run_id)
 
 
 @contextmanager

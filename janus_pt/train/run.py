@@ -184,7 +184,7 @@ def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     ):
         ours = getattr(config.model, name)
         if ours != size:
-            problems.append(f"its tokenizers ask for a model.{name} of {size or 'null'}, but it is {ours}; set it so")
+            problems.append(f"model.{name} is {ours}, its tokenizers have {size or 'none'}; set it to {size or 'null'}")
     parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
     if not parallel and not infilled:
         problems.append('has no target side, so objective.masking.kind must be "infill"')
