@@ -93,7 +93,7 @@ def test_an_export_needs_both_tokenizers_and_reads_sources_with_theirs(
 def test_a_model_of_other_vocabularies_is_refused(corpus: Path, tmp_path: Path) -> None:
     data = {"data__train": [{"path": str(corpus)}], "data__valid": str(corpus), "objective__recipe": "translation"}
     config = read_config(write_run_config(tmp_path, **data, model__vocab_size=320, model__source_vocab_size=12))
-    with pytest.raises(UserError, match=r"ask for a model\.source_vocab_size of 330, but it is 12; set it so"):
+    with pytest.raises(UserError, match=r"model\.source_vocab_size is 12, its tokenizers have 330; set it to 330"):
         check_corpora(config)
 
 

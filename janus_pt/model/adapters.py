@@ -24,7 +24,9 @@ from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.layers import PLAIN, Layers
 
-COLUMN, ROW = ("q_proj", "k_proj", "v_proj", "fc1"), ("out_proj", "fc2")
+SHARED = ("q_proj", "k_proj", "v_proj")
+"""Column layers that read the same."""
+COLUMN, ROW = (*SHARED, "fc1"), ("out_proj", "fc2")
 """The linear layers by how they are sharded."""
 FIRST, LAST = ("lora_A", "adapter_down"), ("lora_B", "adapter_up")
 """The two layers of an adapter; the last one starts as zero."""
@@ -79,7 +81,9 @@ def add_adapters(model: JanusTransformer, adapter: AdapterConfig, layers: Layers
             layer.add_module("lora_A", first)
             layer.add_module("lora_B", last)
             apart = layers.apart if kind in ROW else nullcontext
-            layer.register_forward_hook(partial(_lora, adapter.lora_alpha / adapter.r, adapter.lora_dropout, apart))
+            alike = layers.alike if kind in SHARED else None
+            scaling = adapter.lora_alpha / adapter.r
+            layer.register_forward_hook(partial(_lora, scaling, adapter.lora_dropout, apart, alike))
         else:
             layer.add_module("adapter_down", layers.column(model.config.hidden_size, adapter.r))
             layer.add_module("adapter_up", layers.row(adapter.r, model.config.hidden_size))
@@ -91,8 +95,10 @@ def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     return {**dict.fromkeys(COLUMN + ROW, (d, d)), "fc1": (d, ffn), "fc2": (ffn, d)}
 
 
-def _lora(scaling: float, dropout: float, apart: Any, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    x = inputs[0]
+def _lora(
+    scaling: float, dropout: float, apart: Any, alike: Any, layer: Any, inputs: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    x = inputs[0] if alike is None else alike(inputs[0])
     if layer.training and dropout > 0:
         with apart():
             x = F.dropout(x, dropout)

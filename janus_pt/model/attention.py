@@ -92,15 +92,16 @@ class LayerCache:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; with sharded `layers` it holds this rank's heads only."""
+    """Multi-head attention; with sharded `layers` it holds this rank's heads only, and what it reads has gone through
+    `layers.enter`."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, layers: Layers) -> None:
         super().__init__()
         self.head_size = hidden_size // num_heads
         self.dropout = dropout
-        self.q_proj = layers.column(hidden_size, hidden_size)
-        self.k_proj = layers.column(hidden_size, hidden_size)
-        self.v_proj = layers.column(hidden_size, hidden_size)
+        self.q_proj = layers.shared_column(hidden_size, hidden_size)
+        self.k_proj = layers.shared_column(hidden_size, hidden_size)
+        self.v_proj = layers.shared_column(hidden_size, hidden_size)
         self.out_proj = layers.row(hidden_size, hidden_size)
         self.apart = layers.apart
 

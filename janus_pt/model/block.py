@@ -31,7 +31,7 @@ class Layer(nn.Module):
         self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = config.activation_dropout
-        self.apart = layers.apart
+        self.enter, self.apart = layers.enter, layers.apart
         self.self_attn = self._attention(config, layers)
         self.self_attn_layer_norm = layer_norm(config)
         self.fc1 = layers.column(config.hidden_size, config.ffn_hidden_size)
@@ -63,8 +63,12 @@ class EncoderLayer(Layer):
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         """`x [batch, length, hidden]` to the same shape."""
-        attention = self.self_attn
-        x = self._residual(x, self.self_attn_layer_norm, lambda h: attention(h, attention.keys_values(h), mask))
+
+        def self_attention(h: Tensor) -> Tensor:
+            h = self.enter(h)
+            return self.self_attn(h, self.self_attn.keys_values(h), mask)
+
+        x = self._residual(x, self.self_attn_layer_norm, self_attention)
         return self._residual(x, self.final_layer_norm, self._feed_forward)
 
 
@@ -96,15 +100,17 @@ class DecoderLayer(Layer):
         """
 
         def self_attention(h: Tensor) -> Tensor:
+            h = self.enter(h)
             keys_values = self.self_attn.keys_values(h[:, :num_content] if num_content < h.shape[1] else h)
             if cache is not None:
                 keys_values = cache.extend(*keys_values)
             return self.self_attn(h[:, skip:] if skip else h, keys_values, self_mask)
 
         def cross_attention(h: Tensor) -> Tensor:
+            h = self.enter(h)
             if cache is None:
                 assert encoder_out is not None
-                return self.encoder_attn(h, self.encoder_attn.keys_values(encoder_out), cross_mask)
+                return self.encoder_attn(h, self.encoder_attn.keys_values(self.enter(encoder_out)), cross_mask)
             # Slots of all copies of a source are so many queries to the same keys.
             folded = h.reshape(len(cache.memory[0]), -1, h.shape[-1])
             return self.encoder_attn(folded, cache.memory, cross_mask).view_as(h)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class MakeLinear(Protocol):
@@ -19,15 +19,24 @@ class MakeLinear(Protocol):
 
 @dataclass(frozen=True)
 class Layers:
-    """How the three kinds of sharded layers are made: `column` splits its output features over the tensor-parallel
-    ranks, `row` its input features, `embedding` its rows. `apart` is the context for dropout between a column and a
-    row layer, where each rank holds something else and must not drop out what the others do."""
+    """How the kinds of sharded layers are made, and what ranks do between them.
+
+    `column` splits its output features over the tensor-parallel ranks, `row` its input features, `embedding` its rows.
+    `shared_column` is one of several columns that read the same: what these read goes through `enter` first, which adds
+    up its gradient once for all of them. Behind `enter` gradients differ between ranks; what all ranks compute alike
+    from there reads through `alike`, so that its gradient is not added up as often as there are ranks. `apart` is the
+    context for dropout between a column and a row layer, where each rank holds something else and must not drop out
+    what the others do.
+    """
 
     column: MakeLinear
+    shared_column: MakeLinear
     row: MakeLinear
     embedding: Callable[[int, int], nn.Module]
+    enter: Callable[[Tensor], Tensor] = lambda x: x
+    alike: Callable[[Tensor], Tensor] = lambda x: x
     apart: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-PLAIN = Layers(nn.Linear, nn.Linear, nn.Embedding)
+PLAIN = Layers(nn.Linear, nn.Linear, nn.Linear, nn.Embedding)
 """Torch's own layers: nothing is sharded."""

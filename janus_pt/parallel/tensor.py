@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 from torch import Tensor, nn
 
 from janus_pt.config import padded_vocab_size
@@ -40,14 +41,34 @@ def tensor_parallel_layers() -> Layers:
     size = parallel_state.get_tensor_model_parallel_world_size()
     config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
     shared: dict[str, Any] = dict(config=config, init_method=lambda weight: weight)
-    column: MakeLinear = lambda i, o, bias=True: _Column(i, o, bias=bias, gather_output=False, **shared)  # noqa: E731
+    column, shared_column = (_make_column(alone, shared) for alone in (True, False))
     row: MakeLinear = lambda i, o, bias=True: _Row(  # noqa: E731
         i, o, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
     )
     embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
         padded_vocab_size(rows, size), hidden, **shared
     )
-    return Layers(column, row, embedding, apart)
+    enter: Callable[[Tensor], Tensor] = copy_to_tensor_model_parallel_region
+    return Layers(column, shared_column, row, embedding, enter, _Alike.apply, apart)
+
+
+def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
+    """A column that is `alone` adds up its input's gradient itself, beside computing that of its weight."""
+    return lambda i, o, bias=True: _Column(
+        i, o, bias=bias, gather_output=False, disable_grad_reduce=not alone, **shared
+    )
+
+
+class _Alike(torch.autograd.Function):
+    """Returns its input; of the gradient, which all ranks have alike and will add up, each keeps its share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient / parallel_state.get_tensor_model_parallel_world_size()
 
 
 @contextmanager

@@ -7,16 +7,15 @@ s source tokens, n slots, c of them content, p that predict (the last layer comp
               ZeRO-1     all-reduce Pw, all-gather Pw         once a step
               ZeRO-2     all-reduce Pw                        each micro-batch; all-gather Pw once a step
               ZeRO-3     reduce-scatter Pw, all-gather Pw     each micro-batch; twice what does not stay gathered
-    tensor    encoder    all-reduce 2sdw forward, 4sdw backward
-              decoder    all-reduce 3ndw forward, (3n + 2c + 2s)dw backward
+    tensor    encoder    all-reduce 2sdw forward, 2sdw backward
+              decoder    all-reduce 3ndw forward, (3n + s)dw backward
               embeddings all-reduce sdw and ndw
               losses     all-reduce pdw, and sums over the vocabulary in float32
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
               table      all-reduce of the token table's gradient in float32, once a step, if several stages have it
 
 That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-1 and 2 reduce gradients
-whole where their share would be enough, and queries, keys and values of a layer each reduce the gradient of what they
-read. Counts and norms, some bytes a step, are left out.
+whole where their share would be enough. Counts and norms, some bytes a step, are left out.
 """
 
 from __future__ import annotations
@@ -110,10 +109,10 @@ def _tensor(config: Config, layers: range, batch: MicroBatch, micro_batches: int
         if layer in (begin, turn):
             rows, calls = rows + (batch.source if layer == begin else batch.slots), calls + 1
         elif layer < turn:
-            rows, calls = rows + (2 * again + 4) * batch.source, calls + 2 * again + 4
+            rows, calls = rows + 2 * (again + 1) * batch.source, calls + 2 * (again + 1)
         elif layer < head:
-            rows += (3 * again + 3) * computed + 2 * samples * sizes.content + 2 * batch.source
-            calls += 3 * again + 7
+            rows += (3 * again + 2) * computed + batch.slots + batch.source
+            calls += 3 * again + 4
     element = model.hidden_size * activation_width(config)
     yield Traffic("tensor", "layers", "all-reduce", ranks, micro_batches * rows * element, micro_batches * calls)
     if head in layers:
