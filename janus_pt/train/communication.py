@@ -1,7 +1,7 @@
 """What a rank exchanges with others in a training step, by formula, for each axis of the layout.
 
 With w the bytes of an activation or weight, d the hidden size, P a stage's parameters on a rank, and per micro-batch
-s source tokens, n slots, c of them content, p that predict (the last layer computes no others), in bytes:
+s source tokens, n slots, p that predict (the last layer computes no others), in bytes:
 
     data      ZeRO-0     all-reduce Pw                        once a step
               ZeRO-1     all-reduce Pw, all-gather Pw         once a step
