@@ -1,9 +1,8 @@
-"""The places of a packed row, sample by sample; and batches moved as a whole."""
+"""The places of a packed row, sample by sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,21 +57,3 @@ def sorting(keys: IntArray, count: int) -> IntArray:
 def round_up(size: int, step: int) -> int:
     """The next multiple of `step`: sizes that come again let kernels be used again, and some are made anew for each."""
     return -(-size // step) * step
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same value with all tensors changed that are in it, however deep in data classes, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map_tensors(item, change) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(*(map_tensors(getattr(value, field.name), change) for field in fields(value)))
-    return value
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """The same value with all its tensors on another device; copies are asynchronous from pinned memory."""
-    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))

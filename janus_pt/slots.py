@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.grids import ROW_STEP, Grids, IntArray, make_grids, round_up, to_device
+from janus_pt.fold import map_leaves
+from janus_pt.grids import ROW_STEP, Grids, IntArray, make_grids, round_up
 
 FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
 TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
@@ -116,7 +117,7 @@ class Source:
 
     def to(self, device: torch.device) -> Source:
         """The same source on another device; the copy is asynchronous from pinned memory."""
-        moved: Source = to_device(self, device)
+        moved: Source = map_leaves(self, Tensor, lambda tensor: tensor.to(device, non_blocking=True))
         return moved
 
 

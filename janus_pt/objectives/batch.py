@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.grids import IntArray, map_tensors, to_device
+from janus_pt.fold import fold, unfold
+from janus_pt.grids import IntArray
 from janus_pt.objectives.arrange import arrange
 from janus_pt.slots import PADDING, SEGMENT, SlotArray, Slots, Source, pack_slots, pack_sources
 
@@ -38,7 +40,7 @@ class Example:
 @dataclass(frozen=True)
 class Batch:
     """Samples on a device. `predict[stream]` indexes the slots, counted from the first that predicts; its rows are a
-    prefix of `targets`'."""
+    prefix of `targets`'. Between processes and devices it moves as one block of memory."""
 
     source: Source
     slots: Slots
@@ -47,14 +49,24 @@ class Batch:
     lengths: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device; the copies are asynchronous from pinned memory."""
-        moved: Batch = to_device(self, device)
-        return moved
+        """The same batch on another device; the copy is asynchronous from pinned memory."""
+        return self if self.targets.device == device else self._moved(lambda block: block.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
-        pinned: Batch = map_tensors(self, Tensor.pin_memory)
-        return pinned
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        block, layout = fold(self)
+        moved: Batch = unfold(move(block), layout)
+        return moved
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unfold, fold((self.source, self.slots, self.targets, self.predict, self.lengths))
+
+
+def _unfold(block: Tensor, layout: Any) -> Batch:
+    return Batch(*unfold(block, layout))
 
 
 def collate(examples: Sequence[Example], draws: int = 1) -> Batch:

@@ -1,0 +1,61 @@
+"""Values folded into one block of memory, and batches on their way between processes."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_pt.benchmark.case import make_batch, shape_case
+from janus_pt.fold import fold, map_leaves, unfold
+from janus_pt.objectives.batch import Batch
+
+DTYPES = (torch.int32, torch.int64, torch.float64, torch.bool, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Pair:
+    first: Any
+    second: Any
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_leaves(value, torch.Tensor, found.append)
+    return found
+
+
+def assert_same(value: Any, other: Any) -> None:
+    here, there = tensors(value), tensors(other)
+    assert len(here) == len(there)
+    for mine, yours in zip(here, there, strict=True):
+        assert mine.dtype == yours.dtype and mine.shape == yours.shape and torch.equal(mine, yours)
+
+
+@given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)), min_size=1, max_size=6))
+def test_what_is_folded_unfolds_and_stays_in_its_block(parts: list[tuple[torch.dtype, list[int]]]) -> None:
+    made = [torch.randint(0, 2, shape).to(dtype) for dtype, shape in parts]
+    value = {"one": Pair(made[0].t() if made[0].ndim == 2 else made[0], 7), "others": tuple(made[1:])}
+    block, layout = fold(value)
+    whole = unfold(block, layout)
+    assert_same(value, whole)
+    assert whole["one"].second == 7
+    again, same_layout = fold(whole)
+    assert again.data_ptr() == block.data_ptr()
+    assert_same(value, unfold(again, same_layout))
+
+
+def test_a_batch_is_handed_over_as_one_tensor() -> None:
+    batch = make_batch(shape_case("small", "query"))
+    text = pickle.dumps(batch)
+    assert text.count(b"_rebuild_tensor") == 1
+    other: Batch = pickle.loads(text)
+    assert_same(batch, other)
+    assert (other.slots.num_content, list(other.predict)) == (batch.slots.num_content, list(batch.predict))
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(other)}) == 1
+    assert_same(batch, other.to(torch.device("cpu")))
+    assert_same(batch, other._moved(torch.clone))
