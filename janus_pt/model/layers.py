@@ -17,6 +17,11 @@ class MakeLinear(Protocol):
         """A layer from `[..., inputs]` to `[..., outputs]`."""
 
 
+def unchanged(x: Tensor) -> Tensor:
+    """What `enter` and `alike` are where nothing is sharded."""
+    return x
+
+
 @dataclass(frozen=True)
 class Layers:
     """How the kinds of sharded layers are made, and what ranks do between them.
@@ -33,8 +38,8 @@ class Layers:
     shared_column: MakeLinear
     row: MakeLinear
     embedding: Callable[[int, int], nn.Module]
-    enter: Callable[[Tensor], Tensor] = lambda x: x
-    alike: Callable[[Tensor], Tensor] = lambda x: x
+    enter: Callable[[Tensor], Tensor] = unchanged
+    alike: Callable[[Tensor], Tensor] = unchanged
     apart: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
