@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.layers import PLAIN, Layers
+from janus_pt.model.layers import PLAIN, Layers, unchanged
 
 SHARED = ("q_proj", "k_proj", "v_proj")
 """Column layers that read the same."""
@@ -81,7 +81,7 @@ def add_adapters(model: JanusTransformer, adapter: AdapterConfig, layers: Layers
             layer.add_module("lora_A", first)
             layer.add_module("lora_B", last)
             apart = layers.apart if kind in ROW else nullcontext
-            alike = layers.alike if kind in SHARED else None
+            alike = layers.alike if kind in SHARED else unchanged
             scaling = adapter.lora_alpha / adapter.r
             layer.register_forward_hook(partial(_lora, scaling, adapter.lora_dropout, apart, alike))
         else:
@@ -98,7 +98,7 @@ def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 def _lora(
     scaling: float, dropout: float, apart: Any, alike: Any, layer: Any, inputs: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
-    x = inputs[0] if alike is None else alike(inputs[0])
+    x = alike(inputs[0])
     if layer.training and dropout > 0:
         with apart():
             x = F.dropout(x, dropout)
