@@ -24,14 +24,14 @@ class Place:
 
 
 def map_leaves(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """The same value with everything of a kind changed that is in it, however deep in data classes, tuples and
+    """The same value with everything of a kind changed that is in it, however deep in data classes, tuples, lists and
     dictionaries."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, dict):
         return {key: map_leaves(item, kind, change) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map_leaves(item, kind, change) for item in value)
+    if isinstance(value, tuple | list):
+        return type(value)(map_leaves(item, kind, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         return type(value)(*(map_leaves(getattr(value, field.name), kind, change) for field in fields(value)))
     return value

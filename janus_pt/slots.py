@@ -100,6 +100,8 @@ def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) ->
         make_grids(samples[part], side[part], *size)
         for part in (slice(None), slice(first_predicting, None), slice(num_content))
     )
+    for rows, keys in zip(readers.places, contents.places, strict=True):
+        assert ((rows[:, 0] < 0) | (keys[:, 0] >= 0)).all(), "a slot's side has nothing to read"
     return Slots(torch.from_numpy(table)[None], num_content, first_predicting, readers, predicting, contents)
 
 

@@ -128,7 +128,7 @@ def dense_pass(ours: JanusTransformer, source: Source, slots: Slots) -> torch.Te
     mask, cross_mask, self_mask = (additive(m[None, None], torch.float64) for m in (same, cross, seen))
     encoded = ours.encoder(ours.embed_tokens(source.tokens), source.positions, mask)
     reading = Reading(slots.num_content, 0, self_mask, cross_mask)
-    return ours.decoder(ours.embed_tokens(slots[TOKEN]), slots[POSITION], encoded, (reading, reading))
+    return ours.decoder(ours.embed_tokens(slots[TOKEN]), slots[POSITION], encoded, lambda _: reading)
 
 
 def test_what_is_left_out_changes_no_number() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from janus_pt.benchmark.case import Case, make_batch, pairs_case
 from janus_pt.benchmark.timing import medians
-from janus_pt.benchmark.train import Step, step_flops, yardstick
+from janus_pt.benchmark.train import Step, slots_of_a_sample, step_flops, yardstick
 from janus_pt.errors import UserError
 from janus_pt.train.monitor import flops_per_step
 
@@ -102,7 +102,7 @@ def measure(case: Case, value: float, repeats: int, device: torch.device) -> Poi
     flops, plain_flops = both_flops(case)
     return {
         "value": value, "step_s": ours, "yardstick_step_s": plain, "ratio": ours / plain, "flops": flops,
-        "yardstick_flops": plain_flops, "slots": step.batch.slots.table.shape[1] // case.samples,
+        "yardstick_flops": plain_flops, "slots": slots_of_a_sample(case, step.batch),
     }  # fmt: skip
 
 

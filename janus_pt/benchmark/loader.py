@@ -88,7 +88,11 @@ def scores(batch: Batch) -> tuple[int, int]:
     slots, source = batch.slots, batch.source.grids
     assert source is not None
     sides = [*zip(slots.readers.places, slots.contents.places, strict=True)]
-    pairs = [*sides, *((readers, source.places[0]) for readers in slots.readers.places), source.places * 2]
+    pairs = [
+        *sides,
+        *((readers, source.places[0]) for readers in slots.readers.places),
+        (source.places[0], source.places[0]),
+    ]
     real = sum(int(((r >= 0).sum(1) * (k >= 0).sum(1)).sum()) for r, k in pairs)
     return real, sum(r.numel() * k.shape[1] for r, k in pairs)
 

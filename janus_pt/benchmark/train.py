@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def measure(case: Case, device: torch.device, repeats: int, threads: int) -> dic
         "yardstick_step_s": plain,
         "ratio": ours / plain,
         "tokens_per_s": case.target_tokens / ours,
-        "slots": step.batch.slots.table.shape[1] // case.samples,
+        "slots": slots_of_a_sample(case, step.batch),
         "flops": flops,
         "peak_rss_mb": peak_memory_mb(take_steps, case, threads),
         "parts": {**step_parts(step, device), **other_parts(case, step, device)},
@@ -170,12 +169,18 @@ def other_parts(case: Case, step: Step, device: torch.device) -> dict[str, float
 
 def step_flops(case: Case, batch: Batch) -> float:
     """Operations that the step needs: see `flops_per_step`."""
-    content, queries = batch.slots.num_content, batch.slots.table.shape[1] - batch.slots.num_content
+    real, samples = batch.slots.samples[0] >= 0, case.samples * case.objective.draws
+    content = int(real[: batch.slots.num_content].sum())
     predicted = sum(len(index) for index in batch.predict.values())
-    sizes = replace(case.sizes, content=content / case.samples)
     return flops_per_step(
-        case.model, case.samples * round(sizes.source), content, queries, predicted, sizes.source, sizes.content / 3,
+        case.model, int((batch.source.samples >= 0).sum()), content, int(real.sum()) - content, predicted,
+        case.sizes.source, content / samples / 3,
     )  # fmt: skip
+
+
+def slots_of_a_sample(case: Case, batch: Batch) -> int:
+    """Mean number of a sample's slots, padding left out."""
+    return round(int((batch.slots.samples >= 0).sum()) / (case.samples * case.objective.draws))
 
 
 def print_table(case: Case, device: torch.device, found: dict[str, Any], threads: int) -> None:

@@ -126,6 +126,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dro
 
     A block mask means FlexAttention, which has no dropout: `block_masks_apply` keeps the two apart.
     """
+    if not queries.numel():  # in the last layer a side, or all of a batch, may have no slot left
+        return queries
     if isinstance(mask, SampleMask):
         return _attend_by_sample(queries, keys, values, mask, dropout)
     if queries.device.type == "cpu" and queries.requires_grad and not isinstance(mask, BlockMask):
@@ -141,11 +143,7 @@ def _attend_by_sample(queries: Tensor, keys: Tensor, values: Tensor, mask: Sampl
         split_samples(x[0].transpose(0, 1), grids)
         for x, grids in ((queries, mask.readers), (keys, mask.keys), (values, mask.keys))
     )
-    # In the last layer a side may have no slot left.
-    parts = tuple(
-        attend(*part, dropout) if part[0].numel() else part[0]
-        for part in zip(q, cycle(k), cycle(v), mask.masks, strict=False)
-    )
+    parts = tuple(attend(*part, dropout) for part in zip(q, cycle(k), cycle(v), mask.masks, strict=False))
     return join_samples(parts, mask.readers).transpose(0, 1)[None]
 
 

@@ -96,7 +96,7 @@ class DecoderLayer(Layer):
     ) -> Tensor:
         """`x [batch, slots, hidden]` to the same shape, less the first `skip` slots: they are read, not computed.
 
-        `cache` stands for `encoder_out` and carries earlier content slots.
+        `encoder_out` has gone through `layers.enter`. `cache` stands for it and carries earlier content slots.
         """
 
         def self_attention(h: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class DecoderLayer(Layer):
             h = self.enter(h)
             if cache is None:
                 assert encoder_out is not None
-                return self.encoder_attn(h, self.encoder_attn.keys_values(self.enter(encoder_out)), cross_mask)
+                return self.encoder_attn(h, self.encoder_attn.keys_values(encoder_out), cross_mask)
             # Slots of all copies of a source are so many queries to the same keys.
             folded = h.reshape(len(cache.memory[0]), -1, h.shape[-1])
             return self.encoder_attn(folded, cache.memory, cross_mask).view_as(h)

@@ -34,7 +34,9 @@ def slots_block_mask(slots: Slots, first: int) -> BlockMask:
     (low, high), (key_low, key_high) = _extremes(rows), _extremes(keys)
     low, high, first_rank, last_rank = low[:, None], high[:, None], key_low[:, RANK], key_high[:, RANK]
     some = (first_rank < high[..., UNTIL]) | (last_rank >= low[..., START]) & (first_rank < high[..., STOP])
-    every = (last_rank < low[..., UNTIL]) | (first_rank >= high[..., START]) & (last_rank < low[..., STOP])
+    every = (first_rank >= 0) & (last_rank < low[..., UNTIL]) | (first_rank >= high[..., START]) & (
+        last_rank < low[..., STOP]
+    )
     share, alone = _segments(reader, segment, 2 * len(slots.readers.places[0]))
     return _block_mask(share & some, alone & every, seen, (len(rows), len(keys)))
 
@@ -44,7 +46,7 @@ def source_block_mask(readers: Tensor, samples: Tensor, count: int) -> BlockMask
     share, alone = _segments(readers, samples, count)
 
     def same(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return readers[q] == samples[k]
+        return (readers[q] == samples[k]) & (samples[k] >= 0)
 
     return _block_mask(share, alone, same, (len(readers), len(samples)))
 

@@ -48,7 +48,7 @@ class JanusTransformer(nn.Module):
         self.encoder.seed = self.decoder.seed = seed
 
     def blocks(self, source: Source) -> bool:
-        """Whether masks for this source are FlexAttention's."""
+        """Whether masks for this source, if it is packed, are FlexAttention's; others are dense."""
         return block_masks_apply(source.tokens.device, self.config.attention_dropout if self.training else 0.0)
 
     def embed_sources(self, tokens: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class JanusTransformer(nn.Module):
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
         """Hidden states `[1, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
-        readings = decoder_readings(slots, source, encoder_out.dtype, self.blocks(source))
-        return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, readings)
+        reading = decoder_readings(slots, source, encoder_out.dtype, self.blocks(source))
+        return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, reading)
 
     def decode_step(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,14 +30,18 @@ class Reading:
     cross_mask: Mask
 
 
-def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> tuple[Reading, Reading]:
-    """For all layers but the last, and for the last, in which only slots that predict are computed.
+def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> Callable[[bool], Reading]:
+    """For the last layer (true), in which only slots that predict are computed, and for all others; made when first
+    asked for.
 
-    Masks that are not `blocks` are numbers of the activations' `dtype`, made once for all layers.
+    Masks that are not `blocks` are numbers of the activations' `dtype`.
     """
     assert source.grids is not None, "slots are decoded in one row"
+    keys = source.grids
 
-    def reading(first: int, readers: Grids, keys: Grids) -> Reading:
+    @cache
+    def reading(last: bool) -> Reading:
+        first, readers = (slots.first_predicting, slots.predicting) if last else (0, slots.readers)
         if blocks:
             cross = source_block_mask(slots.samples[0, first:], source.samples[0], len(keys.places[0]))
             return Reading(slots.num_content, first, slots_block_mask(slots, first), cross)
@@ -44,7 +50,7 @@ def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: b
             slots.num_content, first, SampleMask(readers, slots.contents, masks), tokens_mask(readers, keys, dtype)
         )
 
-    return reading(0, slots.readers, source.grids), reading(slots.first_predicting, slots.predicting, source.grids)
+    return reading
 
 
 def encoder_mask(source: Source, dtype: torch.dtype, blocks: bool) -> Mask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,12 +88,14 @@ class Decoder(Stack):
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
         super().__init__(config, list(stack), first=config.encoder_layers + 1)
-        self.last = config.decoder_layers - 1
+        self.last, self.enter = config.decoder_layers - 1, layers.enter
 
-    def run(self, x: Tensor, encoder_out: Tensor, readings: tuple[Reading, Reading]) -> Tensor:
-        """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here."""
+    def run(self, x: Tensor, encoder_out: Tensor, reading: Callable[[bool], Reading]) -> Tensor:
+        """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here; `reading` says
+        what the last one reads, or another."""
+        encoder_out = self.enter(encoder_out)
         for index, layer in self.numbered():
-            r = readings[index == self.last]
+            r = reading(index == self.last)
             x = self._run(index, layer, x, encoder_out, r.num_content, r.self_mask, r.cross_mask, None, r.first)
         return x
 

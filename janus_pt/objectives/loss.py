@@ -63,9 +63,9 @@ class ObjectiveLoss:
     ) -> tuple[Tensor, Tensor]:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
 
-        hidden: `[batch, slots, hidden]`; length_logits: `[batch, length_classes]`; weight: this rank's rows of the
-        embedding; coefficients: `[terms]`. All tensor-parallel ranks take part. The length's term is the mean of the
-        draws.
+        hidden: `[1, slots, hidden]`; length_logits: `[samples, length_classes]`, of all draws; weight: this rank's
+        rows of the embedding; coefficients: `[terms]`. All tensor-parallel ranks take part. The length's term is the
+        mean of the draws.
         """
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}

@@ -165,7 +165,6 @@ def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor
 def _begin(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Iterator[tuple[Tensor, Carry]]:
     """Make the batches known to the stage; what the first stage reads, and what the last one compares with."""
     module: Pipeline = engine.module
-    here = [batch.to(engine.device) for batch in batches]
-    module.stage.batches = iter(here)
+    module.stage.batches = (batch.to(engine.device) for batch in batches)
     module.coefficients, module.sums = coefficients, torch.zeros_like(coefficients)
-    return iter([(b.source.tokens, (b.targets, b.lengths, *b.predict.values())) for b in here])
+    return ((b.source.tokens, (b.targets, b.lengths, *b.predict.values())) for b in batches)

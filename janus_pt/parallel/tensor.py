@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
-from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 from torch import Tensor, nn
 
 from janus_pt.config import padded_vocab_size
@@ -48,8 +47,7 @@ def tensor_parallel_layers() -> Layers:
     embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
         padded_vocab_size(rows, size), hidden, **shared
     )
-    enter: Callable[[Tensor], Tensor] = copy_to_tensor_model_parallel_region
-    return Layers(column, shared_column, row, embedding, enter, _Alike.apply, apart)
+    return Layers(column, shared_column, row, embedding, _Enter.apply, _Alike.apply, apart)
 
 
 def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
@@ -57,6 +55,22 @@ def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
     return lambda i, o, bias=True: _Column(
         i, o, bias=bias, gather_output=False, disable_grad_reduce=not alone, **shared
     )
+
+
+class _Enter(torch.autograd.Function):
+    """Returns its input; the gradient is summed over the tensor-parallel ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+        if dist.get_world_size(group) > 1:
+            gradient = gradient.contiguous()
+            dist.all_reduce(gradient, group=group)
+        return gradient
 
 
 class _Alike(torch.autograd.Function):

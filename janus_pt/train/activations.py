@@ -146,8 +146,9 @@ def _attention(config: Config, batch: MicroBatch, queries: float, keys: float) -
 
 
 def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
-    """The masks as numbers, made once for all layers, where no block mask is used."""
+    """The masks as numbers, where no block mask is used: the encoder's, and the decoder's for its last layer and for
+    all others."""
     if not batch.on_cpu and model.attention_dropout == 0:
         return 0.0
     sizes = batch.sizes
-    return batch.samples * width * (sizes.pairs + 2 * sizes.source)
+    return batch.samples * width * (sizes.pairs * (1 + sizes.predicted / sizes.slots) + 3 * sizes.source)

@@ -8,7 +8,7 @@ s source tokens, n slots, p that predict (the last layer computes no others), in
               ZeRO-2     all-reduce Pw                        each micro-batch; all-gather Pw once a step
               ZeRO-3     reduce-scatter Pw, all-gather Pw     each micro-batch; twice what does not stay gathered
     tensor    encoder    all-reduce 2sdw forward, 2sdw backward
-              decoder    all-reduce 3ndw forward, (3n + s)dw backward
+              decoder    all-reduce 3ndw forward, 3ndw backward; sdw backward once a stage
               embeddings all-reduce sdw and ndw
               losses     all-reduce pdw, and sums over the vocabulary in float32
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
@@ -111,8 +111,10 @@ def _tensor(config: Config, layers: range, batch: MicroBatch, micro_batches: int
         elif layer < turn:
             rows, calls = rows + 2 * (again + 1) * batch.source, calls + 2 * (again + 1)
         elif layer < head:
-            rows += (3 * again + 2) * computed + batch.slots + batch.source
-            calls += 3 * again + 4
+            rows += (3 * again + 2) * computed + batch.slots
+            calls += 3 * again + 3
+    if max(layers.start, turn + 1) < min(layers.stop, head):  # what its decoder layers read of the encoder
+        rows, calls = rows + batch.source, calls + 1
     element = model.hidden_size * activation_width(config)
     yield Traffic("tensor", "layers", "all-reduce", ranks, micro_batches * rows * element, micro_batches * calls)
     if head in layers:

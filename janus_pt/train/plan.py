@@ -69,7 +69,7 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     if not trains_all(config):
         trained, share = trained_parameters(config), trained_share(config)
         yield "trained parameters", f"{trained:,}, {100 * share:.2f} % of all"
-    yield "a step", f"{data.global_batch_size:,} {data.batch_unit}, padding counted"
+    yield "a step", f"{data.global_batch_size:,} {data.batch_unit}, each sample as long as its micro-batch's longest"
     yield "samples", f"of up to {sizes.target:,} tokens: {samples:,.0f} a step"
     yield "target tokens a step", f"{samples * sizes.target:,.0f}"
     yield "a micro-batch", f"{data.micro_batch_size:,} {data.batch_unit}; {sizes.slots:,.0f} decoder slots a sample"
