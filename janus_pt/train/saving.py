@@ -75,7 +75,8 @@ def snapshot(engine: Any) -> dict[str, io.BytesIO]:
         memory, own = Memory(os.path.join(scratch, "all")), engine.checkpoint_engine
         engine.checkpoint_engine = memory
         try:
-            info = universal.info(engine.module.model)
+            table_stage = getattr(engine.module, "tied_stages", [0])[0]  # pipelines have them
+            info = universal.info(engine.module.model, table_stage)
             engine.save_checkpoint(
                 scratch, tag="all", client_state=info, save_latest=False, exclude_frozen_parameters=True
             )

@@ -41,11 +41,12 @@ STAGE_PREFIX = re.compile(r"(\d+\.)?model\.")
 """What our modules put before a parameter's name: a pipeline's stage, and the attribute that holds the model."""
 
 
-def info(model: JanusTransformer) -> dict[str, Any]:
-    """What DeepSpeed's converter must know of tensor-parallel shards, for `client_state`.
+def info(model: JanusTransformer, table_stage: int) -> dict[str, Any]:
+    """What DeepSpeed's converter must know of shards, for `client_state`.
 
-    Not said here: everything else is put together along dimension 0. Parameters that every rank holds whole are
-    averaged, since on a GPU the copies may differ in the last bits.
+    Of the token tables on several pipeline stages it takes that of `table_stage`; by itself, none but the first
+    stage's. Not said here: everything else is put together along dimension 0. Parameters that every rank holds whole
+    are averaged, since on a GPU the copies may differ in the last bits.
     """
     return {
         "universal_checkpoint_info": {
@@ -59,7 +60,7 @@ def info(model: JanusTransformer) -> dict[str, Any]:
                 r".*(q_proj|k_proj|v_proj|fc1)\.lora_A\.weight",
                 r".*(out_proj|fc2)\.lora_B\.weight",
             ],
-            "pipeline_replicated_parameter_patterns": [r".*embed_tokens\.weight"],
+            "pipeline_replicated_parameter_patterns": [rf"(?!{table_stage}\.).*embed_tokens\.weight"],
         }
     }
 
