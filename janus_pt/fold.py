@@ -37,27 +37,27 @@ def map_leaves(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def fold(value: Any) -> tuple[Tensor, Any]:
-    """A block, bytes `[size]`, with all tensors of a value, and the value with a `Place` for each.
-
-    Nothing is copied if they lie in one block already, as `unfold` leaves them.
-    """
-    tensors: list[Tensor] = []
-    map_leaves(value, Tensor, tensors.append)
-    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    if len(storages) == 1 and all(tensor.is_contiguous() for tensor in tensors):
-        block = tensors[0].new_empty(0, dtype=torch.uint8).set_(tensors[0].untyped_storage())
-        return block, map_leaves(
-            value, Tensor, lambda tensor: _place(tensor, tensor.storage_offset() * tensor.itemsize)
-        )
-    starts = [0]
+def fold(value: Any) -> Any:
+    """The same value, its tensors copied into one block."""
+    tensors, starts = _tensors(value), [0]
     for tensor in tensors:
         starts.append(starts[-1] + -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT)
-    block = tensors[0].new_empty(starts[-1], dtype=torch.uint8)
-    for start, tensor in zip(starts, tensors, strict=False):
-        block[start : start + tensor.nbytes] = tensor.reshape(-1).view(torch.uint8)
-    remaining = iter(starts)
-    return block, map_leaves(value, Tensor, lambda tensor: _place(tensor, next(remaining)))
+    block, remaining = tensors[0].new_empty(starts[-1], dtype=torch.uint8), iter(starts)
+    folded = unfold(block, map_leaves(value, Tensor, lambda tensor: _place(tensor, next(remaining))))
+    for view, tensor in zip(_tensors(folded), tensors, strict=True):
+        view.copy_(tensor)
+    return folded
+
+
+def taken_apart(value: Any) -> tuple[Tensor, Any]:
+    """The block, bytes `[size]`, that a value's tensors lie in, and the value with a `Place` for each: what `unfold`
+    takes. A value whose tensors lie elsewhere is folded first."""
+    tensors = _tensors(value)
+    storage = tensors[0].untyped_storage()
+    if any(t.untyped_storage().data_ptr() != storage.data_ptr() or not t.is_contiguous() for t in tensors):
+        return taken_apart(fold(value))
+    block = tensors[0].new_empty(0, dtype=torch.uint8).set_(storage)
+    return block, map_leaves(value, Tensor, lambda tensor: _place(tensor, tensor.storage_offset() * tensor.itemsize))
 
 
 def unfold(block: Tensor, layout: Any) -> Any:
@@ -71,3 +71,9 @@ def unfold(block: Tensor, layout: Any) -> Any:
 
 def _place(tensor: Tensor, start: int) -> Place:
     return Place(start, tensor.nbytes, tensor.dtype, tuple(tensor.shape))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_leaves(value, Tensor, found.append)
+    return found

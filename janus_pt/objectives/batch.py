@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.fold import fold, unfold
+from janus_pt.fold import fold, taken_apart, unfold
 from janus_pt.grids import IntArray
 from janus_pt.objectives.arrange import arrange
 from janus_pt.slots import PADDING, SEGMENT, SlotArray, Slots, Source, pack_slots, pack_sources
@@ -57,12 +57,12 @@ class Batch:
         return self._moved(Tensor.pin_memory)
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        block, layout = fold(self)
+        block, layout = taken_apart(self)
         moved: Batch = unfold(move(block), layout)
         return moved
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unfold, fold((self.source, self.slots, self.targets, self.predict, self.lengths))
+        return _unfold, taken_apart((self.source, self.slots, self.targets, self.predict, self.lengths))
 
 
 def _unfold(block: Tensor, layout: Any) -> Batch:
@@ -92,7 +92,8 @@ def collate(examples: Sequence[Example], draws: int = 1) -> Batch:
     lengths = torch.tensor([e.length for e in examples])
     packed = pack_slots(table, places.num_content, places.first_predicting)
     source = pack_sources([e.source for e in drawn])
-    return Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+    batch: Batch = fold(Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths))
+    return batch
 
 
 def second(stream: str) -> str:
