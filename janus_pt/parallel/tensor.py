@@ -57,12 +57,14 @@ def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
     )
 
 
-class _Enter(torch.autograd.Function):
-    """Returns its input; the gradient is summed over the tensor-parallel ranks."""
-
+class _Identity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
+
+
+class _Enter(_Identity):
+    """Returns its input; the gradient is summed over the tensor-parallel ranks."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -73,12 +75,8 @@ class _Enter(torch.autograd.Function):
         return gradient
 
 
-class _Alike(torch.autograd.Function):
+class _Alike(_Identity):
     """Returns its input; of the gradient, which all ranks have alike and will add up, each keeps its share."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
