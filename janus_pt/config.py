@@ -45,6 +45,12 @@ class ModelConfig(Section):
     scale_embedding: bool = False
     """Multiply token embeddings by the square root of `hidden_size`."""
     embedding_layer_norm: bool = True
+    embedding_projection: bool = False
+    """Join the embeddings of a token and of its position and project them to `hidden_size`, instead of adding them
+    (CMLMC, Huang et al. 2022)."""
+    causal_self_attention: bool = False
+    """Behind the self-attention of each decoder layer a second one, in which no slot reads what is to its right
+    (CMLMC); for P_NAR alone."""
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.0
     activation_dropout: Probability = 0.0

@@ -178,12 +178,7 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
             yield from _batch_problems(data, ranks)
     if "objective" in valid:
         yield from _objective_problems(valid["objective"])
-        if valid["objective"].name == "cmlmc" and parallel and parallel.pipeline_parallel_size > 1:
-            reason = 'objective "cmlmc" decodes before each step, which stages of a pipeline cannot: set it to 1'
-            yield ("parallel", "pipeline_parallel_size"), reason
-        if model and model.ar_stream == "content" and valid["objective"].name in ("bang", "bang_nar"):
-            reason = f'objective "{valid["objective"].name}" predicts from mask symbols only'
-            yield ("model", "ar_stream"), f'{reason}: set it to "query"'
+        yield from _objective_fits(valid["objective"].name, model, parallel)
     if schedule and run and schedule.warmup_steps > run.max_steps:
         reason = f"{schedule.warmup_steps} warm-up steps do not fit in run.max_steps, which is {run.max_steps}"
         yield ("schedule", "warmup_steps"), f"{reason}: lower one or raise the other"
@@ -203,6 +198,8 @@ def _model_problems(model: ModelConfig) -> Iterator[Problem]:
         below = size - size % heads
         reason = f"must be a multiple of model.num_attention_heads ({heads}), but is {size}"
         yield ("model", "hidden_size"), f"{reason}: use {below or heads} or {below + heads}"
+    if model.embedding_projection and model.scale_embedding:
+        yield ("model", "scale_embedding"), "has no use with model.embedding_projection: set one of them to false"
     owners: dict[int, str] = {}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         token = getattr(model, name)
@@ -265,6 +262,18 @@ def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Proble
             f"a step of {batch // micro} micro-batches of {micro} cannot be shared by {world_size} data-parallel ranks"
         )
         yield path, f"{reason}: use a multiple of {micro * world_size}"
+
+
+def _objective_fits(objective: str, model: ModelConfig | None, parallel: ParallelConfig | None) -> Iterator[Problem]:
+    """What else of the configuration does not go with the objective."""
+    if objective == "cmlmc" and parallel and parallel.pipeline_parallel_size > 1:
+        reason = 'objective "cmlmc" decodes before each step, which stages of a pipeline cannot: set it to 1'
+        yield ("parallel", "pipeline_parallel_size"), reason
+    if model and model.ar_stream == "content" and objective in ("bang", "bang_nar"):
+        yield ("model", "ar_stream"), f'objective "{objective}" predicts from mask symbols only: set it to "query"'
+    if model and model.causal_self_attention and objective not in ("cmlm", "cmlmc"):
+        reason = f'is for P_NAR alone, of objective "cmlm" or "cmlmc", but this is "{objective}": set it to false'
+        yield ("model", "causal_self_attention"), reason
 
 
 def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:

@@ -317,6 +317,22 @@ def test_wrong_objectives_are_named(given: dict[str, Any], key: str | None, mess
     assert any(where == path and reason.startswith(message) for where, reason in find_problems(data, 1))
 
 
+def test_what_does_not_go_with_the_architecture_of_cmlmc_is_refused() -> None:
+    data = {
+        "model": {
+            "vocab_size": 24,
+            "causal_self_attention": True,
+            "embedding_projection": True,
+            "scale_embedding": True,
+        },
+        "objective": {"name": "joint"},
+        "data": {"train": [{"path": "x"}], "global_batch_size": 8, "micro_batch_size": 8},
+        "run": {"output_dir": "y", "max_steps": 1},
+    }
+    wrong = [where for where, _ in find_problems(data, 1)]
+    assert wrong == [("model", "scale_embedding"), ("model", "causal_self_attention")]
+
+
 def test_an_objective_that_predicts_from_masks_alone_is_refused_content_slots() -> None:
     data = {
         "model": {"vocab_size": 24, "ar_stream": "content"},

@@ -49,6 +49,8 @@ models = st.builds(
     max_positions=st.integers(4, 9),
     length_classes=st.integers(4, 9),
     embedding_layer_norm=st.booleans(),
+    embedding_projection=st.booleans(),
+    causal_self_attention=st.booleans(),
 )
 
 

@@ -121,11 +121,14 @@ def long_batch(sizes: list[int]) -> Batch:
 
 
 def whole_masks(batch: Batch, first: int) -> list[tuple[Tensor, BlockMask]]:
-    """The dense masks of the row, and those made of blocks: slots on contents, slots and source on source."""
+    """The dense masks of the row, and those made of blocks: slots on contents, whole and causal, slots and source on
+    source."""
     slots, samples = batch.slots, batch.source.samples[0]
     readers, count = slots.samples[0, first:], len(batch.lengths)
+    rows, keys = slots.table[0, first:], slots.table[0, : slots.num_content]
     return [
-        (readable(slots.table[0, first:], slots.table[0, : slots.num_content]), slots_block_mask(slots, first)),
+        (readable(rows, keys), slots_block_mask(slots, first)),
+        (readable(rows, keys, causal=True), slots_block_mask(slots, first, causal=True)),
         ((readers[:, None] == samples) & (samples >= 0), source_block_mask(readers, samples, count)),
         ((samples[:, None] == samples) & (samples >= 0), source_block_mask(samples, samples, count)),
     ]
@@ -160,7 +163,7 @@ def test_blocks_that_are_left_out_hold_nothing_and_full_ones_everything(sizes: l
         partial = listed(blocks.kv_num_blocks, blocks.kv_indices)
         every = listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
         assert not (partial & every).any() and not (some & ~partial & ~every).any() and not (every & ~full).any()
-        if len(sizes) == 1 and dense is not masks[0][0]:
+        if len(sizes) == 1 and all(dense is not mixed for mixed, _ in masks[:2]):
             assert torch.equal(partial | every, some)
 
 

@@ -36,6 +36,7 @@ OBJECTIVE = ObjectiveConfig.model_validate({"recipe": "translation"})
 CORRECTING = ObjectiveConfig.model_validate(
     {"name": "cmlmc", "recipe": "translation", "masking": {"kind": "span", "ratio": 0.2}}
 )
+OWN_SHAPE = {"cmlmc": CONFIG.model_copy(update={"embedding_projection": True, "causal_self_attention": True})}
 COEFFICIENTS = torch.linspace(0.1, 0.7, 7, dtype=torch.float64)
 
 
@@ -54,7 +55,7 @@ def loss_and_gradients(module: TrainingModule) -> tuple[list[float], dict[str, t
 
 
 def plain(objective: ObjectiveConfig = OBJECTIVE) -> TrainingModule:
-    model = JanusTransformer(CONFIG)
+    model = JanusTransformer(OWN_SHAPE.get(objective.name, CONFIG))
     initialize_weights(model, SEED)
     return TrainingModule(model, ObjectiveLoss(objective, VocabShard(CONFIG.vocab_size)))
 
@@ -66,7 +67,7 @@ def check_shards(objective: ObjectiveConfig) -> int:
     from janus_pt.parallel.tensor import own_part, split_dimension, vocab_shard, whole_tensor
 
     groups.initialize(tensor_parallel_size=2)
-    model = build_model(CONFIG, SEED)
+    model = build_model(OWN_SHAPE.get(objective.name, CONFIG), SEED)
     vocab = vocab_shard(model.embed_tokens, CONFIG.vocab_size)
     losses, gradients = loss_and_gradients(TrainingModule(model, ObjectiveLoss(objective, vocab)))
     expected_losses, expected = loss_and_gradients(plain(objective))
@@ -86,7 +87,8 @@ def check_shards(objective: ObjectiveConfig) -> int:
 @pytest.mark.parametrize("objective", [OBJECTIVE, CORRECTING], ids=lambda objective: objective.name)
 def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
     attention, feed_forward = 3 * 2 + 1, 2 + 1  # q, k, v and fc1 with their biases; out and fc2 without
-    table, encoder_layer, decoder_layer = 1, attention + feed_forward, 2 * attention + feed_forward
+    attentions = 3 if objective is CORRECTING else 2
+    table, encoder_layer, decoder_layer = 1, attention + feed_forward, attentions * attention + feed_forward
     assert run_ranks(check_shards, 2, objective) == [table + 2 * encoder_layer + 2 * decoder_layer] * 2
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from janus_pt.errors import UserError
 from janus_pt.generate.types import score_dtype
 from janus_pt.model.attention import KeysValues, LayerCache
 from janus_pt.model.block import DecoderLayer
@@ -57,9 +58,14 @@ class IncrementalDecoder:
     """P_AR with what was read kept. Rows are `[sources × copies]`, source by source.
 
     Only content slots enter the cache, once each; query slots, if the model has them, never do.
+
+    Raises:
+        UserError: the model has no P_AR.
     """
 
     def __init__(self, model: JanusTransformer, memory: Memory) -> None:
+        if model.config.causal_self_attention:
+            raise UserError("mode: this model has model.causal_self_attention and no P_AR; decode it with nar")
         self._model = model
         self._memory = memory
         self._caches = [LayerCache(layer) for layer in memory.layers]

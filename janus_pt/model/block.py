@@ -12,6 +12,7 @@ from janus_pt.config import ModelConfig
 from janus_pt.model.attention import Attention, LayerCache, Mask
 from janus_pt.model.dropout import add_dropped, dropout
 from janus_pt.model.layers import Layers
+from janus_pt.model.masks import Reading
 
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -73,7 +74,7 @@ class EncoderLayer(Layer):
 
 
 class DecoderLayer(Layer):
-    """Self-attention on the content slots, cross-attention, feed-forward.
+    """Self-attention on the content slots, by option a causal one behind it, cross-attention, feed-forward.
 
     Keys and values are made of the layer's input at the content slots alone: this is two-stream attention,
     queries and contents sharing all parameters.
@@ -83,28 +84,28 @@ class DecoderLayer(Layer):
         super().__init__(config, layers)
         self.encoder_attn = self._attention(config, layers)
         self.encoder_attn_layer_norm = layer_norm(config)
+        if config.causal_self_attention:
+            self.causal_attn = self._attention(config, layers)
+            self.causal_attn_layer_norm = layer_norm(config)
 
     def forward(
-        self,
-        x: Tensor,
-        encoder_out: Tensor | None,
-        num_content: int,
-        self_mask: Mask | None,
-        cross_mask: Mask | None,
-        cache: LayerCache | None = None,
-        skip: int = 0,
+        self, x: Tensor, encoder_out: Tensor | None, reading: Reading, cache: LayerCache | None = None
     ) -> Tensor:
-        """`x [batch, slots, hidden]` to the same shape, less the first `skip` slots: they are read, not computed.
+        """`x [batch, slots, hidden]` to the same shape, less the slots before `reading.first`: they are only read.
 
         `encoder_out` has gone through `layers.enter`. `cache` stands for it and carries earlier content slots.
         """
+        count, first, cross_mask = reading.num_content, reading.first, reading.cross_mask
 
-        def self_attention(h: Tensor) -> Tensor:
-            h = self.enter(h)
-            keys_values = self.self_attn.keys_values(h[:, :num_content] if num_content < h.shape[1] else h)
-            if cache is not None:
-                keys_values = cache.extend(*keys_values)
-            return self.self_attn(h[:, skip:] if skip else h, keys_values, self_mask)
+        def contents(attention: Attention, mask: Mask | None, skip: int) -> Callable[[Tensor], Tensor]:
+            def sublayer(h: Tensor) -> Tensor:
+                h = self.enter(h)
+                keys_values = attention.keys_values(h[:, :count] if count < h.shape[1] else h)
+                if cache is not None:
+                    keys_values = cache.extend(*keys_values)
+                return attention(h[:, skip:] if skip else h, keys_values, mask)
+
+            return sublayer
 
         def cross_attention(h: Tensor) -> Tensor:
             h = self.enter(h)
@@ -115,6 +116,10 @@ class DecoderLayer(Layer):
             folded = h.reshape(len(cache.memory[0]), -1, h.shape[-1])
             return self.encoder_attn(folded, cache.memory, cross_mask).view_as(h)
 
-        x = self._residual(x, self.self_attn_layer_norm, self_attention, skip)
+        skip = first if reading.causal_mask is None else 0
+        x = self._residual(x, self.self_attn_layer_norm, contents(self.self_attn, reading.self_mask, skip), skip)
+        if reading.causal_mask is not None:
+            causal = contents(self.causal_attn, reading.causal_mask, first)
+            x = self._residual(x, self.causal_attn_layer_norm, causal, first)
         x = self._residual(x, self.encoder_attn_layer_norm, cross_attention)
         return self._residual(x, self.final_layer_norm, self._feed_forward)

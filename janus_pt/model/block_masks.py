@@ -15,21 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from janus_pt.slots import RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
+from janus_pt.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
 
 BLOCK = 128
 """Readers, and keys, of a block."""
 
 
-def slots_block_mask(slots: Slots, first: int) -> BlockMask:
-    """The decoder's self-attention: the slots from `first` on read content slots."""
+def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMask:
+    """The decoder's self-attention: the slots from `first` on read content slots; `causal`: none to their right."""
     rows, keys = slots.table[0, first:], slots.table[0, : slots.num_content]
     reader, until, start, stop = (rows[:, field].contiguous() for field in (SEGMENT, UNTIL, START, STOP))
     segment, rank = (keys[:, field].contiguous() for field in (SEGMENT, RANK))
+    place, key_place = rows[:, POSITION].contiguous(), keys[:, POSITION].contiguous()
 
     def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         allowed: Tensor = visible(reader[q], until[q], start[q], stop[q], segment[k], rank[k])
-        return allowed
+        return allowed & (key_place[k] <= place[q]) if causal else allowed
 
     (low, high), (key_low, key_high) = _extremes(rows), _extremes(keys)
     low, high, first_rank, last_rank = low[:, None], high[:, None], key_low[:, RANK], key_high[:, RANK]
@@ -37,6 +38,9 @@ def slots_block_mask(slots: Slots, first: int) -> BlockMask:
     every = (first_rank >= 0) & (last_rank < low[..., UNTIL]) | (first_rank >= high[..., START]) & (
         last_rank < low[..., STOP]
     )
+    if causal:
+        some &= key_low[:, POSITION] <= high[..., POSITION]
+        every &= key_high[:, POSITION] <= low[..., POSITION]
     share, alone = _segments(reader, segment, 2 * len(slots.readers.places[0]))
     return _block_mask(share & some, alone & every, seen, (len(rows), len(keys)))
 

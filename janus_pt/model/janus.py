@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from janus_pt.config import AdapterConfig, ModelConfig
 from janus_pt.model.attention import LayerCache
 from janus_pt.model.dropout import Seed
 from janus_pt.model.layers import PLAIN, Layers
-from janus_pt.model.masks import block_masks_apply, decoder_readings, encoder_mask
+from janus_pt.model.masks import Reading, block_masks_apply, decoder_readings, encoder_mask
 from janus_pt.model.samples import split_samples
 from janus_pt.model.stack import Decoder, Encoder
 from janus_pt.slots import POSITION, TOKEN, Slots, Source
@@ -61,9 +62,13 @@ class JanusTransformer(nn.Module):
         embedded = self.embed_sources(source.tokens)
         return self.encoder(embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source)))
 
+    def readings(self, slots: Slots, source: Source, dtype: torch.dtype) -> Callable[[bool], Reading]:
+        """What the decoder's last layer (true) and its others read."""
+        return decoder_readings(slots, source, dtype, self.blocks(source), self.config.causal_self_attention)
+
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
         """Hidden states `[1, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
-        reading = decoder_readings(slots, source, encoder_out.dtype, self.blocks(source))
+        reading = self.readings(slots, source, encoder_out.dtype)
         return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, reading)
 
     def decode_step(

@@ -12,7 +12,7 @@ from torch import Tensor
 from janus_pt.grids import Grids
 from janus_pt.model.attention import Mask, SampleMask, additive
 from janus_pt.model.block_masks import slots_block_mask, source_block_mask
-from janus_pt.slots import RANK, SEGMENT, START, STOP, UNTIL, Slots, Source, visible
+from janus_pt.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, Source, visible
 
 
 def block_masks_apply(device: torch.device, dropout: float) -> bool:
@@ -22,19 +22,25 @@ def block_masks_apply(device: torch.device, dropout: float) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a decoder layer computes, the slots from `first` on, and what these may read."""
+    """What a decoder layer computes, the slots from `first` on, and what these may read (None: everything).
+
+    With a `causal_mask`, that of a second self-attention, all slots go through the first one.
+    """
 
     num_content: int
     first: int
-    self_mask: Mask
-    cross_mask: Mask
+    self_mask: Mask | None
+    cross_mask: Mask | None
+    causal_mask: Mask | None = None
 
 
-def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: bool) -> Callable[[bool], Reading]:
+def decoder_readings(
+    slots: Slots, source: Source, dtype: torch.dtype, blocks: bool, causal: bool
+) -> Callable[[bool], Reading]:
     """For the last layer (true), in which only slots that predict are computed, and for all others; made when first
     asked for.
 
-    Masks that are not `blocks` are numbers of the activations' `dtype`.
+    Masks that are not `blocks` are numbers of the activations' `dtype`. `causal`: there is a second self-attention.
     """
     assert source.grids is not None, "slots are decoded in one row"
     keys = source.grids
@@ -42,13 +48,21 @@ def decoder_readings(slots: Slots, source: Source, dtype: torch.dtype, blocks: b
     @cache
     def reading(last: bool) -> Reading:
         first, readers = (slots.first_predicting, slots.predicting) if last else (0, slots.readers)
-        if blocks:
-            cross = source_block_mask(slots.samples[0, first:], source.samples[0], len(keys.places[0]))
-            return Reading(slots.num_content, first, slots_block_mask(slots, first), cross)
-        masks = sides_masks(slots, first, readers, dtype)
-        return Reading(
-            slots.num_content, first, SampleMask(readers, slots.contents, masks), tokens_mask(readers, keys, dtype)
+
+        def self_mask(causal: bool) -> Mask:
+            if blocks:
+                return slots_block_mask(slots, first, causal)
+            return SampleMask(readers, slots.contents, sides_masks(slots, first, readers, dtype, causal))
+
+        cross = (
+            source_block_mask(slots.samples[0, first:], source.samples[0], len(keys.places[0]))
+            if blocks
+            else tokens_mask(readers, keys, dtype)
         )
+        if not causal:
+            return Reading(slots.num_content, first, self_mask(False), cross)
+        every = reading(False).self_mask if last else self_mask(False)
+        return Reading(slots.num_content, first, every, cross, self_mask(True))
 
     return reading
 
@@ -62,11 +76,13 @@ def encoder_mask(source: Source, dtype: torch.dtype, blocks: bool) -> Mask:
     return tokens_mask(source.grids, source.grids, dtype)
 
 
-def sides_masks(slots: Slots, first: int, readers: Grids, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def sides_masks(
+    slots: Slots, first: int, readers: Grids, dtype: torch.dtype, causal: bool = False
+) -> tuple[Tensor, ...]:
     """For each side the mask of its slots from `first` on, `readers`, and its contents."""
     masks = []
     for rows, keys in zip(readers.places, slots.contents.places, strict=True):
-        seen = readable(slots.table[0, first:][rows.clamp(min=0)], slots.table[0][keys.clamp(min=0)])
+        seen = readable(slots.table[0, first:][rows.clamp(min=0)], slots.table[0][keys.clamp(min=0)], causal)
         masks.append(additive((seen & (keys >= 0)[:, None])[None], dtype))
     return tuple(masks)
 
@@ -77,9 +93,10 @@ def tokens_mask(readers: Grids, keys: Grids, dtype: torch.dtype) -> SampleMask:
     return SampleMask(readers, keys, (mask,) * len(readers.places))
 
 
-def readable(rows: Tensor, keys: Tensor) -> Tensor:
-    """Which of the contents `keys [..., keys, 7]` the slots `rows [..., rows, 7]` may read, `[..., rows, keys]`."""
+def readable(rows: Tensor, keys: Tensor, causal: bool = False) -> Tensor:
+    """Which of the contents `keys [..., keys, 7]` the slots `rows [..., rows, 7]` may read, `[..., rows, keys]`;
+    `causal`: none to their right."""
     rows, keys = rows[..., :, None, :], keys[..., None, :, :]
     segment, until, start, stop = (rows[..., field] for field in (SEGMENT, UNTIL, START, STOP))
     seen: Tensor = visible(segment, until, start, stop, keys[..., SEGMENT], keys[..., RANK])
-    return seen
+    return seen & (keys[..., POSITION] <= rows[..., POSITION]) if causal else seen

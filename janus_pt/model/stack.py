@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,6 +34,8 @@ class Stack(nn.Module):
         self.scale = math.sqrt(hidden_size) if config.scale_embedding else 1.0
         table = nn.Embedding if config.positions == "learned" else SinusoidalPositions
         self.embed_positions: nn.Module = table(config.max_positions, hidden_size)
+        projects = config.embedding_projection
+        self.embed_projection = nn.Linear(2 * hidden_size, hidden_size, bias=False) if projects else None
         self.layernorm_embedding = layer_norm(config) if config.embedding_layer_norm else nn.Identity()
         self.dropout = config.dropout
         self.layers = nn.ModuleList(layers)
@@ -44,8 +48,9 @@ class Stack(nn.Module):
         """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`."""
         if self.seed is not None and self.training:
             seed_layer(self.seed, self.first)
-        table = self.embed_positions(positions)
-        x = embedded_tokens * self.scale + table.to(embedded_tokens.dtype)  # DeepSpeed leaves buffers in float32
+        x = embedded_tokens * self.scale
+        places = self.embed_positions(positions).to(x.dtype)  # DeepSpeed leaves buffers in float32
+        x = self.embed_projection(torch.cat((x, places), dim=-1)) if self.embed_projection else x + places
         return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
@@ -89,14 +94,14 @@ class Decoder(Stack):
         stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
         super().__init__(config, list(stack), first=config.encoder_layers + 1)
         self.last, self.enter = config.decoder_layers - 1, layers.enter
+        self.causal = config.causal_self_attention
 
     def run(self, x: Tensor, encoder_out: Tensor, reading: Callable[[bool], Reading]) -> Tensor:
         """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here; `reading` says
         what the last one reads, or another."""
         encoder_out = self.enter(encoder_out)
         for index, layer in self.numbered():
-            r = reading(index == self.last)
-            x = self._run(index, layer, x, encoder_out, r.num_content, r.self_mask, r.cross_mask, None, r.first)
+            x = self._run(index, layer, x, encoder_out, reading(index == self.last))
         return x
 
     def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
@@ -118,11 +123,14 @@ class Decoder(Stack):
         Of a sequence with queries only these are computed in the last layer: `[batch, queries, hidden]`.
         """
         x = self.embed(embedded_tokens, positions)
-        last, skip = len(caches) - 1, num_content if num_content < x.shape[1] else 0
-        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
-            if index == last and skip:
-                self_mask = None if self_mask is None else self_mask[:, :, skip:]
-                x = layer(x, None, num_content, self_mask, cross_mask, cache, skip)
-            else:
-                x = layer(x, None, num_content, self_mask, cross_mask, cache)
-        return self.layer_norm(x)
+        causal = None
+        if self.causal:
+            seen = positions[:, None, None, :num_content] <= positions[:, None, :, None]
+            causal = seen if self_mask is None else seen & self_mask
+        reading = last = Reading(num_content, 0, self_mask, cross_mask, causal)
+        if num_content < x.shape[1]:
+            self_mask = None if self_mask is None else self_mask[:, :, num_content:]
+            last = replace(reading, first=num_content, self_mask=self_mask)
+        for layer, cache in zip(self.layers[:-1], caches[:-1], strict=True):
+            x = layer(x, None, reading, cache)
+        return self.layer_norm(self.layers[-1](x, None, last, caches[-1]))

@@ -35,6 +35,7 @@ def keep_layers(model: JanusTransformer, layers: range) -> None:
     for stack, embedding, last in ((model.encoder, 0, turn), (model.decoder, turn, head)):
         if embedding not in layers:
             stack.embed_positions, stack.layernorm_embedding = nn.Identity(), nn.Identity()
+            stack.embed_projection = None
         for index, _ in list(stack.numbered()):
             if embedding + 1 + index not in layers:
                 delattr(stack.layers, str(index))

@@ -32,9 +32,9 @@ def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
     attention = 3 * (d * d + d) // tp + d * d // tp + d
     feed_forward = (d * ffn + ffn) // tp + ffn * d // tp + d
     encoder = attention + feed_forward + 2 * norm
-    decoder = 2 * attention + feed_forward + 3 * norm
+    decoder = 2 * attention + feed_forward + 3 * norm + (attention + norm) * model.causal_self_attention
     positions = model.max_positions * d if model.positions == "learned" else 0
-    embedding = positions + norm * model.embedding_layer_norm
+    embedding = positions + norm * model.embedding_layer_norm + 2 * d * d * model.embedding_projection
     last_norm = norm * model.pre_layer_norm
     return [
         embedding,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from janus_pt.config import Config
 from janus_pt.model.dropout import Seed
 from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.masks import decoder_readings, encoder_mask
+from janus_pt.model.masks import encoder_mask
 from janus_pt.objectives.batch import Batch
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
 from janus_pt.parallel import groups
@@ -50,7 +50,6 @@ class Stage(nn.Module):
         source, slots = batch.source, batch.slots
         model, config = self.model, self.model.config
         turn, head = config.encoder_layers + 1, config.encoder_layers + config.decoder_layers + 2
-        blocks = model.blocks(source)
         if self.training:
             model.seed_dropout(next(self.seeds))
         if 0 in self.layers:
@@ -59,12 +58,12 @@ class Stage(nn.Module):
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
         if self.layers[0] < turn:
-            encoded = model.encoder.run(encoded, encoder_mask(source, encoded.dtype, blocks))
+            encoded = model.encoder.run(encoded, encoder_mask(source, encoded.dtype, model.blocks(source)))
         if turn in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
         if self.layers[-1] > turn:
-            decoded = model.decoder.run(decoded, encoded, decoder_readings(slots, source, encoded.dtype, blocks))
+            decoded = model.decoder.run(decoded, encoded, model.readings(slots, source, encoded.dtype))
         if head in self.layers:
             # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
             # backward pass comes to the first output, and the table's would be there already.

@@ -26,6 +26,7 @@ def layer_costs(model: ModelConfig) -> list[float]:
     tokenwise = 2 * d * d + 2 * d * model.ffn_hidden_size  # query and output projections, feed-forward network
     encoder = tokenwise + 2 * d * d
     decoder = DECODER_SLOTS * (tokenwise + 2 * d * d) + (CONTENT_SLOTS + 1) * 2 * d * d
+    decoder += (DECODER_SLOTS + CONTENT_SLOTS) * 2 * d * d * model.causal_self_attention
     head = PREDICTED_SLOTS * d * model.vocab_size
     return [0.0, *[float(encoder)] * model.encoder_layers, 0.0, *[decoder] * model.decoder_layers, head]
 

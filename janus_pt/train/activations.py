@@ -5,6 +5,7 @@ dropout masks. With n tokens, d the hidden and f the ffn size, t tensor-parallel
 
     encoder layer   4nd + (4nd + 2nf) / t
     decoder layer   6nd + (4nd + 2(c + s)d + 2nf) / t       n slots, c of them content, s source tokens
+                    2nd + (2nd + 2cd) / t more with a causal self-attention
 
 which is Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models") for two-stream
 attention, without the attention matrix that fused kernels never store.
@@ -67,12 +68,15 @@ def chain(config: Config, batch: MicroBatch) -> list[Kept]:
         rows = batch.samples * computed
         kept = rows * (6 * d + 4 * d / tp + ffn + 3 * drop) + 2 * (content + source) * d / tp
         kept += _attention(config, batch, computed, sizes.pairs / sizes.slots)
+        if model.causal_self_attention:  # the first self-attention is of all slots
+            kept += slots * (2 * d + 2 * d / tp + drop) + 2 * content * d / tp
+            kept += _attention(config, batch, sizes.slots, sizes.pairs / sizes.slots)
         return kept + _attention(config, batch, computed, sizes.source)
 
     encoder = source * (4 * d + 4 * d / tp + ffn + 2 * drop) + _attention(config, batch, sizes.source, sizes.source)
     last = decoder(sizes.predicted) + batch.samples * (sizes.slots - sizes.predicted) * d
     backward = 3 * d + 2 * model.ffn_hidden_size * width / tp
-    embedding = d * model.embedding_layer_norm + drop
+    embedding = d * (model.embedding_layer_norm + 2 * model.embedding_projection) + drop
     norm = d * model.pre_layer_norm
     masks = _dense_masks(model, batch, width)
     return [
@@ -151,4 +155,5 @@ def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
     if not batch.on_cpu and model.attention_dropout == 0:
         return 0.0
     sizes = batch.sizes
-    return batch.samples * width * (sizes.pairs * (1 + sizes.predicted / sizes.slots) + 3 * sizes.source)
+    read = sizes.pairs * (1 + model.causal_self_attention)
+    return batch.samples * width * (read * (1 + sizes.predicted / sizes.slots) + 3 * sizes.source)

@@ -9,6 +9,7 @@ s source tokens, n slots, p that predict (the last layer computes no others), in
               ZeRO-3     reduce-scatter Pw, all-gather Pw     each micro-batch; twice what does not stay gathered
     tensor    encoder    all-reduce 2sdw forward, 2sdw backward
               decoder    all-reduce 3ndw forward, 3ndw backward; sdw backward once a stage
+                         ndw more forward and backward with a causal self-attention
               embeddings all-reduce sdw and ndw
               losses     all-reduce pdw, and sums over the vocabulary in float32
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
@@ -113,6 +114,8 @@ def _tensor(config: Config, layers: range, batch: MicroBatch, micro_batches: int
         elif layer < head:
             rows += (3 * again + 2) * computed + batch.slots
             calls += 3 * again + 3
+            if model.causal_self_attention:  # all slots go through the first of the two
+                rows, calls = rows + (again + 1) * batch.slots, calls + again + 1
     if max(layers.start, turn + 1) < min(layers.stop, head):  # what its decoder layers read of the encoder
         rows, calls = rows + batch.source, calls + 1
     element = model.hidden_size * activation_width(config)

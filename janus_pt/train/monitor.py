@@ -180,7 +180,8 @@ def flops_per_step(
                   + content_slots · 2d² + source_tokens · 2d²       in the last layer only of slots that predict
 
     that is: query and output projections of self- and cross-attention for every slot, keys and values for content
-    slots and, for cross-attention, source tokens. Embeddings, norms, softmax, the length head and what activation
+    slots and, for cross-attention, source tokens. A causal self-attention adds one that all slots go through.
+    Embeddings, norms, softmax, the length head and what activation
     checkpointing recomputes are left out, as is usual for MFU (Chowdhery et al. 2022, appendix B).
     """
     d, ffn = model.hidden_size, 2 * model.hidden_size * model.ffn_hidden_size
@@ -188,6 +189,9 @@ def flops_per_step(
     encoder = source_tokens * (4 * d * d + ffn + 2 * d * source_length)
     decoder = slots * (4 * d * d + ffn + 2 * d * (content_length + source_length))
     decoder += model.decoder_layers * (content_slots + source_tokens) * 2 * d * d
+    if model.causal_self_attention:
+        every = content_slots + query_slots
+        decoder += model.decoder_layers * (every * 2 * d * (d + content_length) + content_slots * 2 * d * d)
     output = predicted_slots * d * model.vocab_size
     return 6.0 * (model.encoder_layers * encoder + decoder + output)
 
