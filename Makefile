@@ -29,7 +29,7 @@ test: setup
 	$(BIN)/python -m pytest -q
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

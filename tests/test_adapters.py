@@ -189,13 +189,16 @@ def save(folder: Path, base: Path, adapter: AdapterConfig) -> JanusTransformer:
     return model.eval()
 
 
+@pytest.mark.parametrize("source_vocab_size", [None, 300])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 def test_the_merged_export_is_the_unmerged_model(
-    base: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
+    base: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float, source_vocab_size: int | None
 ) -> None:
-    plain = JanusTransformer(load_export(base).config.model_copy(update={"init_std": 0.2}))
+    shape = {"init_std": 0.2, "source_vocab_size": source_vocab_size}
+    plain = JanusTransformer(load_export(base).config.model_copy(update=shape))
     initialize_weights(plain, SEED)
-    save_export(tmp_path / "base", plain.to(dtype).state_dict(), plain.config, base / "tokenizer.model")
+    tokenizers = [base / "tokenizer.model"] * (2 if source_vocab_size else 1)
+    save_export(tmp_path / "base", plain.to(dtype).state_dict(), plain.config, tokenizers)
     unmerged = save(tmp_path / "adapter", tmp_path / "base", LORA)
     JanusModel.from_pretrained(tmp_path / "adapter", device="cpu").save_pretrained(tmp_path / "merged")
     merged = load_export(tmp_path / "merged").model()
