@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from distributed import free_port
+from ranks import free_port
 from runs import ROOT, environment
 
 RANKS_EACH = 2

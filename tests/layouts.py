@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the table")
     arguments = parser.parse_args()
     found = []
-    with tempfile.TemporaryDirectory() as folder, Ranks(4) as ranks:
+    with tempfile.TemporaryDirectory() as folder, Ranks() as ranks:
         for row in rows(Comparison(Path(folder), ranks), arguments.quick):
             print(row, flush=True)
             found.append(row)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from distributed import run_ranks
+from ranks import Ranks
 
 from janus_pt.config import Config
 from janus_pt.data.examples import make_example
@@ -125,7 +125,8 @@ def measured(case: dict[str, Any]) -> list[float]:
     """`measure` in processes of its own: the largest rank of each stage."""
     stages = case.get("pipeline", 1)
     each = case.get("ranks", 1) * case.get("tensor", 1)
-    found = run_ranks(measure, stages * each, case)
+    with Ranks() as own:
+        found = own.run(measure, stages * each, case)
     return [max(found[stage * each : (stage + 1) * each]) for stage in range(stages)]
 
 

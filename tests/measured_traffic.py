@@ -177,7 +177,7 @@ def measured(processes: Ranks, case: dict[str, Any]) -> list[tuple[Volumes, Volu
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(CASES)
-    with Ranks(max(ranks_of(CASES[name]) for name in chosen)) as processes:
+    with Ranks() as processes:
         print("| layout | exchanged | bytes, by formula | counted | calls, by formula | counted |")
         print("|---|---|---|---|---|---|")
         for name in chosen:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from corpus_fixture import write_corpus
-from distributed import free_port
+from ranks import free_port
 from tiny import tokenizer_bytes
 
 from janus_pt.errors import reported

@@ -34,7 +34,7 @@ BOTTLENECK = {"kind": "bottleneck", "r": 2}
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
+    with Ranks() as ranks:
         yield ranks
 
 

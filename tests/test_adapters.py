@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distributed import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import run_ranks
 from test_tensor_parallel import CONFIG, OBJECTIVE, SEED, loss_and_gradients
 from tiny import as_source, random_sources, tiny_model, tokenizer_bytes
 

@@ -139,7 +139,7 @@ def test_a_number_of_checkpoints_or_whether(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
+    with Ranks() as ranks:
         yield ranks
 
 

@@ -29,7 +29,7 @@ CHECKED = [
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Ranks]:
-    with Ranks(4) as ranks:
+    with Ranks() as ranks:
         yield ranks
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from distributed import free_port
 from layouts import BFLOAT16, LAYOUTS, SAVED, STEPS, Comparison, difference, same_bits, train
-from ranks import Ranks
+from ranks import Ranks, free_port
 from runs import ROOT, environment, launch, read_records
 from safetensors.torch import load_file
 
@@ -24,7 +23,7 @@ FLOAT32, ROUNDING_BFLOAT16 = 1e-5, 5e-3
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
-    with Ranks(4) as ranks:
+    with Ranks() as ranks:
         yield Comparison(tmp_path_factory.mktemp("layouts"), ranks)
 
 
@@ -34,7 +33,10 @@ def test_a_layout_computes_what_one_process_does(comparison: Comparison, layout:
     assert same_bits(comparison.run(layout, layout), comparison.run(layout))
 
 
-@pytest.mark.parametrize("layout", BFLOAT16, ids=lambda layout: layout.name)
+ENOUGH = [layout for layout in BFLOAT16 if layout.name.removesuffix(", bfloat16") not in ("TP2", "PP2", "DP2, ZeRO-0")]
+
+
+@pytest.mark.parametrize("layout", ENOUGH, ids=lambda layout: layout.name)
 def test_so_it_does_in_bfloat16(comparison: Comparison, layout: object) -> None:
     assert difference(comparison.run(layout), comparison.run(BFLOAT16[0])) < ROUNDING_BFLOAT16
     assert same_bits(comparison.run(layout, layout), comparison.run(layout))

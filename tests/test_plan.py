@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import run_ranks
 from runs import ROOT, environment, write_run_config
 
 from janus_pt.config import Config, ModelConfig, ObjectiveConfig

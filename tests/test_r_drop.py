@@ -95,7 +95,7 @@ def test_an_objective_that_writes_its_batch_is_refused(tmp_path: Path) -> None:
 def test_a_run_with_it_on_pipeline_stages_and_shards(tmp_path: Path) -> None:
     config = str(write_run_config(tmp_path, objective__r_drop=2.0, model__dropout=0.2, run__max_steps=6))
     found = []
-    with Ranks(2) as ranks:
+    with Ranks() as ranks:
         for layout in (Layout("one"), Layout("PP2", 2, pipeline=2), Layout("TP2", 2, tensor=2), Layout("DP2", 2)):
             folder = tmp_path / layout.name
             ranks.run(train, layout.ranks, config, [*layout.settings(), f"run.output_dir={folder}"], False)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from distributed import run_ranks
 from goldens import DENOISING, SHAPES, TRANSLATION, Golden, needs_goldens
+from ranks import run_ranks
 from torch import Tensor
 
 from janus_pt.losses import Terms, fused_losses

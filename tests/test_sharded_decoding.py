@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import run_ranks
+from ranks import run_ranks
 from tiny import tiny_model, tokenizer_bytes
 
 from janus_pt import JanusModel

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import run_ranks
+from ranks import run_ranks
 
 from janus_pt.config import ModelConfig, ObjectiveConfig
 from janus_pt.data.examples import make_example

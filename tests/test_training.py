@@ -48,18 +48,18 @@ def test_the_export_is_the_trained_model(unbroken: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "dtype"), [(1, "bfloat16"), (2, "float32")])
-def test_killed_and_resumed_is_the_unbroken_run(tmp_path: Path, ranks: int, dtype: str) -> None:
-    config = str(write_run_config(tmp_path, precision__dtype=dtype, run__max_steps=30))
+def test_killed_and_resumed_is_the_unbroken_run(tmp_path: Path) -> None:
+    """Two ranks in bfloat16; the campaign of faults has float32."""
+    config = str(write_run_config(tmp_path, precision__dtype="bfloat16", run__max_steps=30))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         arguments = ["--config", config, "--set", f"run.output_dir={folder}"]
         if folder == broken:
             step = random.randint(6, 25)
             print("killed at step", step)
-            kill_at_step(step, broken / "metrics.jsonl", *arguments, ranks=ranks)
+            kill_at_step(step, broken / "metrics.jsonl", *arguments, ranks=2)
             assert (broken / "checkpoints" / "latest").exists() and not (broken / "export").exists()
-        done = launch("pretrain.py", *arguments, "--resume", "auto", ranks=ranks)
+        done = launch("pretrain.py", *arguments, "--resume", "auto", ranks=2)
         assert done.returncode == 0, done.stderr
     ours, theirs = (losses(folder / "metrics.jsonl") for folder in (broken, whole))
     assert ours == theirs

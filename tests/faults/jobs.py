@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from distributed import free_port
+from ranks import free_port
 from runs import TIMEOUT_S, read_records
 
 CONTEXT = multiprocessing.get_context("forkserver")

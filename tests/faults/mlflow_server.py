@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from distributed import free_port
+from ranks import free_port
 
 START_S = 180
 

@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from janus_pt.train import numbers
 from janus_pt.train.numbers import SPIKE_WINDOW, Numbers
 
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "zero 0": dict(parallel__zero_stage=0),
-    "zero 0, bfloat16": dict(parallel__zero_stage=0, precision__dtype="bfloat16"),
-    "zero 1": dict(parallel__zero_stage=1),
-    "zero 1, bfloat16": dict(parallel__zero_stage=1, precision__dtype="bfloat16"),
-    "zero 2": dict(parallel__zero_stage=2),
-    "zero 3": dict(parallel__zero_stage=3),
-    "tensor": dict(parallel__tensor_parallel_size=2),
-    "pipeline": dict(parallel__pipeline_parallel_size=2),
+LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "zero 0": ("nan", dict(parallel__zero_stage=0)),
+    "zero 0, bfloat16": ("inf", dict(parallel__zero_stage=0, precision__dtype="bfloat16")),
+    "zero 1": ("inf", dict(parallel__zero_stage=1)),
+    "zero 1, bfloat16": ("nan", dict(parallel__zero_stage=1, precision__dtype="bfloat16")),
+    "zero 2": ("nan", dict(parallel__zero_stage=2)),
+    "zero 3": ("nan", dict(parallel__zero_stage=3)),
+    "tensor": ("nan", dict(parallel__tensor_parallel_size=2)),
+    "pipeline": ("inf", dict(parallel__pipeline_parallel_size=2)),
 }
+"""With the number that is put in: an infinity takes the same way as a NaN."""
 
 
 def config_of(folder: Path, **changes: Any) -> Path:
@@ -34,11 +35,9 @@ def config_of(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: str, value: str) -> None:
-    if value == "inf" and layout not in ("zero 0", "zero 1", "pipeline"):
-        pytest.skip("an infinity takes the same way as a NaN; three layouts are enough")
-    config = config_of(tmp_path, **LAYOUTS[layout])
+def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: str) -> None:
+    value, settings = LAYOUTS[layout]
+    config = config_of(tmp_path, **settings)
     codes, told = run(config, ranks=2, SABOTAGE=f"1:4,7:{value}")
     assert codes == [0, 0], told
     records = {int(r["step"]): r for r in read_records(tmp_path / "run/metrics.jsonl") if "loss/ar" in r}
@@ -70,7 +69,7 @@ def test_too_many_in_a_row_save_and_stop_and_a_dump_does_the_step_again(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [None, "{}", "[]", '{"step": "x", "loader": {}}', "\0"])
+@pytest.mark.parametrize("content", [None, '{"step": "x", "loader": {}}', "\0"])
 def test_what_is_no_dump_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dump.json").write_text(content)

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from distributed import free_port
 from jobs import job, last_step, latest, run
+from ranks import free_port
 from runs import ROOT, TIMEOUT_S, command, environment, losses, write_run_config
 from safetensors.torch import load_file
 
