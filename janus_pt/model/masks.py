@@ -49,10 +49,10 @@ def decoder_readings(
     def reading(last: bool) -> Reading:
         first, readers = (slots.first_predicting, slots.predicting) if last else (0, slots.readers)
 
-        def self_mask(causal: bool) -> Mask:
+        def contents_mask(past_only: bool) -> Mask:
             if blocks:
-                return slots_block_mask(slots, first, causal)
-            return SampleMask(readers, slots.contents, sides_masks(slots, first, readers, dtype, causal))
+                return slots_block_mask(slots, first, past_only)
+            return SampleMask(readers, slots.contents, sides_masks(slots, first, readers, dtype, past_only))
 
         cross = (
             source_block_mask(slots.samples[0, first:], source.samples[0], len(keys.places[0]))
@@ -60,9 +60,9 @@ def decoder_readings(
             else tokens_mask(readers, keys, dtype)
         )
         if not causal:
-            return Reading(slots.num_content, first, self_mask(False), cross)
-        every = reading(False).self_mask if last else self_mask(False)
-        return Reading(slots.num_content, first, every, cross, self_mask(True))
+            return Reading(slots.num_content, first, contents_mask(False), cross)
+        every = reading(False).self_mask if last else contents_mask(False)
+        return Reading(slots.num_content, first, every, cross, contents_mask(True))
 
     return reading
 
