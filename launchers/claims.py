@@ -21,9 +21,10 @@ from pathlib import Path
 
 from janus_pt.claims.cells import measure_speed, train_and_decode
 from janus_pt.claims.data import ROOT, Data, prepare_data
-from janus_pt.claims.plan import SCALES, common_changes, parse_systems, plan_cells
+from janus_pt.claims.plan import SCALES, common_changes, last_given, parse_systems, plan_cells
 from janus_pt.claims.report import write_report
 from janus_pt.errors import UserError, entry_point
+from janus_pt.files import make_folder
 
 
 def parse() -> argparse.Namespace:
@@ -48,7 +49,7 @@ def parse() -> argparse.Namespace:
 @contextmanager
 def held(folder: Path) -> Iterator[int]:
     """Nobody else works in the folder meanwhile, nor what an earlier call left running; the lock's descriptor."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +68,10 @@ def main() -> None:
     if given.baseline and given.baseline not in (names := [system.name for system in systems]):
         raise UserError(f"--baseline: there is no system {given.baseline!r}, only {', '.join(names)}")
     config = given.config or str(ROOT / scale.config)
-    origin, seeds = next((s.origin for s in systems if s.origin), None), given.seeds or scale.seeds
+    origins = (last_given("run.init_from", changes) for changes in (*(s.changes for s in systems), given.set))
+    origin, seeds = next(filter(None, origins), None), given.seeds or scale.seeds
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UserError(f"--seeds: {twice[0]} is given twice")
     with held(given.output) as lock:
         tokenizer = given.tokenizer or (f"{origin}/tokenizer.model" if origin else None)
         data = Data(given.task, given.output / "data", given.data, tuple(given.splits))

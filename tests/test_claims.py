@@ -14,13 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from runs import ROOT, environment
+from runs import ROOT, environment, run_script
 from tiny import tokenizer_bytes
 
-from janus_pt.claims.cells import baseline_of
+from janus_pt.claims.cells import baseline_of, compare
 from janus_pt.claims.data import Data
+from janus_pt.claims.decode import result_file
 from janus_pt.claims.language import ADJECTIVES, NOUNS, VERBS, made_up_pairs
-from janus_pt.claims.plan import DEFAULT_SYSTEMS, SCALES, WAYS, Cell, common_changes, parse_systems, plan_cells
+from janus_pt.claims.plan import (
+    DEFAULT_SYSTEMS,
+    SCALES,
+    WAYS,
+    Cell,
+    common_changes,
+    last_given,
+    parse_systems,
+    plan_cells,
+)
 from janus_pt.errors import UserError
 from janus_pt.objectives import OBJECTIVES
 
@@ -47,8 +57,9 @@ def test_a_system_may_differ_in_anything() -> None:
     mixed = ["janus-full", "objective.name=janus", "objective.masking.full_share=0.2", "optimizer.lr=1e-4"]
     plain, other = cells(["janus"], mixed, seeds=(1,))
     assert other.config.objective.masking.full_share == 0.2 and other.config.optimizer.lr == 1e-4
-    assert other.system.ways == plain.system.ways and other.system.origin is None
-    assert parse_systems([["j", "objective.name=janus", "run.init_from=a/export"]])[0].origin == "a/export"
+    assert other.system.ways == plain.system.ways
+    assert last_given("optimizer.lr", other.system.changes) == "1e-4"
+    assert last_given("run.init_from", other.system.changes) is None
 
 
 def test_what_is_compared_with_what() -> None:
@@ -79,6 +90,53 @@ def test_what_is_compared_with_what() -> None:
 def test_wrong_systems_are_named(systems: list[list[str]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_systems(systems)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1", "2", "1"], "--seeds: 1 is given twice"),
+        (["--task", "nmt/de-en"], "--task nmt/de-en: needs its data; give --data"),
+        (["--output", "file"], "file: no folder can be made there: "),
+        (["--set", "run.init_from=nowhere"], "nowhere: no exported model here"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert run_script(monkeypatch, "launchers/claims.py", *arguments) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("error: ") and message in told and told.count("\n") == 1
+
+
+def test_a_comparison_is_made_anew_for_other_outputs(tmp_path: Path) -> None:
+    """The values of the comparison follow the outputs of both sides, and are kept as long as these are."""
+    planned, way = cells(["cmlm"], ["joint"], output=tmp_path, seeds=(1,)), "NAR 4 passes"
+    data = Data("nmt", tmp_path / "data", str(write_pairs(tmp_path / "pairs")), ("train", "dev", "test"))
+    good, bad = data.test.targets, data.test.sources
+
+    def difference(ours: list[str], theirs: list[str]) -> float:
+        for cell, texts in zip(planned, (ours, theirs), strict=True):
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            (cell.folder / "texts").write_text("".join(text + "\n" for text in texts))
+            result_file(cell.folder, way).write_text(json.dumps({"predictions": str(cell.folder / "texts")}))
+        found: float = compare(planned[0], way, (planned[1], way), data)["bleu"]["difference"]
+        return found
+
+    worse = sacrebleu.corpus_bleu(bad, [good]).score
+    for _ in range(2):
+        assert difference(good, bad) == pytest.approx(100 - worse)
+    kept = result_file(planned[0].folder, way).with_suffix(".compared.json")
+    made = kept.stat().st_mtime_ns
+    assert difference(good, bad) == pytest.approx(100 - worse) and kept.stat().st_mtime_ns == made
+    assert difference(bad, good) == pytest.approx(worse - 100)
+    assert difference(bad, bad) == 0
 
 
 SMALLER = {

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from janus_pt.claims.data import ROOT, Data
-from janus_pt.claims.decode import REQUEST, missing, read_predictions, read_row, result_file
+from janus_pt.claims.decode import REQUEST, missing, predictions_file, read_predictions, read_row, result_file
 from janus_pt.claims.plan import COUNTERPART, Cell, Scale
 from janus_pt.claims.tracking import open_experiment
 from janus_pt.config_file import to_json
 from janus_pt.errors import UserError
-from janus_pt.files import write_atomically
+from janus_pt.files import file_hash, write_atomically
 
 TRAINED = "trained.json"
 Json = dict[str, Any]
@@ -109,40 +109,42 @@ def compare(cell: Cell, way: str, other: tuple[Cell, str] | None, data: Data) ->
     from janus_pt.tasks.bleu import paired_bootstrap
     from janus_pt.tasks.evaluate import comparable
 
-    theirs, their_way = other or (cell, way)
+    sides = ((cell, way), other or (cell, way))
     path = result_file(cell.folder, way).with_suffix(".compared.json")
-    against = f"{theirs.name}: {their_way}"
-    if path.exists() and (known := json.loads(path.read_text()))["against"] == against:
+    of = [file_hash(predictions_file(c.folder, w)) for c, w in sides]
+    if path.exists() and (known := json.loads(path.read_text())).get("of") == of:
         return dict(known)
-    ours, base = (
-        comparable(data.row, read_predictions(c.folder, w), data.test) for c, w in ((cell, way), (theirs, their_way))
-    )
-    found = {"against": against, **paired_bootstrap(ours, base.predictions)}
+    ours, base = (comparable(data.row, read_predictions(c.folder, w), data.test) for c, w in sides)
+    found = {"of": of, **paired_bootstrap(ours, base.predictions)}
     write_atomically(path, json.dumps(found, indent=1))
     return found
 
 
 def measure_speed(output: Path, cells: Sequence[Cell], data: Data, scale: Scale) -> Json:
     """Sentences/s of every way of every cell, by batch size; all take turns, in one process with one thread."""
-    keys = [f"{cell.name}: {way}" for cell in cells for way in cell.system.ways]
-    path = output / "speed.json"
-    if path.exists() and list((known := json.loads(path.read_text()))["speeds"]) == keys:
-        return dict(known)
     import torch
 
     from janus_pt.api import JanusModel
+    from janus_pt.export import read_export_config
     from janus_pt.generate.benchmark import time_ways
+
+    keys = [f"{cell.name}: {way}" for cell in cells for way in cell.system.ways]
+    models = [read_export_config(cell.run / "export").model_sha256 for cell in cells]
+    of = {"models": models, "ways": keys, "scale": [scale.timed, list(scale.batch_sizes), scale.repeats]}
+    path = output / "speed.json"
+    if path.exists() and (known := json.loads(path.read_text())).get("of") == of:
+        return dict(known)
 
     print("speed: all ways by turns", flush=True)
     torch.set_num_threads(1)
-    models = {cell.name: JanusModel.from_pretrained(cell.run / "export") for cell in cells}
-    first = next(iter(models.values()))
+    loaded = {cell.name: JanusModel.from_pretrained(cell.run / "export") for cell in cells}
+    first = next(iter(loaded.values()))
     texts = sorted(data.test.sources[: scale.timed], key=lambda text: -len(first.encode(text)))
-    rows = [(models[cell.name], read_row(cell.folder, way)) for cell in cells for way in cell.system.ways]
+    rows = [(loaded[cell.name], read_row(cell.folder, way)) for cell in cells for way in cell.system.ways]
     jobs = [partial(model.generate, mode=row["mode"], **row["options"]) for model, row in rows]
     timed = time_ways(jobs, texts, scale.batch_sizes, scale.repeats)
     speeds = {key: {str(n): rate for n, (rate, _) in own.items()} for key, own in zip(keys, timed, strict=True)}
     device = torch.cuda.get_device_name() if first.device.type == "cuda" else "one CPU thread"
-    found = {"sentences": len(texts), "repeats": scale.repeats, "device": device, "speeds": speeds}
+    found = {"of": of, "sentences": len(texts), "repeats": scale.repeats, "device": device, "speeds": speeds}
     write_atomically(path, json.dumps(found, indent=1))
     return found

@@ -13,7 +13,7 @@ from janus_pt.claims.language import made_up_pairs
 from janus_pt.errors import UserError
 from janus_pt.files import write_atomically
 from janus_pt.tasks.reading import TaskSplit, read_split
-from janus_pt.tasks.rows import Task, find_task
+from janus_pt.tasks.rows import LINES, Task, find_task
 from janus_pt.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,8 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     Raises:
         UserError: the data cannot be read, or the folder was made with other data.
     """
+    if data.given is None and dict(data.row.files) != LINES:
+        raise UserError(f"--task {data.task}: needs its data; give --data, or leave both out for the made-up language")
     data.output.mkdir(parents=True, exist_ok=True)
     if data.given is None and not data.folder.exists():
         _make_pairs(data.folder)

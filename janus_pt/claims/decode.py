@@ -27,9 +27,14 @@ def read_row(folder: Path, way: str) -> dict[str, Any]:
     return row
 
 
+def predictions_file(folder: Path, way: str) -> Path:
+    """Where the texts that a way wrote are."""
+    return Path(read_row(folder, way)["predictions"])
+
+
 def read_predictions(folder: Path, way: str) -> list[str]:
     """What a way wrote, a text for each source."""
-    return Path(read_row(folder, way)["predictions"]).read_text("utf-8").split("\n")[:-1]
+    return predictions_file(folder, way).read_text("utf-8").split("\n")[:-1]
 
 
 def missing(folder: Path, ways: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

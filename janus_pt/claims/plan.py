@@ -67,6 +67,12 @@ COUNTERPART = {"rerank": "AR beam 5", "speculative": "AR greedy"}
 """What a way is compared with where the baseline does not have it."""
 
 
+def last_given(key: str, changes: Sequence[str]) -> str | None:
+    """What the last of the `KEY=VALUE` says that is about `key`; None if there is none."""
+    given = [change.partition("=")[2] for change in changes if change.startswith(f"{key}=")]
+    return given[-1] if given else None
+
+
 @dataclass(frozen=True)
 class System:
     """A name in the table, and how its training differs from the others': `changes` are `dotted.key=value`."""
@@ -77,14 +83,7 @@ class System:
     @property
     def objective(self) -> str:
         """What it is trained on."""
-        given = [change.partition("=")[2] for change in self.changes if change.startswith("objective.name=")]
-        return given[-1] if given else self.name
-
-    @property
-    def origin(self) -> str | None:
-        """The export that it starts from."""
-        given = [change.partition("=")[2] for change in self.changes if change.startswith("run.init_from=")]
-        return given[-1] if given else None
+        return last_given("objective.name", self.changes) or self.name
 
     @property
     def ways(self) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ def write_report(output: Path, cells: Sequence[Cell], data: Data, speed: Json, b
     content = {
         "rows": [asdict(row) for row in rows],
         "training": [training(cell) for cell in cells],
-        "speed": {name: value for name, value in speed.items() if name != "speeds"},
+        "speed": {name: value for name, value in speed.items() if name not in ("speeds", "of")},
         "signatures": signatures,
     }
     write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -80,7 +80,7 @@ def collect(cells: Sequence[Cell], data: Data, speed: Json, baseline: str | None
             row.interval.append(compared["bleu"]["system_ci"])
             if other:
                 row.against = f"{other[0].system.name}, {other[1]}"
-                row.difference.append(compared["bleu"]["system"] - compared["bleu"]["baseline"])
+                row.difference.append(compared["bleu"]["difference"])
                 row.p_value.append(compared["bleu"]["p_value"])
             row.passes += found["decoder_passes"] / sum(c.system is cell.system for c in cells)
             row.speeds |= speed["speeds"].get(f"{cell.name}: {way}", {})

@@ -123,7 +123,8 @@ def paired_bootstrap(outputs: Outputs, baseline: Sequence[str], tokenize: str = 
     """sacrebleu's paired bootstrap of BLEU and chrF against another system's outputs for the same references.
 
     For each metric: the `system`'s and the `baseline`'s mean over resamples, half the width of their 95 % intervals
-    (`system_ci`, `baseline_ci`), and `p_value` of the null hypothesis that both are equally good.
+    (`system_ci`, `baseline_ci`), `p_value` of the null hypothesis that both are equally good, and `difference`, by how
+    much the system's score itself is above the baseline's.
     """
     systems = [("baseline", list(baseline)), ("system", list(outputs.predictions))]
     metrics = {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF()}
@@ -136,4 +137,5 @@ def paired_bootstrap(outputs: Outputs, baseline: Sequence[str], tokenize: str = 
 def _compared(baseline: Any, system: Any) -> dict[str, float]:
     """Two of sacrebleu's results as plain numbers."""
     means = {"baseline": baseline.mean, "baseline_ci": baseline.ci, "system": system.mean, "system_ci": system.ci}
-    return {name: float(value) for name, value in (*means.items(), ("p_value", system.p_value))}
+    means |= {"p_value": system.p_value, "difference": system.score - baseline.score}
+    return {name: float(value) for name, value in means.items()}
