@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import write_run_config
+from runs import VOCAB, write_run_config
 
 from janus_pt.config import Config
 from janus_pt.config_file import read_config
@@ -68,6 +68,10 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
         "embed_tokens.weight": 0.0625,
     }
     assert {name: lr_scale(found, name) for name in expected} == expected
+    deep = {"model__encoder_layers": 5, "model__source_vocab_size": VOCAB, "optimizer__layer_lr_decay": 0.5}
+    apart = config(tmp_path, **deep)
+    assert lr_scale(apart, "embed_source.weight") == 0.5**6
+    assert lr_scale(apart, "embed_tokens.weight") == lr_scale(apart, "decoder.embed_positions.weight") == 0.5**4
     optimizer = build_optimizer(found, JanusTransformer(found.model))
     groups = {(group["lr_scale"], group["weight_decay"]) for group in optimizer.param_groups}
     assert groups == {(0.5**n, decay) for n in range(5) for decay in (0.01, 0.0)}

@@ -34,16 +34,17 @@ def _sizes(config: Config) -> list[tuple[str, int]]:
 
 
 def lr_scale(config: Config, name: str) -> float:
-    """What the learning rate is multiplied by for the parameter `name` (Clark et al. 2020, ELECTRA).
+    """What the learning rate is multiplied by for the parameter `name` (after Clark et al. 2020, ELECTRA).
 
     `layer_lr_decay` to the power of the steps down from the top of its stack: 0 for heads and last LayerNorms, 1 for
-    the last layer, one more for each layer below and for the embeddings. The token table is below the deeper stack.
+    the last layer (2 in ELECTRA's code), one more for each layer below and for the embeddings. A token table that both
+    stacks share is below the deeper one.
     """
     model = config.model
     depths = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
     stack, *parts = name.split(".")
     if stack == "embed_tokens":
-        below = max(depths.values()) + 1
+        below = (depths["decoder"] if model.source_vocab_size else max(depths.values())) + 1
     elif stack == "embed_source":
         below = depths["encoder"] + 1
     elif stack in depths and parts[0] == "layers":

@@ -181,8 +181,8 @@ def flops_per_step(
 
     that is: query and output projections of self- and cross-attention for every slot, keys and values for content
     slots and, for cross-attention, source tokens. A causal self-attention adds one that all slots go through.
-    Embeddings, norms, softmax, the length head and what activation
-    checkpointing recomputes are left out, as is usual for MFU (Chowdhery et al. 2022, appendix B).
+    Embeddings, norms, softmax, the length head and what activation checkpointing recomputes are left out, as is usual
+    for MFU (Chowdhery et al. 2022, appendix B), and so is the first pass of CMLMC, which has no gradient.
     """
     d, ffn = model.hidden_size, 2 * model.hidden_size * model.ffn_hidden_size
     slots = (model.decoder_layers - 1) * (content_slots + query_slots) + predicted_slots
