@@ -16,6 +16,7 @@ from pathlib import Path
 from data_prep.build_shards import Request, build
 from data_prep.workers import available_cores
 from janus_pt.errors import UserError, entry_point
+from janus_pt.files import make_folder, write_atomically
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.rows import Task, find_task
 from janus_pt.tokenizer import Tokenizer
@@ -36,12 +37,20 @@ def fitting_pairs(
     ]
 
 
-def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path) -> tuple[str, str]:
-    """Write sources and targets, one a line; returns the two files' names."""
-    output.mkdir(parents=True, exist_ok=True)
+def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path, overwrite: bool) -> tuple[str, str]:
+    """Write sources and targets, one a line; returns the two files' names.
+
+    Raises:
+        UserError: a corpus of other texts is there and `overwrite` is unset.
+    """
+    make_folder(output)
     names = output / f"{split}.source", output / f"{split}.target"
-    for path, texts in zip(names, zip(*pairs, strict=True), strict=True):
-        path.write_text("".join(text + "\n" for text in texts), encoding="utf-8", newline="\n")
+    contents = ["".join(text + "\n" for text in texts) for texts in zip(*pairs, strict=True)]
+    for path, content in zip(names, contents, strict=True):
+        if not overwrite and (output / split).exists() and path.exists() and path.read_text("utf-8") != content:
+            raise UserError(f"{output / split}: holds a corpus of other texts; give another --output, or --overwrite")
+    for path, content in zip(names, contents, strict=True):
+        write_atomically(path, content)
     return str(names[0]), str(names[1])
 
 
@@ -67,11 +76,11 @@ def main() -> None:
         if not pairs:
             raise UserError(f"{given.data}: every pair of {split} is too long for {given.task}")
         limit = max(task.max_source_tokens, task.max_target_tokens)
-        files = (write_pairs(pairs, split, given.output),)
+        files = (write_pairs(pairs, split, given.output, given.overwrite),)
         request = Request(files, tokenizer, max_tokens=limit, source_tokenizer=of_sources)
         manifest = build(request, given.output / split, given.workers, overwrite=given.overwrite)
         left_out = len(examples.sources) - manifest.samples
-        print(f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were too long and are left out")
+        print(f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were left out: too long, or no token")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
@@ -32,8 +33,8 @@ class ModelConfig(Section):
     hidden_size: Positive = 512
     ffn_hidden_size: Positive = 2048
     num_attention_heads: Positive = 8
-    encoder_layers: Positive = 6
-    decoder_layers: Positive = 6
+    encoder_layers: Depth = 6
+    decoder_layers: Depth = 6
     pre_layer_norm: bool = False
     """LayerNorm before each sublayer (and once at the end) instead of after it."""
     activation: Literal["relu", "gelu"] = "gelu"

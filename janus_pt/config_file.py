@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_pt.config import Config
-from janus_pt.config_problems import MAX_REPORTED, KeyPath, Problem, find_problems
+from janus_pt.config_problems import MAX_REPORTED, REQUIRED, KeyPath, Problem, find_problems
 from janus_pt.errors import UserError
 
 MAX_BYTES = 1 << 20
@@ -39,8 +39,9 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), world_size: int
     for override in overrides:
         problems += _override(data, places, override)
     _require_unicode(data, path)
-    _inherit_model(data)
-    problems += find_problems(data, world_size)
+    orphaned = _inherit_model(data)
+    found = find_problems(data, world_size)
+    problems += orphaned + [p for p in found if not (orphaned and p[0][0] == "model" and p[1] == REQUIRED)]
     if problems:
         raise UserError(_message(problems, places, path))
     return Config.model_validate(data)
@@ -162,14 +163,21 @@ def _override(data: dict[str, Any], places: Places, override: str) -> list[Probl
     return []
 
 
-def _inherit_model(data: dict[str, Any]) -> None:
-    """With `run.init_from`, the parts of `model` that are left out are those of the export."""
+def _inherit_model(data: dict[str, Any]) -> list[Problem]:
+    """With `run.init_from`, what `model` leaves out is the export's; the problem, if there is no export."""
     run, given = data.get("run"), data.get("model", {})
     origin = run.get("init_from") if isinstance(run, dict) else None
     if isinstance(origin, str) and isinstance(given, dict):
-        from janus_pt.export import read_export_config  # imports torch: only where it is needed
+        from janus_pt.adapter_export import ADAPTER_CONFIG  # imports torch: only where it is needed
+        from janus_pt.export import read_export_config
 
-        data["model"] = {**read_export_config(origin).model.model_dump(), **given}
+        try:
+            data["model"] = {**read_export_config(origin).model.model_dump(), **given}
+        except UserError as error:
+            adapters = (Path(origin) / ADAPTER_CONFIG).is_file()
+            hint = "; there are adapters: give the merged model, the folder export/ beside them" if adapters else ""
+            return [(("run", "init_from"), f"{error}{hint}")]
+    return []
 
 
 def _message(problems: list[Problem], places: Places, path: str | Path) -> str:

@@ -33,6 +33,7 @@ Problem = tuple[KeyPath, str]
 MAX_REPORTED = 50
 """Problems told at once: enough for any honest file, and a bound for any other."""
 
+REQUIRED = "is required: add it"
 EXPECTED = {
     "string_type": "a string",
     "int_type": "a whole number",
@@ -89,7 +90,7 @@ def _reason(path: KeyPath, error: Any) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(path)
     if kind == "missing" and isinstance(path[-1], str):
-        return "is required: add it"
+        return REQUIRED
     if kind == "missing":
         return f"the list needs an item {path[-1]}, but has {len(given)}"
     if kind in EXPECTED:

@@ -42,7 +42,7 @@ def _patience_problems(run: RunConfig, checkpoint: CheckpointConfig) -> Iterator
 
 
 def _task_problems(validation: ValidationConfig) -> Iterator[Problem]:
-    from janus_pt.generate.modes import MODES, check_options  # imports torch: only here
+    from janus_pt.generate.modes import MODES, check_scored_options  # imports torch: only here
     from janus_pt.tasks.metrics import compute
     from janus_pt.tasks.outputs import Outputs
     from janus_pt.tasks.rows import find_task
@@ -60,6 +60,6 @@ def _task_problems(validation: ValidationConfig) -> Iterator[Problem]:
         yield ("validation", "metric"), f"{reason}, but is {validation.metric!r}"
     if validation.mode in MODES:
         try:
-            check_options(validation.mode, **{**task.decoding.get(validation.mode, {}), **validation.options})
-        except (UserError, TypeError) as error:
+            check_scored_options(validation.mode, **{**task.decoding.get(validation.mode, {}), **validation.options})
+        except UserError as error:
             yield ("validation", "options"), str(error)

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from janus_pt.errors import UserError
+
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on disk."""
@@ -14,6 +16,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. `UserError` if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: no folder can be made there: {error.strerror}; give another") from None
 
 
 def file_hash(path: Path) -> str:

@@ -54,7 +54,8 @@ def main() -> None:
         if value < 1:
             raise UserError(f"{key}: must be at least 1, but is {value}")
     batching = {key: options.pop(key) for key in ("batch_size", "max_batch_tokens")}
-    check_options(**options, **outputs_wanted(n_best))
+    asked = {**options, **outputs_wanted(n_best)}
+    check_options(asked.pop("mode"), **asked)
     load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None)
     request = Request(folder, source, options, n_best, dtype)
     complete = distill(request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching)

@@ -49,7 +49,7 @@ def main() -> None:
     for name, value in batching.items():
         if value < 1:
             raise UserError(f"{name}: must be at least 1, but is {value}")
-    check_options(**options)
+    check_options(options["mode"], **{name: value for name, value in options.items() if name != "mode"})
     load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None, quantize=quantize)
     model = load()
     start = time.monotonic()

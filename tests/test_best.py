@@ -111,6 +111,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "metric": ({"validation__metric": "rouge"}, "validation.metric: must be one of bleu, chrf for this task"),
     "falling": ({"validation__metric": "ter"}, "the higher the better, but is 'ter'"),
     "option": ({"validation__options": {"beams": 2}}, 'validation.options: beams: mode "nar" has no such option'),
+    "two outputs": (
+        {"validation__mode": "ar", "validation__options": {"num_return_sequences": 2}},
+        "validation.options: num_return_sequences: must be 1 where outputs are scored, but is 2",
+    ),
+    "mode as option": ({"validation__options": {"mode": "ar"}}, 'mode: mode "nar" has no such option'),
     "no corpus": ({"data__valid": None, "run__eval_every": 0}, "validation: comes with that of the loss"),
     "pipeline": ({"parallel__pipeline_parallel_size": 2}, "validation: decodes with weights that are whole or sharded"),
     "ZeRO-3": ({"parallel__zero_stage": 3}, "but parallel.zero_stage is 3: lower it to 2"),

@@ -204,6 +204,20 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     ]
 
 
+def test_a_missing_export_hides_no_other_problem(tmp_path: Path) -> None:
+    """What the export would have said of the model is not asked for; adapters are no model to start from."""
+    text = GOOD.replace('"max_steps": 100', '"max_steps": 0, "init_from": "nowhere"')
+    sections = json.loads(text)
+    del sections["model"]
+    told = message(tmp_path, json.dumps(sections, indent=1)).splitlines()
+    assert told[0] == "2 problems in the configuration:"
+    assert any("run.init_from: nowhere: no exported model here, config.json is missing" in line for line in told)
+    assert any("run.max_steps: must be greater than 0" in line for line in told)
+    (tmp_path / "adapter_config.json").touch()
+    told = message(tmp_path, GOOD, (f"run.init_from={tmp_path}",))
+    assert told.startswith("--set run.init_from") and "give the merged model, the folder export/ beside them" in told
+
+
 def test_ranks_that_cannot_share_a_step(tmp_path: Path) -> None:
     told = message(tmp_path, GOOD, world_size=3)
     expected = "run.json:9: data.global_batch_size: a step of 4 micro-batches of 1024 cannot be shared by 3"

@@ -145,6 +145,7 @@ def test_from_the_command_line_to_a_corpus(
         (("--n-best", 2), "num_return_sequences: 2 is more than"),
         (("--n-best", 2, "--mode", "speculative"), 'num_return_sequences: mode "speculative" has no such option'),
         (("--source", "nowhere"), "nowhere: cannot be read"),
+        (("--max-length", 400), "max_length: 400 is more than the 62 tokens"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -160,3 +161,10 @@ def test_mistakes_are_told_in_one_line(
     assert run_script(monkeypatch, "launchers/distill.py", *asked) == 2
     told = capfd.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "the folder is free for the right command"
+
+
+def test_a_source_with_nothing_to_read_is_refused(teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.en").write_text("\n" + "the mask " * 40 + "\n")
+    with pytest.raises(UserError, match=r"train\.en: every line is empty or too long for the model"):
+        distill(request(teacher, tmp_path / "train.en"), JanusModel.from_pretrained(teacher), tmp_path / "out")

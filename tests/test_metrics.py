@@ -25,7 +25,7 @@ from janus_pt.tasks.metrics import METRICS, compute
 from janus_pt.tasks.outputs import Outputs, pair_up
 from janus_pt.tasks.overlap import coco_rouge_l, coqa_f1, distinct, meteor, rouge
 from janus_pt.tasks.rows import TASKS
-from janus_pt.tasks.score import glge_overall
+from janus_pt.tasks.score import glge_overall, overall_of_reports
 from janus_pt.tasks.text_files import read_lines
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "metric_vectors"
@@ -308,6 +308,28 @@ def test_glge_overall_is_the_mean_of_means() -> None:
         glge_overall(scores)
 
 
+def test_overall_of_reports(tmp_path: Path) -> None:
+    def write(name: str, task: str, split: str = "test", value: Any = 50.0) -> str:
+        rows = [{"mode": "nar", "metrics": dict.fromkeys(TASKS[task].scores, value)}]
+        (tmp_path / name).write_text(json.dumps({"task": task, "split": split, "rows": rows}))
+        return str(tmp_path / name)
+
+    names = [name for name in TASKS if name.startswith("glge/")]
+    reports = [write(str(n), name, value=10.0 * n) for n, name in enumerate(names)]
+    assert overall_of_reports(reports, "nar")["overall"] == pytest.approx(35)
+    for more, message in (
+        (write("twice", names[0]), f"twice: is about {names[0]}, as .*0 is"),
+        (write("nan", names[0], value=float("nan")), "nan: no report of"),
+        (write("null", names[0], value=None), "null: no report of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            overall_of_reports([*reports, more], "nar")
+    with pytest.raises(UserError, match=r"dev: is about split dev, .*0 about test; take one"):
+        overall_of_reports([*reports[:-1], write("dev", names[-1], "dev")], "nar")
+    with pytest.raises(UserError, match="has no row for mode 'ar', only nar"):
+        overall_of_reports(reports, "ar")
+
+
 def test_rows_ask_for_metrics_that_give_their_scores() -> None:
     outputs = Outputs(["a b c d e"], [["a b c d f"]])
     for task in TASKS.values():
@@ -325,6 +347,10 @@ def test_paired_bootstrap_tells_a_better_system() -> None:
     for name in ("bleu", "chrf"):
         assert found[name]["system"] == pytest.approx(100) and found[name]["baseline"] < 80
         assert found[name]["p_value"] < 0.01
+        assert (
+            found[name]["difference"]
+            == compute(outputs, [name]).values[name] - compute(Outputs(worse, outputs.references), [name]).values[name]
+        )
     assert paired_bootstrap(Outputs(worse, outputs.references), as_bad)["bleu"]["p_value"] > 0.05
 
 
@@ -370,6 +396,7 @@ def test_score_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         ({"--metrics": "bleu,rogue"}, "metrics: there is no 'rogue'; did you mean rouge?"),
         ({"--metrics": ""}, "metrics: there is no ''"),
         ({"--tokenize": "moses"}, "tokenize: sacrebleu has no 'moses'"),
+        ({"--tokenize": "ko-mecab"}, "tokenize: sacrebleu cannot use 'ko-mecab' here"),
         ({"--predictions": "latin"}, "latin, line 2: not valid UTF-8"),
         ({"--json": "no/where"}, "no/where: cannot be written"),
     ],

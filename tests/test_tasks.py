@@ -99,6 +99,7 @@ def test_bad_folders_are_named(tmp_path: Path, files: dict[str, list[str]], mess
         ('{"answer1": " ", "context": "c", "question": "q"}', "line 1: answer1 is empty"),
         ('{"answer1": ', "line 1: broken JSON"),
         ("[]", "line 1: not a JSON object"),
+        (r'{"answer1": "\ud800", "context": "c", "question": "q"}', "line 1: not valid Unicode: half of a surrogate"),
     ],
 )
 def test_bad_objects_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -110,6 +111,8 @@ def test_bad_objects_are_named(tmp_path: Path, line: str, message: str) -> None:
 def test_unknown_tasks_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no 'glge/squadqg'; did you mean glge/squad_qg\?"):
         find_task("glge/squadqg")
+    with pytest.raises(UserError, match="nmt/en-en has one language"):
+        find_task("nmt/en-en")
     with pytest.raises(UserError, match="nowhere: no such folder"):
         read_split(Task(), tmp_path / "nowhere", "test")
 
@@ -133,6 +136,9 @@ def test_decoding_options() -> None:
         (["ar"], "nar.iterations=3", "mode 'nar' is not evaluated"),
         (["ar"], "iterations=3", "write it as MODE.OPTION=VALUE"),
         (["best"], "", "mode: there is no 'best'"),
+        (["ar", "nar"], "nar.num_beams=3", 'num_beams: mode "nar" has no such option'),
+        (["ar"], "ar.mode=nar", 'mode: mode "ar" has no such option'),
+        (["ar"], "ar.num_return_sequences=2", "must be 1 where outputs are scored, but is 2"),
     ):
         with pytest.raises(UserError, match=message):
             decoding_options(task, modes, [change] if change else [])
@@ -184,6 +190,8 @@ def test_evaluate_writes_a_row_for_each_mode(
         ({"--split": "dev"}, "no dev.src, nor squadqg_data/org_data/dev.src"),
         ({"--model": "nowhere"}, "nowhere: no exported model here"),
         ({"--output": "no/where"}, "no/where: cannot be written"),
+        ({"--output": "."}, ".: cannot be written: Is a directory"),
+        ({"--mode": "ar,nar", "--set": "nar.max_length=99"}, "max_length: 99 is more than the 38 tokens"),
         ({"--set": "ar.iterations=2"}, 'iterations: mode "ar" has no such option'),
     ],
 )
@@ -200,6 +208,7 @@ def test_mistakes_are_told_in_one_line(
     assert run_script(monkeypatch, "launchers/evaluate.py", *chain(*arguments.items())) == 2
     told = capfd.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1
+    assert {path.name for path in glge.iterdir()} == {"easy", "hard"}, "nothing was decoded before it was told"
 
 
 def test_a_corpus_for_each_split(
@@ -217,7 +226,7 @@ def test_a_corpus_for_each_split(
     corpora = tmp_path / "corpora"
     arguments = ("--data", data.parents[1], "--tokenizer", tmp_path / "tokenizer.model", "--output", corpora)
     assert run_script(monkeypatch, "data_prep/build_task.py", "--task", "glge/xsum", *arguments, "--workers", 1) == 0
-    assert "3 pairs; 1 were too long" in capfd.readouterr().out
+    assert "3 pairs; 1 were left out" in capfd.readouterr().out
     assert read_manifest(corpora / "dev").samples == 3 and read_manifest(corpora / "train").fields == (
         "source",
         "target",
@@ -228,3 +237,12 @@ def test_a_corpus_for_each_split(
     samples = webdataset.WebDataset(str(corpora / "train" / "shard-000000.tar"), shardshuffle=False).decode()
     pairs = [(tokenizer.decode(sample["source.npy"]), tokenizer.decode(sample["target.npy"])) for sample in samples]
     assert pairs == list(zip(stored, ["a token", "a length", "a pass"], strict=True))
+    write(data, train_src=SOURCES, train_tgt=TARGETS)
+    assert run_script(monkeypatch, "data_prep/build_task.py", "--task", "glge/xsum", *arguments) == 2
+    assert "corpora/train: holds a corpus of other texts; give another --output" in capfd.readouterr().err
+    assert (corpora / "train.source").read_text().splitlines() == stored, "the corpus keeps its texts"
+    again = (*arguments, "--workers", 1, "--overwrite")
+    assert run_script(monkeypatch, "data_prep/build_task.py", "--task", "glge/xsum", *again) == 0
+    assert (corpora / "train.target").read_text().splitlines() == TARGETS and read_manifest(
+        corpora / "train"
+    ).samples == 3

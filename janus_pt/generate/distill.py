@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from janus_pt.api import Generation, JanusModel
 from janus_pt.errors import UserError
-from janus_pt.files import file_hash, sync
+from janus_pt.files import file_hash, make_folder, sync
 from janus_pt.generate.lines import decoded
 from janus_pt.tasks.text_files import read_lines
 
@@ -77,11 +77,16 @@ def distill(
         Whether the corpus is complete.
 
     Raises:
-        UserError: the source cannot be read, or the folder holds portions of another request.
+        UserError: the source cannot be read, no line of it by the model, the model does not do what is asked for, or
+            the folder holds portions of another request.
     """
     lines = read_lines(request.source)
-    parts = output / f"{name}.parts"
-    parts.mkdir(parents=True, exist_ok=True)
+    parts, arguments = output / f"{name}.parts", {**request.options, **batching, **outputs_wanted(request.n_best)}
+    try:  # what the teacher cannot do is told before the folder is claimed for it
+        model.generate([next(text for text in lines if _readable(text, model))], **arguments)
+    except StopIteration:
+        raise UserError(f"{request.source}: every line is empty or too long for the model") from None
+    make_folder(parts)
     _claim(parts / "request.json", request.described(lines))
     number, shards = shard
     count = -(-len(lines) // request.portion)
@@ -95,7 +100,6 @@ def distill(
             reading.append((place, texts))
             yield [model.encode(text) for text in texts]
 
-    arguments = {**request.options, **batching, **outputs_wanted(request.n_best)}
     for found in tqdm(decoded(portions(), model, workers, load, arguments), total=len(missing), disable=None):
         place, texts = reading.popleft()
         _write_part(parts, place, list(_pairs(texts, found, request.n_best)))

@@ -28,7 +28,7 @@ MODES: dict[str, tuple[type[Section], Decoder]] = {
 }
 
 
-def check_options(mode: str, **options: Any) -> Section:
+def check_options(mode: str, /, **options: Any) -> Section:
     """The options of a mode; `UserError` for an unknown mode, and for options that it does not have or allow."""
     if mode not in MODES:
         raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
@@ -43,3 +43,9 @@ def check_options(mode: str, **options: Any) -> Section:
     if name not in kind.model_fields:
         raise UserError(f'{name}: mode "{mode}" has no such option; it has {", ".join(kind.model_fields)}')
     raise UserError(f"{name}: {problem['msg'].lower()}, but is {problem['input']!r}")
+
+
+def check_scored_options(mode: str, /, **options: Any) -> None:
+    """`check_options`, and `UserError` unless each source gets one output, which is what can be scored."""
+    if (number := getattr(check_options(mode, **options), "num_return_sequences", 1)) != 1:
+        raise UserError(f"num_return_sequences: must be 1 where outputs are scored, but is {number}")

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from janus_pt.api import MODES, Generation, JanusModel
+from janus_pt.api import Generation, JanusModel
 from janus_pt.errors import UserError
+from janus_pt.generate.modes import MODES, check_scored_options
 from janus_pt.tasks.metrics import compute
 from janus_pt.tasks.outputs import Metrics, Outputs, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.rows import Task, find_task
-from janus_pt.tasks.text_files import write_json
+from janus_pt.tasks.text_files import check_writable, write_json
 from janus_pt.tokenizer import Tokenizer
 
 BOUNDARIES = 2
@@ -49,17 +50,17 @@ def evaluate(
     task = find_task(task_name)
     options = decoding_options(task, modes, changes)
     examples = read_split(task, data, split)
-    if not Path(output).absolute().parent.is_dir():  # told before the work is done, not after
-        raise UserError(f"{output}: cannot be written: there is no such folder")
+    check_writable(output)
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
     sources, max_length = fitting(task, examples, model.source_tokenizer, model.config.max_positions)
+    batching = {} if batch_size is None else {"batch_size": batch_size}
+    chosen = {mode: {"max_length": max_length, **options[mode], **batching} for mode in modes}
+    for mode in modes:  # what the model cannot do is told before the first mode is decoded
+        model.generate(sources[:1], mode=mode, **chosen[mode])
     rows = []
     for mode in modes:
-        chosen = {"max_length": max_length, **options[mode]}
-        if batch_size is not None:
-            chosen["batch_size"] = batch_size
-        row, texts = _evaluate_mode(model, task, sources, examples, mode, chosen)
+        row, texts = _evaluate_mode(model, task, sources, examples, mode, chosen[mode])
         path = Path(f"{Path(output).with_suffix('')}.{mode}.txt")
         path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
         rows.append({**row, "predictions": str(path)})
@@ -71,7 +72,7 @@ def evaluate(
 
 
 def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """mode -> options: the task's defaults, then what is changed. `UserError` for a mode that is not there."""
+    """mode -> options: the task's defaults, then what is changed. `UserError` for one that is not there."""
     for mode in modes:
         if mode not in MODES:
             raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
@@ -87,6 +88,8 @@ def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -
             options[mode][option] = json.loads(text)
         except ValueError:
             options[mode][option] = text
+    for mode, own in options.items():
+        check_scored_options(mode, **own)
     return options
 
 

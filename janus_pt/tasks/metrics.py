@@ -39,6 +39,10 @@ def check_metrics(names: Sequence[str], tokenize: str = "13a") -> None:
             raise UserError(f"metrics: there is no {name!r}; {meant}There are: {', '.join(METRICS)}")
     if tokenize not in BLEU.TOKENIZERS:
         raise UserError(f"tokenize: sacrebleu has no {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}")
+    try:
+        BLEU(tokenize=tokenize)
+    except (RuntimeError, ImportError, OSError) as error:  # it wants another package, or a file from the network
+        raise UserError(f"tokenize: sacrebleu cannot use {tokenize!r} here: {' '.join(str(error).split())}") from None
 
 
 def compute(outputs: Outputs, names: Sequence[str], tokenize: str = "13a") -> Metrics:

@@ -103,11 +103,13 @@ def find_task(name: str) -> Task:
     each source also begins with the language it is to be translated into, as in `<2en>`.
 
     Raises:
-        UserError: there is no such task.
+        UserError: there is no such task, or its two languages are one.
     """
     if name in TASKS:
         return TASKS[name]
     if pair := LANGUAGES.fullmatch(name):
+        if pair["source"] == pair["target"]:
+            raise UserError(f"task: {name} has one language, whose files would be source and target alike; name two")
         files = {"src": f"{{split}}.{pair['source']}", "tgt": f"{{split}}.{pair['target']}"}
         source = f"<2{pair['target']}> {{src}}" if pair["tagged"] else "{src}"
         return replace(TRANSLATION, files=files, source=source)

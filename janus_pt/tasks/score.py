@@ -75,16 +75,30 @@ def glge_overall(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
-    """`glge_overall` of the rows for `mode` in reports of `launchers/evaluate.py`. `UserError` if one has none."""
+    """`glge_overall` of the rows for `mode` in reports of `launchers/evaluate.py`.
+
+    Raises:
+        UserError: a file is no report or has no such row, a task has two, or they are not of one split.
+    """
+    found: dict[str, tuple[str, str]] = {}
     scores = {}
     for path in paths:
         try:
-            report = json.loads(Path(path).read_text(encoding="utf-8"))
-            rows = {row["mode"]: row["metrics"] for row in report["rows"]}
-            task = report["task"]
-        except (OSError, ValueError, LookupError, TypeError):
+            report = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+            rows = {row["mode"]: {name: float(x) for name, x in row["metrics"].items()} for row in report["rows"]}
+            task, split = report["task"], report["split"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             raise UserError(f"{path}: no report of launchers/evaluate.py") from None
         if mode not in rows:
             raise UserError(f"{path}: has no row for mode {mode!r}, only {', '.join(rows)}")
-        scores[task] = rows[mode]
+        if task in found:
+            raise UserError(f"{path}: is about {task}, as {found[task][0]} is; give one of them")
+        for other, theirs in found.values():
+            if theirs != split:
+                raise UserError(f"{path}: is about split {split}, {other} about {theirs}; take one for all tasks")
+        found[task], scores[task] = (path, split), rows[mode]
     return glge_overall(scores)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no score")

@@ -46,6 +46,10 @@ def read_objects(path: str | Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: broken JSON ({error})") from None
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number}: not a JSON object")
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}, line {number}: not valid Unicode: half of a surrogate pair") from None
         objects.append(value)
     return objects
 
@@ -58,6 +62,18 @@ def check_equally_long(lines: Mapping[str, Sequence[Any]]) -> None:
             raise UserError(
                 f"{path}: {len(own)} lines, but {first} has {len(lines_of_first)}; they go together line by line"
             )
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise `UserError` unless a file can be written there: told before the work is done, not after."""
+    path = Path(path)
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
