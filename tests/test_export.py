@@ -152,7 +152,11 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"num_attention_heads \(3\) does not divide hidden_size \(16\)",
     ),
     "absurd width": (lambda f: edit_config(f, lambda c: c["model"].update(hidden_size=10**9)), "far larger model"),
-    "absurd depth": (lambda f: edit_config(f, lambda c: c["model"].update(encoder_layers=10**9)), "far larger model"),
+    "great depth": (lambda f: edit_config(f, lambda c: c["model"].update(encoder_layers=999)), "far larger model"),
+    "absurd depth": (
+        lambda f: edit_config(f, lambda c: c["model"].update(encoder_layers=10**9)),
+        "encoder_layers: Input should be less than or equal to 1000",
+    ),
     "absurd table": (
         lambda f: edit_config(f, lambda c: c["model"].update(max_positions=10**9, positions="sinusoidal")),
         "far larger model",
