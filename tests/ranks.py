@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import secrets
 import socket
 import sys
 import traceback
@@ -76,10 +78,11 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
 
 
 def free_port() -> int:
-    """A port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that is free now, below those that the system gives to any socket in the meantime."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 15_000 + secrets.randbelow(15_000)))
+            return int(probe.getsockname()[1])
 
 
 def _work(rank: int, jobs: Any, answers: Any) -> None:
