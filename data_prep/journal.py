@@ -20,7 +20,7 @@ from data_prep.files import BadLine
 from janus_pt.data import manifest
 from janus_pt.data.manifest import Manifest, Shard
 from janus_pt.errors import UserError
-from janus_pt.files import sync
+from janus_pt.files import make_folder, sync
 
 FILE_NAME = "build.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
@@ -51,7 +51,7 @@ class Journal:
             raise UserError(f"{folder}: is a file; give a folder")
         if folder.exists() and not path.exists() and not overwrite and any(folder.iterdir()):
             raise UserError(f"{folder}: not empty and no unfinished build; give an empty folder, or --overwrite")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._file = open(path, "a+b")  # noqa: SIM115 - closed in close()
         try:

@@ -49,15 +49,16 @@ def main() -> None:
     for name, value in batching.items():
         if value < 1:
             raise UserError(f"{name}: must be at least 1, but is {value}")
-    check_options(options["mode"], **{name: value for name, value in options.items() if name != "mode"})
+    mode = options.pop("mode")
+    check_options(mode, **options)
     load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None, quantize=quantize)
     model = load()
     start = time.monotonic()
-    lines = generate_lines(model, source, target, load=load, **batching, **options)
+    lines = generate_lines(model, source, target, load=load, **batching, mode=mode, **options)
     seconds = time.monotonic() - start
     print(f"{lines} sentences in {seconds:.1f} s, {lines / seconds:.1f} sentences/s", file=sys.stderr)
     if report:
-        numbers = {"mode": options["mode"], "sentences": lines, "seconds": seconds, "sentences_per_s": lines / seconds}
+        numbers = {"mode": mode, "sentences": lines, "seconds": seconds, "sentences_per_s": lines / seconds}
         Path(report).write_text(json.dumps(numbers, indent=1))
 
 

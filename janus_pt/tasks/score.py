@@ -93,9 +93,9 @@ def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
             raise UserError(f"{path}: has no row for mode {mode!r}, only {', '.join(rows)}")
         if task in found:
             raise UserError(f"{path}: is about {task}, as {found[task][0]} is; give one of them")
-        for other, theirs in found.values():
-            if theirs != split:
-                raise UserError(f"{path}: is about split {split}, {other} about {theirs}; take one for all tasks")
+        first, theirs = next(iter(found.values()), (path, split))
+        if split != theirs:
+            raise UserError(f"{path}: is about split {split}, {first} about {theirs}; take one for all tasks")
         found[task], scores[task] = (path, split), rows[mode]
     return glge_overall(scores)
 
