@@ -34,9 +34,9 @@ from data_prep.journal import SKIPPED_NAME, Journal
 from data_prep.workers import available_cores, in_order, worker_pool
 from data_prep.writer import ShardFile
 from janus_pt.data.manifest import Manifest, Source, read_manifest
-from janus_pt.errors import UserError, entry_point
-from janus_pt.files import sync
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.files import sync
 
 TOKENIZER_NAME, SOURCE_TOKENIZER_NAME = "tokenizer.model", "source_tokenizer.model"
 MIN_TOKENS = 16
@@ -74,11 +74,18 @@ class Request:
     def sources(self) -> tuple[Source, ...]:
         """The input files with their fingerprints: reads each once."""
         paths = [path for paths in self.inputs for path in paths]
-        return tuple(Source(path=path, sha256=fingerprint(path), bytes=os.path.getsize(path)) for path in paths)
+        return tuple(
+            Source(path=path, sha256=fingerprint(path), bytes=os.path.getsize(path))
+            for path in paths
+        )
 
 
 def build(
-    request: Request, folder: Path, workers: int | None = None, on_error: OnError = "stop", overwrite: bool = False
+    request: Request,
+    folder: Path,
+    workers: int | None = None,
+    on_error: OnError = "stop",
+    overwrite: bool = False,
 ) -> Manifest:
     """Build the corpus, or what is missing of it, and return its manifest. A finished one is only read.
 
@@ -97,12 +104,18 @@ def build(
             sync(folder / name)
         workers = workers or available_cores()
         source_model = request.source_tokenizer.model if request.source_tokenizer else None
-        with worker_pool(workers, start_worker, request.tokenizer.model, request.max_tokens, source_model) as pool:
-            items = islice(read_items(request.inputs, request.field, on_error), journal.place.items, None)
+        with worker_pool(
+            workers, start_worker, request.tokenizer.model, request.max_tokens, source_model
+        ) as pool:
+            items = islice(
+                read_items(request.inputs, request.field, on_error), journal.place.items, None
+            )
             encoded = in_order(pool, encode_item, items, ahead=ITEMS_AHEAD * workers)
             _write_shards(_progress(encoded, sources), request, folder, journal)
         if not journal.shards:
-            raise UserError(f"no text in {', '.join(source.path for source in sources)}: nothing to build")
+            raise UserError(
+                f"no text in {', '.join(source.path for source in sources)}: nothing to build"
+            )
         manifest = _manifest(request, sources, journal)
         journal.finish(manifest)
         return manifest
@@ -110,7 +123,9 @@ def build(
         journal.close()
 
 
-def _write_shards(encoded: Iterator[tuple[Item, Encoded]], request: Request, folder: Path, journal: Journal) -> None:
+def _write_shards(
+    encoded: Iterator[tuple[Item, Encoded]], request: Request, folder: Path, journal: Journal
+) -> None:
     """Write the samples behind the journal's place; `encoded` begins with the first item not wholly written."""
     begin = journal.place
     number = sum(shard.samples for shard in journal.shards)
@@ -131,17 +146,23 @@ def _write_shards(encoded: Iterator[tuple[Item, Encoded]], request: Request, fol
         journal.add(shard.close(), index + 1, 0)
 
 
-def _progress(encoded: Iterator[tuple[Item, Encoded]], sources: tuple[Source, ...]) -> Iterator[tuple[Item, Encoded]]:
+def _progress(
+    encoded: Iterator[tuple[Item, Encoded]], sources: tuple[Source, ...]
+) -> Iterator[tuple[Item, Encoded]]:
     """Show the share of the input done, the time left and the text encoded a second."""
     layout = "{percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}{postfix}"
     interval = 0.5 if sys.stderr.isatty() else 10.0
     start, text_bytes = time.monotonic(), 0
-    with tqdm(total=sum(source.bytes for source in sources), bar_format=layout, mininterval=interval) as bar:
+    with tqdm(
+        total=sum(source.bytes for source in sources), bar_format=layout, mininterval=interval
+    ) as bar:
         for item, made in encoded:
             yield item, made
             text_bytes += made.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - start)
-            bar.set_postfix_str(f"{text_bytes / 1e6:.1f} MB of text, {rate:.2f} MB/s", refresh=False)
+            bar.set_postfix_str(
+                f"{text_bytes / 1e6:.1f} MB of text, {rate:.2f} MB/s", refresh=False
+            )
             bar.update(item.position - bar.n)
 
 
@@ -165,7 +186,9 @@ def _manifest(request: Request, sources: tuple[Source, ...], journal: Journal) -
     totals: Counter[str] = sum((Counter(shard.tokens) for shard in journal.shards), Counter())
     content = {
         "fields": request.fields,
-        "dtype": "uint16" if max(entry["vocab_size"] for entry in entries.values()) <= 2**16 else "uint32",
+        "dtype": "uint16"
+        if max(entry["vocab_size"] for entry in entries.values()) <= 2**16
+        else "uint32",
         "samples": sum(shard.samples for shard in journal.shards),
         "tokens": dict(totals),
         "max_tokens": request.max_tokens,
@@ -179,32 +202,65 @@ def _manifest(request: Request, sources: tuple[Source, ...], journal: Journal) -
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. `UserError` for arguments that do not go together."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help=".txt or .jsonl documents")
-    parser.add_argument("--source", nargs="+", default=[], metavar="FILE", help="source sentences, one a line")
-    parser.add_argument("--target", nargs="+", default=[], metavar="FILE", help="their targets, line by line")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="corpus folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", nargs="+", default=[], metavar="FILE", help=".txt or .jsonl documents"
+    )
+    parser.add_argument(
+        "--source", nargs="+", default=[], metavar="FILE", help="source sentences, one a line"
+    )
+    parser.add_argument(
+        "--target", nargs="+", default=[], metavar="FILE", help="their targets, line by line"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FOLDER", help="corpus folder"
+    )
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
-    parser.add_argument("--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)")
-    parser.add_argument("--field", default="text", help="field of .jsonl documents (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=510, help="of a block, without bos and eos (%(default)s)")
-    parser.add_argument("--samples-per-shard", type=int, default=8192, help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
-    parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="skip: list bad lines and go on")
-    parser.add_argument("--overwrite", action="store_true", help="build anew in a folder that holds a corpus")
+    parser.add_argument(
+        "--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)"
+    )
+    parser.add_argument(
+        "--field", default="text", help="field of .jsonl documents (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=510, help="of a block, without bos and eos (%(default)s)"
+    )
+    parser.add_argument(
+        "--samples-per-shard", type=int, default=8192, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="skip: list bad lines and go on",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="build anew in a folder that holds a corpus"
+    )
     given = parser.parse_args(arguments)
     if bool(given.input) == bool(given.source or given.target):
         raise UserError("give either --input files, or --source and --target files")
     if given.source_tokenizer and not given.source:
-        raise UserError("--source-tokenizer: goes with --source and --target files only; leave it out")
+        raise UserError(
+            "--source-tokenizer: goes with --source and --target files only; leave it out"
+        )
     if len(given.source) != len(given.target):
-        raise UserError(f"--source has {len(given.source)} files and --target {len(given.target)}: they go in pairs")
+        raise UserError(
+            f"--source has {len(given.source)} files and --target {len(given.target)}: they go in pairs"
+        )
     for path in given.input:
         if format_suffix(path) not in (".txt", ".jsonl"):
             raise UserError(f"{path}: --input takes .txt and .jsonl files, plain or .gz, .xz, .zst")
     for name, least in (("max_tokens", MIN_TOKENS), ("samples_per_shard", 1), ("workers", 1)):
         if getattr(given, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(given, name)}")
+            raise UserError(
+                f"--{name.replace('_', '-')} must be at least {least}, not {getattr(given, name)}"
+            )
     return given
 
 
@@ -215,12 +271,17 @@ def main() -> None:
     inputs: tuple[tuple[str, ...], ...] = (*((path,) for path in given.input), *pairs)
     tokenizer = Tokenizer.load(given.tokenizer)
     of_sources = Tokenizer.load(given.source_tokenizer) if given.source_tokenizer else None
-    request = Request(inputs, tokenizer, given.field, given.max_tokens, given.samples_per_shard, of_sources)
+    request = Request(
+        inputs, tokenizer, given.field, given.max_tokens, given.samples_per_shard, of_sources
+    )
     manifest = build(request, given.output, given.workers, given.on_error, given.overwrite)
     tokens = ", ".join(f"{count:,} {name} tokens" for name, count in manifest.tokens.items())
     print(f"{given.output}: {manifest.samples:,} samples, {tokens}, {len(manifest.shards)} shards")
     if manifest.skipped:
-        print(f"{manifest.skipped:,} input lines left out, see {given.output / SKIPPED_NAME}", file=sys.stderr)
+        print(
+            f"{manifest.skipped:,} input lines left out, see {given.output / SKIPPED_NAME}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

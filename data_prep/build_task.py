@@ -2,7 +2,7 @@
 
     python data_prep/build_task.py --task glge/squad_qg --data DIR --tokenizer tokenizer.model --output corpora
 
-What a source and a target are made of, and how long they may be, says the task's row in janus_pt/tasks/rows.py:
+What a source and a target are made of, and how long they may be, says the task's row in janus_pt/tasks/table.py:
 longer sources are cut (of translation pairs they are not), pairs that are still too long are left out and counted.
 Each split's folder is a corpus as of data_prep/build_shards.py, with the texts it was built from beside it in
 `SPLIT.source` and `SPLIT.target`.
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from data_prep.build_shards import Request, build
 from data_prep.workers import available_cores
-from janus_pt.errors import UserError, entry_point
-from janus_pt.files import make_folder, write_atomically
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
-from janus_pt.tasks.rows import Task, find_task
+from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.files import make_folder, write_atomically
 
 
 def fitting_pairs(
@@ -27,7 +27,9 @@ def fitting_pairs(
 ) -> list[tuple[str, str]]:
     """Sources and targets that fit the task's lengths in their tokenizers."""
     limit = task.max_source_tokens
-    sources = [shorten(text, of_sources, limit) if task.cut_sources else text for text in examples.sources]
+    sources = [
+        shorten(text, of_sources, limit) if task.cut_sources else text for text in examples.sources
+    ]
     sides = ((of_sources, sources), (of_targets, examples.targets))
     lengths = [[len(ids) for ids in tokenizer.encode_batch(texts)] for tokenizer, texts in sides]
     return [
@@ -37,7 +39,9 @@ def fitting_pairs(
     ]
 
 
-def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path, overwrite: bool) -> tuple[str, str]:
+def write_pairs(
+    pairs: list[tuple[str, str]], split: str, output: Path, overwrite: bool
+) -> tuple[str, str]:
     """Write sources and targets, one a line; returns the two files' names.
 
     Raises:
@@ -47,8 +51,15 @@ def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path, overwrit
     names = output / f"{split}.source", output / f"{split}.target"
     contents = ["".join(text + "\n" for text in texts) for texts in zip(*pairs, strict=True)]
     for path, content in zip(names, contents, strict=True):
-        if not overwrite and (output / split).exists() and path.exists() and path.read_text("utf-8") != content:
-            raise UserError(f"{output / split}: holds a corpus of other texts; give another --output, or --overwrite")
+        if (
+            not overwrite
+            and (output / split).exists()
+            and path.exists()
+            and path.read_text("utf-8") != content
+        ):
+            raise UserError(
+                f"{output / split}: holds a corpus of other texts; give another --output, or --overwrite"
+            )
     for path, content in zip(names, contents, strict=True):
         write_atomically(path, content)
     return str(names[0]), str(names[1])
@@ -56,15 +67,27 @@ def write_pairs(pairs: list[tuple[str, str]], split: str, output: Path, overwrit
 
 def main() -> None:
     """Build what the command line asks for and say what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", required=True, help="nmt, nmt/de-en, glge/NAME or another row")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="the task's data folder")
     parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
-    parser.add_argument("--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="gets a corpus for each split")
-    parser.add_argument("--splits", nargs="+", default=["train", "dev"], help="(default: train dev)")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="build anew in a folder that holds a corpus")
+    parser.add_argument(
+        "--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FOLDER", help="gets a corpus for each split"
+    )
+    parser.add_argument(
+        "--splits", nargs="+", default=["train", "dev"], help="(default: train dev)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="build anew in a folder that holds a corpus"
+    )
     given = parser.parse_args()
     if given.workers < 1:
         raise UserError(f"--workers must be at least 1, not {given.workers}")
@@ -80,7 +103,9 @@ def main() -> None:
         request = Request(files, tokenizer, max_tokens=limit, source_tokenizer=of_sources)
         manifest = build(request, given.output / split, given.workers, overwrite=given.overwrite)
         left_out = len(examples.sources) - manifest.samples
-        print(f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were left out: too long, or no token")
+        print(
+            f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were left out: too long, or no token"
+        )
 
 
 if __name__ == "__main__":

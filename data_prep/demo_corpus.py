@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_prep.docstrings import documents_of, paragraphs, source_files
 from data_prep.workers import available_cores, in_order, worker_pool
-from janus_pt.errors import UserError, entry_point
+from janus_pt.utils.errors import UserError, entry_point
 
 SOURCE_WORDS = range(12, 25)
 """A body has at least the first; what is behind the last is cut off."""
@@ -78,7 +78,11 @@ def select_pairs(documents: Iterable[Document]) -> list[Document]:
 
 def split_pairs(pairs: Sequence[Document]) -> dict[str, Sequence[Document]]:
     """`test`, `valid` and `train`, by place: the pairs come in the order of a hash."""
-    return {"test": pairs[:HELD_OUT], "valid": pairs[HELD_OUT : 2 * HELD_OUT], "train": pairs[2 * HELD_OUT :]}
+    return {
+        "test": pairs[:HELD_OUT],
+        "valid": pairs[HELD_OUT : 2 * HELD_OUT],
+        "train": pairs[2 * HELD_OUT :],
+    }
 
 
 def without(documents: Iterable[Document], held_out: Iterable[Document]) -> Iterator[Document]:
@@ -99,7 +103,9 @@ def write_corpus(documents: Sequence[Document], folder: Path) -> dict[str, int]:
         files[f"pairs.{split}.target"] = [pair.target for pair in pairs]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        (folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+        (folder / name).write_text(
+            "".join(line + "\n" for line in lines), encoding="utf-8", newline="\n"
+        )
     return {name: len(lines) for name, lines in files.items()}
 
 
@@ -107,9 +113,14 @@ def _cleaned(workers: int) -> Iterator[list[str]]:
     """Yield the paragraphs of each manual topic, then of each docstring."""
     yield from filter(None, (paragraphs(topics[name]) for name in sorted(topics)))
     files = [path for _, path in source_files()]
-    batches = [files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)]
+    batches = [
+        files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)
+    ]
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    with worker_pool(workers) as pool, tqdm(total=len(files), unit="file", mininterval=interval) as bar:
+    with (
+        worker_pool(workers) as pool,
+        tqdm(total=len(files), unit="file", mininterval=interval) as bar,
+    ):
         for batch, found in in_order(pool, documents_of, batches, ahead=4 * workers):
             bar.update(len(batch))
             yield from found
@@ -134,17 +145,26 @@ def _is_pair(document: Document) -> bool:
 
 def main() -> None:
     """Write the corpus the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--max-megabytes", type=float, default=16.0, help="of text (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
+    parser.add_argument(
+        "--max-megabytes", type=float, default=16.0, help="of text (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
+    )
     given = parser.parse_args()
     if given.max_megabytes <= 0 or given.workers < 1:
         raise UserError("--max-megabytes must be above 0 and --workers at least 1")
     documents = list(read_documents(int(given.max_megabytes * 1e6), given.workers))
     lines = write_corpus(documents, given.output)
     size = (given.output / "text.jsonl").stat().st_size / 1e6
-    print(f"{given.output}: {size:.1f} MB of text; " + ", ".join(f"{name} {count:,}" for name, count in lines.items()))
+    print(
+        f"{given.output}: {size:.1f} MB of text; "
+        + ", ".join(f"{name} {count:,}" for name, count in lines.items())
+    )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,14 @@ _Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 _LONG_STRING = re.compile(rb'"""(.{150,}?)"""', re.DOTALL)
 _UNDERLINE = re.compile(r"^(\s*\S.*?):?[ \t]*\n\s*[-=~^*]{3,}[ \t]*$", re.MULTILINE)
-_LAST_SECTIONS = re.compile(r"\s*(Examples?|Example usage|References|See Also|Usage)\b.{0,12}$", re.IGNORECASE)
+_LAST_SECTIONS = re.compile(
+    r"\s*(Examples?|Example usage|References|See Also|Usage)\b.{0,12}$", re.IGNORECASE
+)
 _MARKUP = (
-    (re.compile(r":[\w:+-]+:`[~!.]*([^`<]*?)(?:\s*<[^`]*>)?`"), r"\1"),  # :class:`~a.b`, :ref:`title <label>`
+    (
+        re.compile(r":[\w:+-]+:`[~!.]*([^`<]*?)(?:\s*<[^`]*>)?`"),
+        r"\1",
+    ),  # :class:`~a.b`, :ref:`title <label>`
     (re.compile(r"`+([^`]*)`+_{0,2}"), r"\1"),
     (re.compile(r"(?<!\w)\*\*?(\w[^*\n]*)\*\*?"), r"\1"),
     (re.compile(r"(?m)^\s*:(?:param|type|arg|raises?|returns?|rtype)\b *([^:\n]*):"), r"\1:"),
@@ -52,7 +57,12 @@ def source_files() -> list[tuple[str, Path]]:
 
 def documents_of(paths: Iterable[Path]) -> list[list[str]]:
     """`paragraphs` of every docstring with something to say, file by file."""
-    return [lines for path in paths for docstring in _docstrings(path) if (lines := paragraphs(docstring))]
+    return [
+        lines
+        for path in paths
+        for docstring in _docstrings(path)
+        if (lines := paragraphs(docstring))
+    ]
 
 
 def paragraphs(docstring: str) -> list[str]:
@@ -61,12 +71,20 @@ def paragraphs(docstring: str) -> list[str]:
     Doctests, literal blocks, tables and directives are left out, as is everything from the examples on; section
     underlines and inline markup are taken away, parameter lists kept.
     """
-    text = _UNDERLINE.sub(r"\1:", docstring.encode(errors="ignore").decode())  # no halves of surrogate pairs
+    text = _UNDERLINE.sub(
+        r"\1:", docstring.encode(errors="ignore").decode()
+    )  # no halves of surrogate pairs
     lines: list[str] = []
     literal = False
-    for block in takewhile(lambda block: not _LAST_SECTIONS.match(block.split("\n")[0]), re.split(r"\n\s*\n", text)):
+    for block in takewhile(
+        lambda block: not _LAST_SECTIONS.match(block.split("\n")[0]), re.split(r"\n\s*\n", text)
+    ):
         indented = block.startswith((" ", "\t"))
-        if ">>>" in block or (literal and indented) or block.lstrip().startswith(("..", "+-", "|", "==")):
+        if (
+            ">>>" in block
+            or (literal and indented)
+            or block.lstrip().startswith(("..", "+-", "|", "=="))
+        ):
             continue
         literal = block.rstrip().endswith("::")
         line = _without_markup(block)

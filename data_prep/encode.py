@@ -30,14 +30,19 @@ class Encoded(NamedTuple):
 
     def samples(self) -> Iterator[tuple[Tokens, ...]]:
         """Yield each sample's token ids by field."""
-        fields = [np.split(ids, np.cumsum(lengths)[:-1]) for ids, lengths in zip(self.ids, self.lengths, strict=True)]
+        fields = [
+            np.split(ids, np.cumsum(lengths)[:-1])
+            for ids, lengths in zip(self.ids, self.lengths, strict=True)
+        ]
         return zip(*fields, strict=True) if len(self.lengths[0]) else iter(())
 
 
 class Encoder:
     """Turns items into samples of at most `max_tokens` tokens a field; sources may have a tokenizer of their own."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, source_tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int, source_tokenizer: Tokenizer | None = None
+    ) -> None:
         self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
         self.max_tokens = max_tokens
         largest = max(tokenizer.vocab_size, self.source_tokenizer.vocab_size)
@@ -48,7 +53,9 @@ class Encoder:
         return self._encode_pairs(item.pairs) if item.pairs else self._encode_texts(item.texts)
 
     def _encode_texts(self, texts: list[str]) -> Encoded:
-        blocks = [block for text in texts for block in pack_blocks(self.tokenizer, text, self.max_tokens)]
+        blocks = [
+            block for text in texts for block in pack_blocks(self.tokenizer, text, self.max_tokens)
+        ]
         return self._packed([blocks], [], texts)
 
     def _encode_pairs(self, pairs: list[Pair]) -> Encoded:
@@ -67,11 +74,19 @@ class Encoder:
     def _unfit(self, name: str, ids: list[int]) -> str:
         if not ids:
             return f"the {name} is empty"
-        return f"the {name} has {len(ids)} tokens, more than {self.max_tokens}" if len(ids) > self.max_tokens else ""
+        return (
+            f"the {name} has {len(ids)} tokens, more than {self.max_tokens}"
+            if len(ids) > self.max_tokens
+            else ""
+        )
 
-    def _packed(self, fields: list[list[list[int]]], bad: list[BadLine], texts: list[str]) -> Encoded:
+    def _packed(
+        self, fields: list[list[list[int]]], bad: list[BadLine], texts: list[str]
+    ) -> Encoded:
         ids = tuple(np.fromiter(chain.from_iterable(field), dtype=self.dtype) for field in fields)
-        lengths = tuple(np.array([len(sample) for sample in field], dtype=np.int64) for field in fields)
+        lengths = tuple(
+            np.array([len(sample) for sample in field], dtype=np.int64) for field in fields
+        )
         return Encoded(ids, lengths, bad, sum(len(text.encode()) for text in texts))
 
 
@@ -81,7 +96,9 @@ _encoder: Encoder
 def start_worker(model: bytes, max_tokens: int, source_model: bytes | None) -> None:
     """Load the tokenizers once for all items of this process."""
     global _encoder
-    _encoder = Encoder(Tokenizer(model), max_tokens, Tokenizer(source_model) if source_model else None)
+    _encoder = Encoder(
+        Tokenizer(model), max_tokens, Tokenizer(source_model) if source_model else None
+    )
 
 
 def encode_item(item: Item) -> Encoded:

@@ -15,8 +15,8 @@ from typing import IO, NamedTuple, cast
 
 import zstandard
 
-from janus_pt.errors import UserError
-from janus_pt.files import file_hash
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import file_hash
 
 MAX_LINE_BYTES = 32 * 2**20
 """A longer line is a bad line: a whole line must fit in memory several times."""
@@ -80,7 +80,9 @@ class TextFile:
                 while line and too_long and not line.endswith(b"\n"):
                     line = self._stream.readline(MAX_LINE_BYTES)
             except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
-                raise UserError(f"{self.path}: damaged or cut short after line {number}: {error}") from None
+                raise UserError(
+                    f"{self.path}: damaged or cut short after line {number}: {error}"
+                ) from None
             if not line and not too_long:
                 return
             number += 1

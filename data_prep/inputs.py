@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from data_prep.blocks import PIECE_CHARACTERS, cut_pieces
 from data_prep.files import BadLine, TextFile, format_suffix
-from janus_pt.errors import UserError
+from janus_pt.utils.errors import UserError
 
 ITEM_CHARACTERS = 2**18
 """An item is closed when it holds this much."""
@@ -75,7 +75,11 @@ def read_texts(paths: Iterable[str], field: str) -> Iterator[str]:
 
 def documents(file: TextFile, field: str) -> Iterator[str | BadLine]:
     """Yield a file's documents, those longer than `PIECE_CHARACTERS` in pieces; joined, the pieces are the document."""
-    return _json_documents(file, field) if format_suffix(file.path) == ".jsonl" else _plain_documents(file)
+    return (
+        _json_documents(file, field)
+        if format_suffix(file.path) == ".jsonl"
+        else _plain_documents(file)
+    )
 
 
 def _add(item: Item, record: str | Pair | BadLine, on_error: OnError) -> int:
@@ -143,7 +147,9 @@ def _json_text(line: str, field: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f'field "{field}" is not valid Unicode: it has half of a surrogate pair') from None
+        raise ValueError(
+            f'field "{field}" is not valid Unicode: it has half of a surrogate pair'
+        ) from None
     return text
 
 
@@ -152,7 +158,9 @@ def _pairs(source: TextFile, target: TextFile) -> Iterator[Pair | BadLine]:
         if one is None or other is None:
             longer, shorter = (target, source) if one is None else (source, target)
             number = (one or other)[0]
-            yield BadLine(longer.path, number, f"has no partner: {shorter.path} ends at line {number - 1}")
+            yield BadLine(
+                longer.path, number, f"has no partner: {shorter.path} ends at line {number - 1}"
+            )
         elif isinstance(one[1], BadLine):
             yield one[1]
         elif isinstance(other[1], BadLine):

@@ -19,12 +19,19 @@ from pydantic import ValidationError
 from data_prep.files import BadLine
 from janus_pt.data import manifest
 from janus_pt.data.manifest import Manifest, Shard
-from janus_pt.errors import UserError
-from janus_pt.files import make_folder, sync
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import make_folder, sync
 
 FILE_NAME = "build.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
-_OURS = ("shard-*.tar", "shard-*.idx.npy", "shard-*.tmp", "tokenizer.model", "source_tokenizer.model", SKIPPED_NAME)
+_OURS = (
+    "shard-*.tar",
+    "shard-*.idx.npy",
+    "shard-*.tmp",
+    "tokenizer.model",
+    "source_tokenizer.model",
+    SKIPPED_NAME,
+)
 
 
 class Place(NamedTuple):
@@ -50,7 +57,9 @@ class Journal:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; give a folder")
         if folder.exists() and not path.exists() and not overwrite and any(folder.iterdir()):
-            raise UserError(f"{folder}: not empty and no unfinished build; give an empty folder, or --overwrite")
+            raise UserError(
+                f"{folder}: not empty and no unfinished build; give an empty folder, or --overwrite"
+            )
         make_folder(folder)
         self._folder = folder
         self._file = open(path, "a+b")  # noqa: SIM115 - closed in close()
@@ -107,7 +116,9 @@ class Journal:
     def _resume(self, request: dict[str, Any]) -> None:
         self._file.seek(0)
         content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut short by a kill
+        whole = content[
+            : content.rfind(b"\n") + 1
+        ]  # the last line may have been cut short by a kill
         self._file.truncate(len(whole))
         lines = whole.splitlines()
         if len(lines) < 2:  # no shard yet, so there is nothing to go on with
@@ -121,11 +132,15 @@ class Journal:
                 self.shards.append(Shard.model_validate(entry["shard"]))
                 self.place = Place(**entry["place"])
         except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{self._folder / FILE_NAME}: damaged ({error}); build again with --overwrite") from None
+            raise UserError(
+                f"{self._folder / FILE_NAME}: damaged ({error}); build again with --overwrite"
+            ) from None
         self._check_files()
 
     def _check(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        changed = ", ".join(sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)))
+        changed = ", ".join(
+            sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        )
         if changed:
             raise UserError(
                 f"{self._folder}: holds a corpus built with other arguments or inputs (changed: {changed}); "
@@ -136,10 +151,14 @@ class Journal:
         for shard in self.shards:
             path = self._folder / shard.file
             if not path.exists() or path.stat().st_size != shard.bytes:
-                raise UserError(f"{path}: missing or changed since it was written; build again with --overwrite")
+                raise UserError(
+                    f"{path}: missing or changed since it was written; build again with --overwrite"
+                )
         skipped = self._folder / SKIPPED_NAME
         if self.place.skipped_bytes > (skipped.stat().st_size if skipped.exists() else 0):
-            raise UserError(f"{skipped}: cut short since it was written; build again with --overwrite")
+            raise UserError(
+                f"{skipped}: cut short since it was written; build again with --overwrite"
+            )
 
     def _clear(self) -> None:
         """Remove what an earlier build left, the mark of a finished corpus first."""

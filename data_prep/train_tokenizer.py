@@ -24,24 +24,34 @@ from tqdm import tqdm
 
 from data_prep.blocks import cut_pieces, split_sentences
 from data_prep.inputs import read_texts
-from janus_pt.errors import UserError, entry_point
 from janus_pt.tokenizer import MASK_PIECE, Tokenizer
+from janus_pt.utils.errors import UserError, entry_point
 
 MAX_SENTENCE_CHARACTERS = 1000
 """Longer sentences are cut: SentencePiece passes over what is longer than its limit."""
 SEED = 1
 
 SETTINGS: dict[str, Any] = {
-    **dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, control_symbols=[MASK_PIECE], byte_fallback=True),
-    **dict(normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True),
-    **dict(character_coverage=0.9995, max_sentence_length=4 * MAX_SENTENCE_CHARACTERS, minloglevel=2),
+    **dict(
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3, control_symbols=[MASK_PIECE], byte_fallback=True
+    ),
+    **dict(
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+    ),
+    **dict(
+        character_coverage=0.9995, max_sentence_length=4 * MAX_SENTENCE_CHARACTERS, minloglevel=2
+    ),
     # The number of threads takes part in the result: it is SentencePiece's default, not the number of cores.
     "num_threads": 16,
 }
 ModelType = Literal["unigram", "bpe"]
 
 
-def train(sentences: Iterable[str], vocab_size: int, model_type: ModelType = "unigram") -> Tokenizer:
+def train(
+    sentences: Iterable[str], vocab_size: int, model_type: ModelType = "unigram"
+) -> Tokenizer:
     """Train on sentences, all of which are held in memory (about 20 bytes a byte of text for unigram).
 
     Raises:
@@ -86,7 +96,9 @@ def _shown(paths: Sequence[str], field: str, action: str) -> Iterator[str]:
 
 def _translated(message: str, vocab_size: int) -> str:
     """SentencePiece's complaint as something a user can act on."""
-    if found := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+    if found := re.search(
+        r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message
+    ):
         return f"--vocab-size {vocab_size}: this text gives at most {found[1]} pieces; ask for fewer or give more text"
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return f"--vocab-size {vocab_size}: special pieces, bytes and characters alone take {found[1]}; ask for more"
@@ -97,19 +109,32 @@ def _translated(message: str, vocab_size: int) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. `UserError` for values out of range or an output folder that is not there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the model file to write")
-    parser.add_argument("--vocab-size", type=int, default=32000, help="(default: %(default)s)")
-    parser.add_argument("--model-type", choices=["unigram", "bpe"], default="unigram", help="(default: %(default)s)")
-    parser.add_argument("--field", default="text", help="field of .jsonl documents (default: %(default)s)")
     parser.add_argument(
-        "--sample-bytes", type=int, default=20_000_000, help="text to train on, drawn evenly (default: %(default)s)"
+        "--output", required=True, type=Path, metavar="FILE", help="the model file to write"
+    )
+    parser.add_argument("--vocab-size", type=int, default=32000, help="(default: %(default)s)")
+    parser.add_argument(
+        "--model-type", choices=["unigram", "bpe"], default="unigram", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--field", default="text", help="field of .jsonl documents (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sample-bytes",
+        type=int,
+        default=20_000_000,
+        help="text to train on, drawn evenly (default: %(default)s)",
     )
     given = parser.parse_args(arguments)
     for name in ("vocab_size", "sample_bytes"):
         if getattr(given, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(given, name)}")
+            raise UserError(
+                f"--{name.replace('_', '-')} must be at least 1, not {getattr(given, name)}"
+            )
     if not given.output.parent.is_dir():
         raise UserError(f"--output {given.output}: there is no folder {given.output.parent}")
     return given

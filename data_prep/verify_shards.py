@@ -25,11 +25,11 @@ from data_prep import journal
 from data_prep.files import fingerprint
 from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.data import manifest
-from janus_pt.data.index import NPY_HEADER_LIMIT
+from janus_pt.data.corpus import NPY_HEADER_LIMIT
 from janus_pt.data.manifest import Manifest, Shard, read_manifest
 from janus_pt.data.manifest import Tokenizer as Entry
-from janus_pt.errors import UserError, entry_point
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError, entry_point
 
 SHOWN_PER_SHARD = 10
 Tokens = np.ndarray[Any, np.dtype[Any]]
@@ -54,7 +54,9 @@ def verify(folder: Path, workers: int | None = None) -> Iterator[str]:
     """
     if not (folder / manifest.FILE_NAME).is_file():
         unfinished = (folder / journal.FILE_NAME).exists()
-        raise UserError(f"{folder}: {'an unfinished build; run it again' if unfinished else 'no corpus here'}")
+        raise UserError(
+            f"{folder}: {'an unfinished build; run it again' if unfinished else 'no corpus here'}"
+        )
     try:
         content = read_manifest(folder)
     except UserError as error:
@@ -63,7 +65,10 @@ def verify(folder: Path, workers: int | None = None) -> Iterator[str]:
     yield from _check_folder(folder, content)
     rest = content.model_copy(update={"shards": (), "sources": ()})
     first = accumulate((shard.samples for shard in content.shards), initial=0)
-    tasks = [Task(folder, shard, number, rest) for shard, number in zip(content.shards, first, strict=False)]
+    tasks = [
+        Task(folder, shard, number, rest)
+        for shard, number in zip(content.shards, first, strict=False)
+    ]
     workers = min(workers or available_cores(), max(len(tasks), 1))
     with worker_pool(workers) as pool, tqdm(total=len(tasks), unit="shard") as bar:
         for _, problems in in_order(pool, check_shard, tasks, ahead=2 * workers):
@@ -157,7 +162,12 @@ def _sample_problems(task: Task, tar: Path, index: Tokens) -> Iterator[str]:
 
 
 def _member_problems(
-    content: Manifest, archive: tarfile.TarFile, member: tarfile.TarInfo, offset: int, count: int, checksum: int
+    content: Manifest,
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    offset: int,
+    count: int,
+    checksum: int,
 ) -> Iterator[str]:
     if not member.isreg() or member.size > count * 8 + NPY_HEADER_LIMIT:
         yield f"{member.name}: is no plain file of {count} token ids"
@@ -190,7 +200,9 @@ def _npy_array(content: bytes) -> Tokens:
         raise ValueError(f"version {version} of the .npy format is not what the builder writes")
     try:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # the header is parsed as Python text, and whatever that raises comes through
+    except (
+        Exception
+    ) as error:  # the header is parsed as Python text, and whatever that raises comes through
         raise ValueError(f"its header is broken: {error}") from None
     if math.prod(shape) * dtype.itemsize > len(content):
         raise ValueError(f"it is cut short: its header promises {dtype} {shape}")
@@ -201,7 +213,9 @@ def _npy_array(content: bytes) -> Tokens:
 
 def main() -> None:
     """Check the corpus of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path, help="corpus folder")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: all cores)")
     given = parser.parse_args()

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from janus_pt.errors import UserError
+from janus_pt.utils.errors import UserError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -23,10 +23,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_pool(workers: int, start: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+def worker_pool(
+    workers: int, start: Callable[..., None] | None = None, *arguments: Any
+) -> ProcessPoolExecutor:
     """A pool of fresh processes (no fork: threads may run here) that call `start(*arguments)` once each."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(start, arguments))
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(start, arguments)
+    )
 
 
 def in_order(
@@ -48,7 +52,9 @@ def in_order(
             first, future = waiting.popleft()
             yield first, future.result()
     except BrokenProcessPool:
-        raise UserError("a worker process died (out of memory?); run again, with fewer --workers if need be") from None
+        raise UserError(
+            "a worker process died (out of memory?); run again, with fewer --workers if need be"
+        ) from None
     finally:
         for _, future in waiting:
             future.cancel()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from janus_pt.data.manifest import Shard
-from janus_pt.files import file_hash, sync
+from janus_pt.utils.files import file_hash, sync
 
 TAR_HEADER = 512
 Tokens = np.ndarray[Any, np.dtype[Any]]
@@ -37,7 +37,9 @@ class ShardFile:
 
     def write(self, number: int, sample: tuple[Tokens, ...]) -> None:
         """Add a sample: its number in the corpus, and its token ids by field."""
-        members = {f"{name}.npy": npy_bytes(ids) for name, ids in zip(self._fields, sample, strict=True)}
+        members = {
+            f"{name}.npy": npy_bytes(ids) for name, ids in zip(self._fields, sample, strict=True)
+        }
         row = []
         offset = self._tar.tarstream.offset
         for (_, content), ids in zip(sorted(members.items()), sample, strict=True):

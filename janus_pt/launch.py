@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from janus_pt.config import Config
-from janus_pt.config_file import read_config
+from janus_pt.config.reader import read_config
+from janus_pt.config.schema import Config
 
 
 def world_size() -> int:
@@ -21,21 +21,42 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def parse_training_arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_training_arguments(
+    description: str | None, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
     """Arguments of `launchers/pretrain.py` and `launchers/finetune.py`."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="JSON file; its sections: docs/architecture.md")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file")
-    parser.add_argument(
-        "--resume", choices=("auto", "never"), default="never", help="auto: go on from the run folder's last checkpoint"
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--replay", metavar="DUMP", help="do a step again that went wrong: a file of the run's dumps")
+    parser.add_argument(
+        "--config", required=True, help="JSON file; its sections: docs/architecture.md"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file"
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="never",
+        help="auto: go on from the run folder's last checkpoint",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="DUMP",
+        help="do a step again that went wrong: a file of the run's dumps",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher gives it
+    parser.add_argument(
+        "--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes"
+    )
+    parser.add_argument(
+        "--local_rank", type=int, help=argparse.SUPPRESS
+    )  # the deepspeed launcher gives it
     arguments = parser.parse_args(argv)
     if arguments.world_size is not None and (not arguments.dry_run or arguments.world_size < 1):
-        parser.error("--world-size is the number of processes, 1 or more, to plan for with --dry-run")
+        parser.error(
+            "--world-size is the number of processes, 1 or more, to plan for with --dry-run"
+        )
     return arguments
 
 
@@ -62,7 +83,7 @@ def run_training(config: Config, arguments: argparse.Namespace, processes: int) 
 
         train(config, resume=arguments.resume == "auto")
     elif is_first_rank():
-        from janus_pt.train.plan import print_plan, runs_on_cpu
+        from janus_pt.planning.plan import print_plan, runs_on_cpu
 
         here = processes == world_size()
         if not here:

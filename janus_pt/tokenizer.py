@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from janus_pt.errors import UserError
+from janus_pt.utils.errors import UserError
 
 MASK_PIECE = "<mask>"
 MAX_MODEL_BYTES = 64 * 2**20
@@ -34,7 +34,9 @@ class Tokenizer:
         try:
             self._processor.LoadFromSerializedProto(model)
         except (RuntimeError, UnicodeDecodeError):  # the latter from its own error message
-            raise UserError(f"{origin}: no SentencePiece model; make one with data_prep/train_tokenizer.py") from None
+            raise UserError(
+                f"{origin}: no SentencePiece model; make one with data_prep/train_tokenizer.py"
+            ) from None
         self.pad_token_id: int = self._processor.pad_id()
         self.bos_token_id: int = self._processor.bos_id()
         self.eos_token_id: int = self._processor.eos_id()
@@ -48,10 +50,14 @@ class Tokenizer:
         """Read a model file. `UserError` if it is missing, too large, not a model, or lacks a special piece."""
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such tokenizer file (make one with data_prep/train_tokenizer.py)")
+            raise UserError(
+                f"{path}: no such tokenizer file (make one with data_prep/train_tokenizer.py)"
+            )
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise UserError(f"{path}: {size:,} bytes is no tokenizer model, the limit is {MAX_MODEL_BYTES:,}")
+            raise UserError(
+                f"{path}: {size:,} bytes is no tokenizer model, the limit is {MAX_MODEL_BYTES:,}"
+            )
         return cls(path.read_bytes(), str(path))
 
     def save(self, path: str | Path) -> None:
@@ -88,7 +94,10 @@ class Tokenizer:
         each text is encoded behind a line break, which never joins a piece, and the break's ids are dropped.
         """
         skip = len(self._anchor)
-        return [ids[skip:] for ids in self._processor.encode([_ANCHOR + text for text in texts], num_threads=1)]
+        return [
+            ids[skip:]
+            for ids in self._processor.encode([_ANCHOR + text for text in texts], num_threads=1)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids (any integers, numpy's too); special ids are left out. `IndexError` for an unknown id."""
@@ -110,7 +119,9 @@ class Tokenizer:
         return token if found else -1
 
     def _checked_specials(self, origin: str) -> frozenset[int]:
-        ids = {name: getattr(self, f"{name}_token_id") for name in ("pad", "bos", "eos", "unk", "mask")}
+        ids = {
+            name: getattr(self, f"{name}_token_id") for name in ("pad", "bos", "eos", "unk", "mask")
+        }
         missing = ", ".join(name for name, token in ids.items() if token < 0)
         if missing:
             raise UserError(

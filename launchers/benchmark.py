@@ -9,15 +9,30 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from janus_pt.errors import UserError, entry_point
+from janus_pt.utils.errors import UserError, entry_point
 
 COMMANDS = {
-    "train": ("janus_pt.benchmark.train", "a training step beside a plain left-to-right one: time, memory, parts"),
-    "loss": ("janus_pt.benchmark.loss", "the fused projection and losses beside the unfused computation"),
-    "loader": ("janus_pt.benchmark.loader", "reading shards and building batches, without training"),
-    "growth": ("janus_pt.benchmark.growth", "the step against length, vocabulary, masked share and size, as plots"),
-    "layouts": ("janus_pt.benchmark.layouts", "ways to spread a configuration over a cluster, the fastest first"),
-    "decode": ("janus_pt.generate.benchmark", "speed and quality of every way of decoding one model"),
+    "train": (
+        "janus_pt.benchmark.train",
+        "a training step beside a plain left-to-right one: time, memory, parts",
+    ),
+    "loss": (
+        "janus_pt.benchmark.loss",
+        "the fused projection and losses beside the unfused computation",
+    ),
+    "loader": (
+        "janus_pt.benchmark.loader",
+        "reading shards and building batches, without training",
+    ),
+    "growth": (
+        "janus_pt.benchmark.growth",
+        "the step against length, vocabulary, masked share and size, as plots",
+    ),
+    "layouts": (
+        "janus_pt.planning.layouts",
+        "ways to spread a configuration over a cluster, the fastest first",
+    ),
+    "decode": ("janus_pt.benchmark.decode", "speed and quality of every way of decoding one model"),
 }
 """Module of each command, imported only when it is asked for; its `main` takes the arguments that are left."""
 

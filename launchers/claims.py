@@ -23,25 +23,50 @@ from janus_pt.claims.cells import measure_speed, train_and_decode
 from janus_pt.claims.data import ROOT, Data, prepare_data
 from janus_pt.claims.plan import SCALES, common_changes, last_given, parse_systems, plan_cells
 from janus_pt.claims.report import write_report
-from janus_pt.errors import UserError, entry_point
-from janus_pt.files import make_folder
+from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.files import make_folder
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--scale", choices=SCALES, default="tiny", help="model, updates, seeds (default: %(default)s)")
-    add("--output", type=Path, default=Path("claims"), help="folder for everything (default: %(default)s)")
-    add("--task", default="nmt", help="row of janus_pt/tasks/rows.py (default: %(default)s)")
+    add(
+        "--scale",
+        choices=SCALES,
+        default="tiny",
+        help="model, updates, seeds (default: %(default)s)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("claims"),
+        help="folder for everything (default: %(default)s)",
+    )
+    add("--task", default="nmt", help="row of janus_pt/tasks/table.py (default: %(default)s)")
     add("--data", metavar="FOLDER", help="the task's data")
     add("--splits", nargs=3, default=["train", "dev", "test"], metavar=("TRAIN", "DEV", "TEST"))
-    add("--tokenizer", metavar="FILE", help="default: the one of run.init_from, else one is trained")
+    add(
+        "--tokenizer", metavar="FILE", help="default: the one of run.init_from, else one is trained"
+    )
     add("--config", metavar="FILE", help="what all trainings share, in place of the scale's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change it")
-    add("--system", action="append", nargs="+", default=[], metavar=("NAME", "KEY=VALUE"), help="default: all")
+    add(
+        "--system",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        help="default: all",
+    )
     add("--seeds", type=int, nargs="+", help="default: the scale's")
-    add("--baseline", metavar="NAME", help="system that all are compared with; default: ar, and cmlm for mask-predict")
+    add(
+        "--baseline",
+        metavar="NAME",
+        help="system that all are compared with; default: ar, and cmlm for mask-predict",
+    )
     add("--jobs", type=int, default=1, help="cells at a time, a thread each (default: %(default)s)")
     return parser.parse_args()
 
@@ -54,7 +79,10 @@ def held(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: another call, or what it left running, is at work there; waiting for it", flush=True)
+            print(
+                f"{folder}: another call, or what it left running, is at work there; waiting for it",
+                flush=True,
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
@@ -66,9 +94,14 @@ def main() -> None:
         raise UserError(f"--jobs must be at least 1, but is {given.jobs}")
     scale, systems = SCALES[given.scale], parse_systems(given.system)
     if given.baseline and given.baseline not in (names := [system.name for system in systems]):
-        raise UserError(f"--baseline: there is no system {given.baseline!r}, only {', '.join(names)}")
+        raise UserError(
+            f"--baseline: there is no system {given.baseline!r}, only {', '.join(names)}"
+        )
     config = given.config or str(ROOT / scale.config)
-    origins = (last_given("run.init_from", changes) for changes in (*(s.changes for s in systems), given.set))
+    origins = (
+        last_given("run.init_from", changes)
+        for changes in (*(s.changes for s in systems), given.set)
+    )
     origin, seeds = next(filter(None, origins), None), given.seeds or scale.seeds
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise UserError(f"--seeds: {twice[0]} is given twice")
@@ -79,7 +112,9 @@ def main() -> None:
         cells = plan_cells(given.output, config, systems, seeds, common)
         prepare_data(data, tokenizer, cells[0].config.model.vocab_size)
         train_and_decode(cells, data, given.jobs, lock)
-        speed = measure_speed(given.output, [cell for cell in cells if cell.seed == seeds[0]], data, scale)
+        speed = measure_speed(
+            given.output, [cell for cell in cells if cell.seed == seeds[0]], data, scale
+        )
         write_report(given.output, cells, data, speed, given.baseline)
 
 

@@ -15,35 +15,53 @@ import argparse
 import os
 from pathlib import Path
 
-from janus_pt.errors import entry_point
+from janus_pt.utils.errors import entry_point
 
 
 def main() -> None:
     """Convert as the arguments say, and name the folder that was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(dest="kind", required=True)
     options = kinds.add_parser("checkpoint", help="for any layout")
     options.add_argument("checkpoint", type=Path, help="a folder step_N of a run's checkpoints")
-    options.add_argument("--output", type=Path, help="the folder to write (default: universal_N beside it)")
+    options.add_argument(
+        "--output", type=Path, help="the folder to write (default: universal_N beside it)"
+    )
     options.add_argument("--workers", type=int, default=1, help="processes that convert")
     options = kinds.add_parser("export", help="as an exported model")
-    options.add_argument("folder", type=Path, nargs="+", help="folders step_N; with --last or --best that of the run")
+    options.add_argument(
+        "folder", type=Path, nargs="+", help="folders step_N; with --last or --best that of the run"
+    )
     number = options.add_mutually_exclusive_group()
-    number.add_argument("--last", type=int, metavar="K", help="the mean of the run's last K checkpoints")
-    number.add_argument("--best", type=int, metavar="K", help="the mean of the K with the best validations")
+    number.add_argument(
+        "--last", type=int, metavar="K", help="the mean of the run's last K checkpoints"
+    )
+    number.add_argument(
+        "--best", type=int, metavar="K", help="the mean of the K with the best validations"
+    )
     options.add_argument("--output", type=Path, required=True, help="the folder to write")
     options.add_argument("--tokenizer", type=Path, nargs="+", default=[], metavar="FILE",
         help="default: that of the run's corpus; sources with one of their own: both, theirs last")  # fmt: skip
     given = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if given.kind == "checkpoint":
-        from janus_pt.train.checkpoint import convert  # imports DeepSpeed, which looks at the environment
+        from janus_pt.checkpoint.store import (
+            convert,
+        )  # imports DeepSpeed, which looks at the environment
 
         print(convert(given.checkpoint, given.output, given.workers))
     else:
-        from janus_pt.train.averaging import chosen, export
+        from janus_pt.checkpoint.average import export, select_checkpoints
 
-        print(export(chosen(given.folder, given.last, given.best), given.output, given.tokenizer))
+        print(
+            export(
+                select_checkpoints(given.folder, given.last, given.best),
+                given.output,
+                given.tokenizer,
+            )
+        )
 
 
 if __name__ == "__main__":

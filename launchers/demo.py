@@ -36,16 +36,41 @@ def run(*command: str) -> None:
 def build(folder: Path, short: bool) -> None:
     """Text, tokenizer and the four corpora."""
     text, tokenizer = folder / "text", str(folder / "tokenizer.model")
-    run(PYTHON, "data_prep/demo_corpus.py", "--output", str(text), *(["--max-megabytes", "4"] if short else []))
+    run(
+        PYTHON,
+        "data_prep/demo_corpus.py",
+        "--output",
+        str(text),
+        *(["--max-megabytes", "4"] if short else []),
+    )
     if not Path(tokenizer).exists():
         run(PYTHON, "data_prep/train_tokenizer.py", "--input", str(text / "text.jsonl"), "--vocab-size", "4000",
             "--sample-bytes", "4000000", "--output", tokenizer)  # fmt: skip
     shards = (PYTHON, "data_prep/build_shards.py", "--tokenizer", tokenizer)
     for name, source in (("corpus", "text.jsonl"), ("corpus_valid", "text.valid.jsonl")):
-        run(*shards, "--input", str(text / source), "--max-tokens", str(MAX_TOKENS), "--output", str(folder / name))
+        run(
+            *shards,
+            "--input",
+            str(text / source),
+            "--max-tokens",
+            str(MAX_TOKENS),
+            "--output",
+            str(folder / name),
+        )
     for split in ("train", "valid"):
-        files = [part for side in ("source", "target") for part in (f"--{side}", str(text / f"pairs.{split}.{side}"))]
-        run(*shards, *files, "--max-tokens", str(MAX_PAIR_TOKENS), "--output", str(folder / f"pairs_{split}"))
+        files = [
+            part
+            for side in ("source", "target")
+            for part in (f"--{side}", str(text / f"pairs.{split}.{side}"))
+        ]
+        run(
+            *shards,
+            *files,
+            "--max-tokens",
+            str(MAX_PAIR_TOKENS),
+            "--output",
+            str(folder / f"pairs_{split}"),
+        )
 
 
 def train(launcher: str, config: str, *changes: str) -> None:
@@ -65,14 +90,24 @@ def decode(folder: Path, model: Path) -> None:
 
 def main() -> None:
     """Run the demo in `--output` and `runs/`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the corpus and the outputs")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the run folders")
-    parser.add_argument("--short", action="store_true", help="a few steps only: shows that it works, learns little")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo"), help="folder for the corpus and the outputs"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder for the run folders"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="a few steps only: shows that it works, learns little"
+    )
     arguments = parser.parse_args()
     start, folder = time.monotonic(), arguments.output
     pretrained, finetuned = arguments.runs / "demo_pretrain", arguments.runs / "demo_finetune"
-    short = ["run.max_steps=40", "run.eval_every=20", "checkpoint.every=20"] if arguments.short else []
+    short = (
+        ["run.max_steps=40", "run.eval_every=20", "checkpoint.every=20"] if arguments.short else []
+    )
     build(folder, arguments.short)
     train("pretrain", "configs/janus_tiny.json", f"run.output_dir={pretrained}", f"data.train.0.path={folder}/corpus",
           f"data.valid={folder}/corpus_valid", *short)  # fmt: skip

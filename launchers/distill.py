@@ -16,16 +16,18 @@ from pathlib import Path
 
 import torch
 
-from janus_pt.api import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
-from janus_pt.errors import UserError, entry_point
-from janus_pt.generate.arguments import add_decoding_flags
-from janus_pt.generate.distill import Request, distill, outputs_wanted
 from janus_pt.generate.modes import check_options
+from janus_pt.inference.cli import add_decoding_flags
+from janus_pt.inference.janus_model import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
+from janus_pt.tasks.distill import Request, distill, outputs_wanted
+from janus_pt.utils.errors import UserError, entry_point
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; of the modes' options only those that were given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--model", required=True, help="folder of the teacher")
     add("--source", required=True, metavar="FILE", help="the training set's sources, one a line")
@@ -58,8 +60,14 @@ def main() -> None:
     check_options(asked.pop("mode"), **asked)
     load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None)
     request = Request(folder, source, options, n_best, dtype)
-    complete = distill(request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching)
-    done = f"{output / name}.src, {output / name}.tgt" if complete else "this shard is done; others are not yet"
+    complete = distill(
+        request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching
+    )
+    done = (
+        f"{output / name}.src, {output / name}.tgt"
+        if complete
+        else "this shard is done; others are not yet"
+    )
     print(done)
 
 

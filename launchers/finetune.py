@@ -9,10 +9,10 @@ tokenizer. What `model` leaves out of the configuration is taken from the export
 
 from __future__ import annotations
 
-from janus_pt.config_file import read_config
-from janus_pt.errors import UserError, entry_point
+from janus_pt.config.reader import read_config
 from janus_pt.launch import intended_world_size, parse_training_arguments, run_training
-from janus_pt.slurm import adopt_slurm
+from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.slurm import adopt_slurm
 
 
 def main() -> None:
@@ -22,7 +22,9 @@ def main() -> None:
     processes = intended_world_size(arguments)
     config = read_config(arguments.config, arguments.set, processes)
     if config.objective.masking.kind == "infill":
-        raise UserError('objective.masking.kind: "infill" is for pretraining; set objective.recipe to "translation"')
+        raise UserError(
+            'objective.masking.kind: "infill" is for pretraining; set objective.recipe to "translation"'
+        )
     run_training(config, arguments, processes)
 
 

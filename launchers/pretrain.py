@@ -3,7 +3,7 @@
 One process:        python launchers/pretrain.py --config FILE
 Two CPU processes:  DS_ACCELERATOR=cpu deepspeed --num_accelerators 2 launchers/pretrain.py --config FILE
 GPUs of one node:   deepspeed launchers/pretrain.py --config FILE
-Several nodes:      deepspeed --hostfile hosts launchers/pretrain.py --config FILE    (or Slurm: docs/cluster.md)
+Several nodes:      deepspeed --hostfile hosts launchers/pretrain.py --config FILE    (or Slurm: docs/guides/cluster.md)
 Any value:          ... --set run.max_steps=1000 --set optimizer.lr=2e-4
 After a stop:       ... --resume auto
 Plan it:            ... --dry-run --world-size 64
@@ -11,10 +11,10 @@ Plan it:            ... --dry-run --world-size 64
 
 from __future__ import annotations
 
-from janus_pt.config_file import read_config
-from janus_pt.errors import entry_point
+from janus_pt.config.reader import read_config
 from janus_pt.launch import intended_world_size, parse_training_arguments, run_training
-from janus_pt.slurm import adopt_slurm
+from janus_pt.utils.errors import entry_point
+from janus_pt.utils.slurm import adopt_slurm
 
 
 def main() -> None:

@@ -13,21 +13,35 @@ import argparse
 
 import torch
 
-from janus_pt.api import JanusModel
-from janus_pt.errors import UserError, entry_point
+from janus_pt.inference.janus_model import JanusModel
+from janus_pt.utils.errors import UserError, entry_point
 
 
 def main() -> None:
     """Load the model and serve until stopped."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="folder of an exported model")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; default: this machine only")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; default: this machine only"
+    )
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored")
-    parser.add_argument("--quantize", choices=["int8"], help="int8: quantised linear layers, on a CPU")
-    parser.add_argument("--batch-size", type=int, default=32, help="inputs decoded together at most")
-    parser.add_argument("--max-delay-ms", type=float, default=5.0, help="how long an input waits for others")
-    parser.add_argument("--max-waiting", type=int, default=256, help="inputs that wait at most; more get a 429")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="default: as the weights are stored"
+    )
+    parser.add_argument(
+        "--quantize", choices=["int8"], help="int8: quantised linear layers, on a CPU"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="inputs decoded together at most"
+    )
+    parser.add_argument(
+        "--max-delay-ms", type=float, default=5.0, help="how long an input waits for others"
+    )
+    parser.add_argument(
+        "--max-waiting", type=int, default=256, help="inputs that wait at most; more get a 429"
+    )
     parser.add_argument("--time-limit", type=float, default=30.0, help="seconds for a request")
     arguments = parser.parse_args()
     for name in ("batch_size", "max_waiting", "time_limit"):
@@ -38,10 +52,14 @@ def main() -> None:
 
     import uvicorn  # after the mistakes that can be told without it
 
-    from janus_pt.serve.app import create_app
+    from janus_pt.inference.server.app import create_app
 
     app = create_app(
-        model, arguments.batch_size, arguments.max_delay_ms / 1000, arguments.max_waiting, arguments.time_limit
+        model,
+        arguments.batch_size,
+        arguments.max_delay_ms / 1000,
+        arguments.max_waiting,
+        arguments.time_limit,
     )
     uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
 

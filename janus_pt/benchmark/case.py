@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.config import ModelConfig, ObjectiveConfig
-from janus_pt.config_file import read_config
-from janus_pt.losses import VocabShard
+from janus_pt.config.reader import read_config
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives import build_example
-from janus_pt.objectives.batch import Batch, Example, collate
-from janus_pt.objectives.expected import SampleSizes, sample_sizes, samples_of
+from janus_pt.objectives.expected_sizes import SampleSizes, sample_sizes, samples_of
+from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.packing.batch import Batch, Example, collate
 
 MASKED_SHARE = 0.55
 """Of the target tokens of the two shapes."""
@@ -57,18 +57,26 @@ def pairs_case(
         init_std=hidden_size**-0.5, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
     )  # fmt: skip
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
-    sizes = replace(sample_sizes(model, objective, length + 1), source=length, masked=round(masked_share * length))
+    sizes = replace(
+        sample_sizes(model, objective, length + 1),
+        source=length,
+        masked=round(masked_share * length),
+    )
     return Case(model, objective, samples, sizes)
 
 
 def config_case(path: str, ar_stream: str | None) -> Case:
     """One micro-batch of a configuration's longest samples, with the mean number of masked tokens."""
-    from janus_pt.train.plan import sample_length  # brings DeepSpeed with it
+    from janus_pt.planning.plan import sample_length  # brings DeepSpeed with it
 
     config = read_config(path, [f"model.ar_stream={ar_stream}"] if ar_stream else [])
     sizes = sample_sizes(config.model, config.objective, sample_length(config))
-    samples = max(1, int(samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)))
-    return Case(config.model, config.objective, samples, sizes, getattr(torch, config.precision.dtype))
+    samples = max(
+        1, int(samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target))
+    )
+    return Case(
+        config.model, config.objective, samples, sizes, getattr(torch, config.precision.dtype)
+    )
 
 
 def make_examples(case: Case, seed: int = SEED) -> list[Example]:
@@ -102,6 +110,12 @@ def coefficients(module: TrainingModule, batch: Batch) -> Tensor:
     """Weight over number of rows of every term."""
     rows = {stream: len(index) for stream, index in batch.predict.items()}
     terms = module.loss.terms
-    counts = [*(rows[s] for s in terms.streams), *(min(rows[a], rows[b]) for a, b in terms.pairs), len(batch.lengths)]
-    weights = [weight / max(1, count) for weight, count in zip(module.loss.weights, counts, strict=True)]
+    counts = [
+        *(rows[s] for s in terms.streams),
+        *(min(rows[a], rows[b]) for a, b in terms.pairs),
+        len(batch.lengths),
+    ]
+    weights = [
+        weight / max(1, count) for weight, count in zip(module.loss.weights, counts, strict=True)
+    ]
     return torch.tensor(weights, device=batch.targets.device)

@@ -20,8 +20,8 @@ import torch
 from janus_pt.benchmark.case import Case, make_batch, pairs_case
 from janus_pt.benchmark.timing import medians
 from janus_pt.benchmark.train import Step, slots_of_a_sample, step_flops, yardstick
-from janus_pt.errors import UserError
-from janus_pt.train.monitor import flops_per_step
+from janus_pt.train.report.metrics_file import flops_per_step
+from janus_pt.utils.errors import UserError
 
 Point = dict[str, float]
 """`value` on the axis and what was measured there."""
@@ -56,11 +56,17 @@ AXES = {
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print, draw."""
-    parser = argparse.ArgumentParser(prog="benchmark.py growth", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--axis", action="append", choices=AXES, help="which; may be given again; else all")
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py growth", description=__doc__.partition("\n\n")[0]
+    )
+    parser.add_argument(
+        "--axis", action="append", choices=AXES, help="which; may be given again; else all"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
-    parser.add_argument("--json", metavar="FILE", help="put the points into this file; other axes in it stay")
+    parser.add_argument(
+        "--json", metavar="FILE", help="put the points into this file; other axes in it stay"
+    )
     parser.add_argument("--plot", metavar="PNG", help="draw the points, those of the file included")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
@@ -89,9 +95,14 @@ def read_points(path: Path) -> dict[str, list[Point]]:
         return {}
     try:
         found: dict[str, list[Point]] = json.loads(path.read_text())
-        assert all(axis in AXES and all("ratio" in point for point in points) for axis, points in found.items())
+        assert all(
+            axis in AXES and all("ratio" in point for point in points)
+            for axis, points in found.items()
+        )
     except (ValueError, TypeError, AttributeError, AssertionError):
-        raise UserError(f"{path}: not written by `benchmark.py growth`: name another --json") from None
+        raise UserError(
+            f"{path}: not written by `benchmark.py growth`: name another --json"
+        ) from None
     return found
 
 
@@ -118,8 +129,17 @@ def row(axis: str, point: Point) -> str:
     """A point as a line of the table."""
     rate = point["flops"] / point["step_s"] / 1e9
     counted = point["flops"] / point["yardstick_flops"]
-    cells = [f"{axis} {point['value']:,g}", f"{point['step_s']:.3f}", f"{point['yardstick_step_s']:.3f}"]
-    cells += [f"{point['ratio']:.2f}", f"{counted:.2f}", f"{point['slots']:.0f}", f"{point['flops'] / 1e9:.0f}"]
+    cells = [
+        f"{axis} {point['value']:,g}",
+        f"{point['step_s']:.3f}",
+        f"{point['yardstick_step_s']:.3f}",
+    ]
+    cells += [
+        f"{point['ratio']:.2f}",
+        f"{counted:.2f}",
+        f"{point['slots']:.0f}",
+        f"{point['flops'] / 1e9:.0f}",
+    ]
     return f"| {' | '.join([*cells, f'{rate:.0f}'])} |"
 
 
@@ -128,7 +148,9 @@ def plot(found: dict[str, list[Point]], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(3.6 * len(found), 6), dpi=120, layout="constrained")
-    for axes, (axis, points) in zip(figure.subplots(2, len(found), squeeze=False).T, found.items(), strict=True):
+    for axes, (axis, points) in zip(
+        figure.subplots(2, len(found), squeeze=False).T, found.items(), strict=True
+    ):
         _draw(axes, AXES[axis], points)
     figure.savefig(path)
 
@@ -139,9 +161,16 @@ def _draw(axes: Any, axis: Axis, points: list[Point]) -> None:
     base = next(point for point in points if point["value"] == axis.base)
     between = _between(axis)
     cases = [axis.case(value) for value in between]
-    ours, plain = np.array([np.array(both_flops(case)) * TARGET_TOKENS / case.target_tokens for case in cases]).T
-    for name, key, flops, colour in (("JANUS", "", ours, OURS), ("yardstick", "yardstick_", plain, PLAIN)):
-        seconds.plot(between, flops * base[f"{key}step_s"] / base[f"{key}flops"], color=colour, linewidth=1)
+    ours, plain = np.array(
+        [np.array(both_flops(case)) * TARGET_TOKENS / case.target_tokens for case in cases]
+    ).T
+    for name, key, flops, colour in (
+        ("JANUS", "", ours, OURS),
+        ("yardstick", "yardstick_", plain, PLAIN),
+    ):
+        seconds.plot(
+            between, flops * base[f"{key}step_s"] / base[f"{key}flops"], color=colour, linewidth=1
+        )
         seconds.plot(values, [p[f"{key}step_s"] for p in points], "o", color=colour, label=name)
     ratios.plot(between, ours / plain, color="0.4", linewidth=1, label="of the FLOPs")
     ratios.plot(values, [point["ratio"] for point in points], "o", color="black", label="measured")
@@ -159,6 +188,9 @@ def _draw(axes: Any, axis: Axis, points: list[Point]) -> None:
 def _between(axis: Axis) -> list[float]:
     """Values for the line: every whole number of masked tokens, else three between each value and the next."""
     if axis.base < 1:
-        return [tokens / 32 for tokens in range(round(32 * axis.values[0]), round(32 * axis.values[-1]) + 1)]
+        return [
+            tokens / 32
+            for tokens in range(round(32 * axis.values[0]), round(32 * axis.values[-1]) + 1)
+        ]
     steps = [np.geomspace(a, b, 4, endpoint=False) for a, b in pairwise(axis.values)]
     return [*(HEADS * round(value / HEADS) for value in np.concatenate(steps)), axis.values[-1]]

@@ -16,12 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from janus_pt.benchmark.case import Case, coefficients, config_case, make_batch, make_module, shape_case
+from janus_pt.benchmark.case import (
+    Case,
+    coefficients,
+    config_case,
+    make_batch,
+    make_module,
+    shape_case,
+)
 from janus_pt.benchmark.timing import medians, now, peak_memory_mb
 from janus_pt.benchmark.yardstick import Yardstick
-from janus_pt.objectives.batch import Batch
 from janus_pt.objectives.loss import TrainingModule
-from janus_pt.train.monitor import flops_per_step, peak_flops
+from janus_pt.packing.batch import Batch
+from janus_pt.train.report.metrics_file import flops_per_step, peak_flops
 
 PART_REPEATS = 5
 MEMORY_STEPS = 3
@@ -29,10 +36,14 @@ MEMORY_STEPS = 3
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line after `train`."""
-    parser = argparse.ArgumentParser(prog="benchmark.py train", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py train", description=__doc__.partition("\n\n")[0]
+    )
     add_case(parser)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--profile", metavar="FILE", help="write a trace of one step, for chrome://tracing")
+    parser.add_argument(
+        "--profile", metavar="FILE", help="write a trace of one step, for chrome://tracing"
+    )
     return parser.parse_args(arguments)
 
 
@@ -41,7 +52,9 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--shape", choices=("small", "large"), default="small", help="small: 8,000 tokens in the "
                       "vocabulary, 32 pairs of 32 tokens; large: 50,000, 8 pairs of 128")  # fmt: skip
-    what.add_argument("--config", metavar="FILE", help="a micro-batch of this configuration, instead")
+    what.add_argument(
+        "--config", metavar="FILE", help="a micro-batch of this configuration, instead"
+    )
     parser.add_argument("--ar-stream", choices=("query", "content"), help="what P_AR is read off")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--json", metavar="FILE", help="write the numbers")
@@ -98,7 +111,9 @@ def yardstick(case: Case, device: torch.device) -> Callable[[], None]:
     model = Yardstick(case.model).to(device, case.dtype).train()
     shape = case.samples, case.sizes.target
     target = torch.randint(5, case.model.vocab_size, shape, device=device)
-    source = torch.randint(5, case.model.vocab_size, (case.samples, round(case.sizes.source)), device=device)
+    source = torch.randint(
+        5, case.model.vocab_size, (case.samples, round(case.sizes.source)), device=device
+    )
 
     def step() -> None:
         model.zero_grad()
@@ -152,7 +167,10 @@ def part_seconds(step: Step, device: torch.device) -> tuple[float, float, float]
     hidden = model.decode(batch.slots, encoded, batch.source)
     hidden.register_hook(lambda _: backward.append(now(device)))
     decoded_at = now(device)
-    lengths, weight = model.length_logits(encoded, batch.source), model.embed_tokens.get_parameter("weight")
+    lengths, weight = (
+        model.length_logits(encoded, batch.source),
+        model.embed_tokens.get_parameter("weight"),
+    )
     loss, _ = step.module.loss(hidden, lengths, weight, batch, step.coefficients)
     loss.backward()
     losses_back, decoder_back = backward
@@ -185,10 +203,24 @@ def slots_of_a_sample(case: Case, batch: Batch) -> int:
 
 def print_table(case: Case, device: torch.device, found: dict[str, Any], threads: int) -> None:
     """The numbers for people."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {threads} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()}, {threads} threads"
+    )
     print(f"{name}, torch {torch.__version__}, {str(case.dtype).removeprefix('torch.')}")
-    print(f"{case.samples} pairs, {case.sizes.target - 1} tokens each, {found['slots']} decoder slots a sample")
-    for key in ("step_s", "yardstick_step_s", "ratio", "tokens_per_s", "peak_rss_mb", "flops", "mfu"):
+    print(
+        f"{case.samples} pairs, {case.sizes.target - 1} tokens each, {found['slots']} decoder slots a sample"
+    )
+    for key in (
+        "step_s",
+        "yardstick_step_s",
+        "ratio",
+        "tokens_per_s",
+        "peak_rss_mb",
+        "flops",
+        "mfu",
+    ):
         if key in found:
             print(f"{key:20}{found[key]:>12.4g}")
     for part, seconds in found["parts"].items():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config import ModelConfig
+from janus_pt.config.schema import ModelConfig
 
 
 class Yardstick(nn.Module):
@@ -29,11 +29,15 @@ class Yardstick(nn.Module):
         """The smoothed cross-entropy of `target [batch, length + 1]` after its first token."""
         read, predicted = target[:, :-1], target[:, 1:]
         mask = nn.Transformer.generate_square_subsequent_mask(read.shape[1], device=read.device)
-        hidden = self.transformer(self._embed(source), self._embed(read), tgt_mask=mask, tgt_is_causal=True)
+        hidden = self.transformer(
+            self._embed(source), self._embed(read), tgt_mask=mask, tgt_is_causal=True
+        )
         logits = hidden @ self.embed.weight.t()
         return F.cross_entropy(logits.flatten(0, 1), predicted.flatten(), label_smoothing=0.1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        embedded: Tensor = self.embed(tokens) * math.sqrt(self.embed.embedding_dim) + self.positions(places)
+        embedded: Tensor = self.embed(tokens) * math.sqrt(
+            self.embed.embedding_dim
+        ) + self.positions(places)
         return embedded

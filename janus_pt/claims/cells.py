@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from janus_pt.claims.data import ROOT, Data
-from janus_pt.claims.decode import REQUEST, missing, predictions_file, read_predictions, read_row, result_file
+from janus_pt.claims.decode import (
+    REQUEST,
+    missing,
+    predictions_file,
+    read_predictions,
+    read_row,
+    result_file,
+)
 from janus_pt.claims.plan import COUNTERPART, Cell, Scale
 from janus_pt.claims.tracking import open_experiment
-from janus_pt.config_file import to_json
-from janus_pt.errors import UserError
-from janus_pt.files import file_hash, write_atomically
+from janus_pt.config.reader import to_json
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import file_hash, write_atomically
 
 TRAINED = "trained.json"
 Json = dict[str, Any]
@@ -43,12 +50,14 @@ def train_and_decode(cells: Sequence[Cell], data: Data, jobs: int, lock: int) ->
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
-        raise UserError("\n  ".join([f"{len(failed)} of {len(cells)} cells failed; see their logs:", *failed]))
+        raise UserError(
+            "\n  ".join([f"{len(failed)} of {len(cells)} cells failed; see their logs:", *failed])
+        )
 
 
 def _claim_folder(cell: Cell) -> None:
     """Write the cell's configuration, or compare it with the one that is there."""
-    from janus_pt.train.tracking import flatten
+    from janus_pt.train.report.tracking import flatten
 
     path, wanted = cell.folder / "config.json", to_json(cell.config)
     cell.folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +65,11 @@ def _claim_folder(cell: Cell) -> None:
         write_atomically(path, wanted)
         return
     there, here = (dict(flatten(json.loads(text))) for text in (path.read_text(), wanted))
-    changed = [f"{key} (was {there.get(key)}, is {here.get(key)})" for key in here if here[key] != there.get(key)]
+    changed = [
+        f"{key} (was {there.get(key)}, is {here.get(key)})"
+        for key in here
+        if here[key] != there.get(key)
+    ]
     if changed:
         raise UserError(
             f"{cell.folder}: was made with another configuration: {', '.join(changed)}; give another --output, or "
@@ -70,13 +83,24 @@ def _do(cell: Cell, data: Data, lock: int) -> str | None:
     if not (cell.folder / TRAINED).exists():
         arguments = ("--config", cell.folder / "config.json", "--resume", "auto")
         if code := run("training", ROOT / "launchers" / "finetune.py", *arguments):
-            return f"{cell.name}: training left with exit code {code}: {cell.folder / 'training.log'}"
+            return (
+                f"{cell.name}: training left with exit code {code}: {cell.folder / 'training.log'}"
+            )
         write_atomically(cell.folder / TRAINED, json.dumps({"export": str(cell.run / "export")}))
     if missing(cell.folder, cell.system.ways):
-        request = {"task": data.task, "data": str(data.folder), "split": data.splits[2], "ways": cell.system.ways}
-        write_atomically(cell.folder / REQUEST, json.dumps({**request, "model": str(cell.run / "export")}))
+        request = {
+            "task": data.task,
+            "data": str(data.folder),
+            "split": data.splits[2],
+            "ways": cell.system.ways,
+        }
+        write_atomically(
+            cell.folder / REQUEST, json.dumps({**request, "model": str(cell.run / "export")})
+        )
         if code := run("decoding", "-m", "janus_pt.claims.decode", cell.folder):
-            return f"{cell.name}: decoding left with exit code {code}: {cell.folder / 'decoding.log'}"
+            return (
+                f"{cell.name}: decoding left with exit code {code}: {cell.folder / 'decoding.log'}"
+            )
     return None
 
 
@@ -85,11 +109,17 @@ def _logged(cell: Cell, lock: int, what: str, *command: object) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (cell.folder / f"{what}.log").open("ab") as log:
         return subprocess.run(
-            [sys.executable, *map(str, command)], stdout=log, stderr=log, env=environment, pass_fds=(lock,)
+            [sys.executable, *map(str, command)],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=(lock,),
         ).returncode
 
 
-def baseline_of(cell: Cell, way: str, cells: Sequence[Cell], baseline: str | None) -> tuple[Cell, str] | None:
+def baseline_of(
+    cell: Cell, way: str, cells: Sequence[Cell], baseline: str | None
+) -> tuple[Cell, str] | None:
     """The cell of the same seed, and the way, that this one is compared with; None if there is none or it is that.
 
     Without a name for it the baseline is `ar` or, for mask-predict, `cmlm`.
@@ -124,13 +154,17 @@ def measure_speed(output: Path, cells: Sequence[Cell], data: Data, scale: Scale)
     """Sentences/s of every way of every cell, by batch size; all take turns, in one process with one thread."""
     import torch
 
-    from janus_pt.api import JanusModel
-    from janus_pt.export import read_export_config
-    from janus_pt.generate.benchmark import time_ways
+    from janus_pt.benchmark.decode import time_ways
+    from janus_pt.export.folder import read_export_config
+    from janus_pt.inference.janus_model import JanusModel
 
     keys = [f"{cell.name}: {way}" for cell in cells for way in cell.system.ways]
     models = [read_export_config(cell.run / "export").model_sha256 for cell in cells]
-    of = {"models": models, "ways": keys, "scale": [scale.timed, list(scale.batch_sizes), scale.repeats]}
+    of = {
+        "models": models,
+        "ways": keys,
+        "scale": [scale.timed, list(scale.batch_sizes), scale.repeats],
+    }
     path = output / "speed.json"
     if path.exists() and (known := json.loads(path.read_text())).get("of") == of:
         return dict(known)
@@ -140,11 +174,24 @@ def measure_speed(output: Path, cells: Sequence[Cell], data: Data, scale: Scale)
     loaded = {cell.name: JanusModel.from_pretrained(cell.run / "export") for cell in cells}
     first = next(iter(loaded.values()))
     texts = sorted(data.test.sources[: scale.timed], key=lambda text: -len(first.encode(text)))
-    rows = [(loaded[cell.name], read_row(cell.folder, way)) for cell in cells for way in cell.system.ways]
+    rows = [
+        (loaded[cell.name], read_row(cell.folder, way))
+        for cell in cells
+        for way in cell.system.ways
+    ]
     jobs = [partial(model.generate, mode=row["mode"], **row["options"]) for model, row in rows]
     timed = time_ways(jobs, texts, scale.batch_sizes, scale.repeats)
-    speeds = {key: {str(n): rate for n, (rate, _) in own.items()} for key, own in zip(keys, timed, strict=True)}
+    speeds = {
+        key: {str(n): rate for n, (rate, _) in own.items()}
+        for key, own in zip(keys, timed, strict=True)
+    }
     device = torch.cuda.get_device_name() if first.device.type == "cuda" else "one CPU thread"
-    found = {"of": of, "sentences": len(texts), "repeats": scale.repeats, "device": device, "speeds": speeds}
+    found = {
+        "of": of,
+        "sentences": len(texts),
+        "repeats": scale.repeats,
+        "device": device,
+        "speeds": speeds,
+    }
     write_atomically(path, json.dumps(found, indent=1))
     return found

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from janus_pt.claims.language import made_up_pairs
-from janus_pt.errors import UserError
-from janus_pt.files import write_atomically
 from janus_pt.tasks.reading import TaskSplit, read_split
-from janus_pt.tasks.rows import LINES, Task, find_task
+from janus_pt.tasks.table import LINES, Task, find_task
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE_UP = {"train": 6000, "dev": 200, "test": 200}
@@ -70,24 +70,49 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
         UserError: the data cannot be read, or the folder was made with other data.
     """
     if data.given is None and dict(data.row.files) != LINES:
-        raise UserError(f"--task {data.task}: needs its data; give --data, or leave both out for the made-up language")
+        raise UserError(
+            f"--task {data.task}: needs its data; give --data, or leave both out for the made-up language"
+        )
     data.output.mkdir(parents=True, exist_ok=True)
     if data.given is None and not data.folder.exists():
         _make_pairs(data.folder)
     found = {split: read_split(data.row, data.folder, split) for split in data.splits}
-    made = {"task": data.task, "texts": _fingerprint(found), "tokenizer": tokenizer or f"{vocab_size} pieces"}
+    made = {
+        "task": data.task,
+        "texts": _fingerprint(found),
+        "tokenizer": tokenizer or f"{vocab_size} pieces",
+    }
     done = data.output / "data.json"
     if done.exists():
         if json.loads(done.read_text()) != made:
-            raise UserError(f"{data.output}: was made of other data or with another tokenizer; give another --output")
+            raise UserError(
+                f"{data.output}: was made of other data or with another tokenizer; give another --output"
+            )
         return
     if tokenizer is not None:
         Tokenizer.load(tokenizer).save(data.tokenizer)
     else:
         text, train = data.output / "train.txt", found[data.splits[0]]
         text.write_text("\n".join(train.sources + train.targets) + "\n", encoding="utf-8")
-        _run("train_tokenizer.py", "--input", text, "--vocab-size", vocab_size, "--output", data.tokenizer)
-    arguments = ("--task", data.task, "--data", data.folder, "--tokenizer", data.tokenizer, "--output", data.corpora)
+        _run(
+            "train_tokenizer.py",
+            "--input",
+            text,
+            "--vocab-size",
+            vocab_size,
+            "--output",
+            data.tokenizer,
+        )
+    arguments = (
+        "--task",
+        data.task,
+        "--data",
+        data.folder,
+        "--tokenizer",
+        data.tokenizer,
+        "--output",
+        data.corpora,
+    )
     _run("build_task.py", *arguments, "--splits", *data.splits[:2], "--overwrite")
     write_atomically(done, json.dumps(made, indent=1))
 
@@ -96,8 +121,12 @@ def _make_pairs(folder: Path) -> None:
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     for seed, (split, count) in enumerate(MADE_UP.items()):
-        for side, texts in zip(("src", "tgt"), zip(*made_up_pairs(count, seed), strict=True), strict=True):
-            (partial / f"{split}.{side}").write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+        for side, texts in zip(
+            ("src", "tgt"), zip(*made_up_pairs(count, seed), strict=True), strict=True
+        ):
+            (partial / f"{split}.{side}").write_text(
+                "".join(text + "\n" for text in texts), encoding="utf-8"
+            )
     partial.rename(folder)
 
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from janus_pt.errors import entry_point
-from janus_pt.files import write_atomically
+from janus_pt.utils.errors import entry_point
+from janus_pt.utils.files import write_atomically
 
 REQUEST = "decode.json"
 
@@ -44,7 +44,7 @@ def missing(folder: Path, ways: dict[str, dict[str, Any]]) -> dict[str, dict[str
 
 def main() -> None:
     """Decode what is missing."""
-    from janus_pt.api import JanusModel  # imports torch
+    from janus_pt.inference.janus_model import JanusModel  # imports torch
     from janus_pt.tasks.evaluate import evaluate
 
     folder = Path(sys.argv[1])

@@ -21,7 +21,10 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 def made_up_pairs(count: int, seed: int) -> list[tuple[str, str]]:
     """Sources and targets, one or two clauses each; a pure function of `seed`."""
     words = np.random.default_rng(0)
-    source, target = _words(words, NOUNS + ADJECTIVES + VERBS), _words(words, NOUNS + ADJECTIVES + VERBS)
+    source, target = (
+        _words(words, NOUNS + ADJECTIVES + VERBS),
+        _words(words, NOUNS + ADJECTIVES + VERBS),
+    )
     rng = np.random.default_rng(seed)
     return [_pair(rng, source, target) for _ in range(count)]
 
@@ -47,4 +50,6 @@ def _words(rng: Generator, count: int) -> list[str]:
     """Different words of two syllables."""
     syllables = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
     chosen = rng.permutation(len(syllables) ** 2)[:count]
-    return [syllables[place // len(syllables)] + syllables[place % len(syllables)] for place in chosen]
+    return [
+        syllables[place // len(syllables)] + syllables[place % len(syllables)] for place in chosen
+    ]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_pt.claims.data import Data
-from janus_pt.config import Config
-from janus_pt.config_file import read_config
-from janus_pt.errors import UserError
+from janus_pt.config.reader import read_config
+from janus_pt.config.schema import Config
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ BOTH: dict[str, dict[str, Any]] = {
     "rerank": dict(mode="rerank", iterations=10, length_beam=LENGTHS),
     "speculative": dict(mode="speculative"),
 }
-BANG_NAR: dict[str, dict[str, Any]] = {"NAR 1 pass, to eos": dict(mode="bang_nar", remove_repeats=True)}
+BANG_NAR: dict[str, dict[str, Any]] = {
+    "NAR 1 pass, to eos": dict(mode="bang_nar", remove_repeats=True)
+}
 WAYS: Mapping[str, dict[str, dict[str, Any]]] = {
     "ar": AR,
     "bang": AR,
@@ -117,22 +119,35 @@ def parse_systems(given: Sequence[Sequence[str]]) -> list[System]:
     Raises:
         UserError: a name twice or unfit for a folder, a change that is none, an objective that is not compared here.
     """
-    systems = [System(name, tuple(changes)) for name, *changes in given or [[name] for name in DEFAULT_SYSTEMS]]
+    systems = [
+        System(name, tuple(changes))
+        for name, *changes in given or [[name] for name in DEFAULT_SYSTEMS]
+    ]
     for system in systems:
         if not system.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise UserError(f"--system {system.name}: a name has letters, digits, '-', '_' and '.' only")
+            raise UserError(
+                f"--system {system.name}: a name has letters, digits, '-', '_' and '.' only"
+            )
         if wrong := [change for change in system.changes if "=" not in change]:
-            raise UserError(f"--system {system.name}: {wrong[0]}: write it as KEY=VALUE, as in optimizer.lr=1e-3")
+            raise UserError(
+                f"--system {system.name}: {wrong[0]}: write it as KEY=VALUE, as in optimizer.lr=1e-3"
+            )
         if system.objective not in WAYS:
             hint = f"set objective.name to one of: {', '.join(WAYS)}"
-            raise UserError(f"--system {system.name}: there is no way here to decode {system.objective!r}; {hint}")
+            raise UserError(
+                f"--system {system.name}: there is no way here to decode {system.objective!r}; {hint}"
+            )
     names = [system.name for system in systems]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--system: {min(twice)} is given twice; give each system a name of its own")
+        raise UserError(
+            f"--system: {min(twice)} is given twice; give each system a name of its own"
+        )
     return systems
 
 
-def common_changes(output: Path, data: Data, tokenizer: str | None, origin: str | None) -> list[str]:
+def common_changes(
+    output: Path, data: Data, tokenizer: str | None, origin: str | None
+) -> list[str]:
     """What all systems change in the configuration: the data, where MLflow is, and the shape that `origin` has."""
     changes = [
         f"data.train.0.path={data.corpora / data.splits[0]}",
@@ -140,24 +155,36 @@ def common_changes(output: Path, data: Data, tokenizer: str | None, origin: str 
         f"tracking.uri=sqlite:///{output / 'mlflow.db'}",
     ]
     if origin is not None:
-        from janus_pt.export import read_export_config  # imports torch
+        from janus_pt.export.folder import read_export_config  # imports torch
 
         shape = read_export_config(origin).model.model_dump()
-        changes += [f"model.{key}={json.dumps(value)}" for key, value in shape.items() if "dropout" not in key]
+        changes += [
+            f"model.{key}={json.dumps(value)}"
+            for key, value in shape.items()
+            if "dropout" not in key
+        ]
     if tokenizer is not None:
         changes.append(f"model.vocab_size={Tokenizer.load(tokenizer).vocab_size}")
     return changes
 
 
 def plan_cells(
-    output: Path, config: str, systems: Sequence[System], seeds: Sequence[int], common: Sequence[str]
+    output: Path,
+    config: str,
+    systems: Sequence[System],
+    seeds: Sequence[int],
+    common: Sequence[str],
 ) -> list[Cell]:
     """The cells, seed by seed, each with its checked configuration; `common` are changes for all systems."""
     cells = []
     for seed in seeds:
         for system in systems:
             name = f"{system.name}-seed{seed}"
-            own = [f"objective.name={system.objective}", f"run.seed={seed}", f"run.output_dir={output / 'runs' / name}"]
+            own = [
+                f"objective.name={system.objective}",
+                f"run.seed={seed}",
+                f"run.output_dir={output / 'runs' / name}",
+            ]
             found = read_config(config, [*common, *own, *system.changes], world_size=1)
             cells.append(Cell(system, seed, output / "cells" / name, found))
     return cells

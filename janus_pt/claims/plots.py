@@ -8,7 +8,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from janus_pt.claims.plan import Cell
-from janus_pt.train.monitor import read_metrics
+from janus_pt.train.report.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from janus_pt.claims.report import Row
@@ -28,8 +28,14 @@ def plot_curves(cells: Sequence[Cell], png_path: Path) -> None:
                 continue
             colour, again = f"C{systems.index(cell.system.name)}", cell.seed != cells[0].seed
             label = None if again else cell.system.name
-            panel.plot([r["step"] for r in records], [r[key] for r in records], color=colour, label=label)
-        panel.set(xlabel="update", ylabel="cross-entropy, nats per predicted token", title=f"{name}, validation")
+            panel.plot(
+                [r["step"] for r in records], [r[key] for r in records], color=colour, label=label
+            )
+        panel.set(
+            xlabel="update",
+            ylabel="cross-entropy, nats per predicted token",
+            title=f"{name}, validation",
+        )
     _save(figure, panels, png_path)
 
 

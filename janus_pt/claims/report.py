@@ -17,8 +17,8 @@ from janus_pt.claims.decode import read_predictions, read_row
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.plots import plot_curves, plot_speeds
 from janus_pt.claims.tracking import track_report
-from janus_pt.files import write_atomically
-from janus_pt.train.monitor import read_metrics
+from janus_pt.train.report.metrics_file import read_metrics
+from janus_pt.utils.files import write_atomically
 
 GREEDY = "AR greedy"
 
@@ -45,11 +45,16 @@ class Row:
     as_greedy: float | None = None
 
 
-def write_report(output: Path, cells: Sequence[Cell], data: Data, speed: Json, baseline: str | None) -> None:
+def write_report(
+    output: Path, cells: Sequence[Cell], data: Data, speed: Json, baseline: str | None
+) -> None:
     """Compare the cells, and write `report.md`, `report.json`, `curves.png` and `speeds.png`; log them to MLflow."""
     rows = collect(cells, data, speed, baseline)
     signatures = {
-        k: v for cell in cells for way in cell.system.ways for k, v in read_row(cell.folder, way)["signatures"].items()
+        k: v
+        for cell in cells
+        for way in cell.system.ways
+        for k, v in read_row(cell.folder, way)["signatures"].items()
     }
     content = {
         "rows": [asdict(row) for row in rows],
@@ -98,7 +103,12 @@ def share_alike(cell: Cell, way: str, other: str) -> float:
 def training(cell: Cell) -> Json:
     """What a training took: updates, target tokens, tokens per second, and the last validation losses."""
     records = read_metrics(cell.run / "metrics.jsonl")
-    last = {key: value for record in records for key, value in record.items() if key.startswith("valid/loss/")}
+    last = {
+        key: value
+        for record in records
+        for key, value in record.items()
+        if key.startswith("valid/loss/")
+    }
     speeds = [record["tokens_per_s"] for record in records if "tokens_per_s" in record]
     return {
         "cell": cell.name,
@@ -110,7 +120,9 @@ def training(cell: Cell) -> Json:
     }
 
 
-def markdown(cells: Sequence[Cell], rows: Sequence[Row], data: Data, content: Json) -> Iterator[str]:
+def markdown(
+    cells: Sequence[Cell], rows: Sequence[Row], data: Data, content: Json
+) -> Iterator[str]:
     """The lines of the report."""
     config, speed = cells[0].config, content["speed"]
     model, test = config.model, data.test
@@ -135,7 +147,9 @@ def markdown(cells: Sequence[Cell], rows: Sequence[Row], data: Data, content: Js
     yield "\n## Training\n\n| cell | differs in | target tokens/s | validation loss AR | NAR |\n|---|---|---|---|---|"
     for found in content["training"]:
         losses = [found["valid"].get(f"valid/loss/{stream}") for stream in ("ar", "nar")]
-        told = " | ".join("-" if value is None else f"{value:.3f}" for value in (found["tokens_per_s"], *losses))
+        told = " | ".join(
+            "-" if value is None else f"{value:.3f}" for value in (found["tokens_per_s"], *losses)
+        )
         yield f"| {found['cell']} | {', '.join(found['changes']) or '-'} | {told} |"
     yield "\n![Validation losses](curves.png)\n\n![Quality against speed](speeds.png)\n"
     yield f"{platform.processor() or platform.machine()}, torch {torch.__version__}."
@@ -146,15 +160,32 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     metrics = list(rows[0].values)
     sizes = list(next((row.speeds for row in rows if row.speeds), {}))
     base = next((row.speeds for row in rows if row.way == GREEDY and row.speeds), {})
-    heads = ["system", "decoding", *metrics, "±", "Δ", "p", "against", "passes", *(f"batch {n}" for n in sizes)]
+    heads = [
+        "system",
+        "decoding",
+        *metrics,
+        "±",
+        "Δ",
+        "p",
+        "against",
+        "passes",
+        *(f"batch {n}" for n in sizes),
+    ]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in rows:
-        cells = [row.system, row.way + ("" if row.as_greedy is None else f" ({row.as_greedy:.1%} as greedy)")]
+        cells = [
+            row.system,
+            row.way + ("" if row.as_greedy is None else f" ({row.as_greedy:.1%} as greedy)"),
+        ]
         cells += [_over_seeds(row.values[name]) for name in metrics]
         cells.append(f"{mean(row.interval):.1f}")
         compared = bool(row.difference)
-        cells += [f"{mean(row.difference):+.2f}", f"{max(row.p_value):.3f}", row.against] if compared else ["-"] * 3
+        cells += (
+            [f"{mean(row.difference):+.2f}", f"{max(row.p_value):.3f}", row.against]
+            if compared
+            else ["-"] * 3
+        )
         cells.append(f"{row.passes:.1f}")
         for size in sizes:
             rate = row.speeds[size]

@@ -12,9 +12,9 @@ from typing import Any
 
 from janus_pt.claims.decode import read_row
 from janus_pt.claims.plan import Cell
-from janus_pt.config import TrackingConfig
-from janus_pt.errors import warn
-from janus_pt.train.tracking import DEFAULTS
+from janus_pt.config.schema import TrackingConfig
+from janus_pt.train.report.tracking import DEFAULTS
+from janus_pt.utils.errors import warn
 
 REPORT_RUN = "report"
 FILES = ("report.md", "report.json", "curves.png", "speeds.png")
@@ -28,7 +28,11 @@ def open_experiment(output: Path, cells: Sequence[Cell]) -> None:
     try:
         client = _client(tracking)
         if client.get_experiment_by_name(tracking.experiment) is None:
-            beside = (output / "mlartifacts").absolute().as_uri() if tracking.uri.startswith("sqlite:///") else None
+            beside = (
+                (output / "mlartifacts").absolute().as_uri()
+                if tracking.uri.startswith("sqlite:///")
+                else None
+            )
             client.create_experiment(tracking.experiment, beside)
     except Exception as error:  # MLflow, its stores and drivers raise anything
         warn(f"MLflow at {tracking.uri} fails ({error}); the work goes on")

@@ -11,10 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from janus_pt.config import ModelConfig
+from janus_pt.config.schema import ModelConfig
 
 POSITION_ROWS_UNUSED = 2
-RENAMED = {"encoder.embed_tokens.weight": "embed_tokens.weight", "decoder.embed_length.weight": "embed_length.weight"}
+RENAMED = {
+    "encoder.embed_tokens.weight": "embed_tokens.weight",
+    "decoder.embed_length.weight": "embed_length.weight",
+}
 
 
 def reference_model_config(shape: Mapping[str, Any]) -> ModelConfig:

@@ -10,11 +10,11 @@ from itertools import islice
 from math import ceil
 from typing import Any, Generic
 
-from janus_pt.config import DataConfig
-from janus_pt.data.batches import BatchStream, Cursor, Samples
-from janus_pt.data.index import Corpus, open_corpus
-from janus_pt.data.workers import Batch, Builder, Collate, Example, Prepare, built
-from janus_pt.errors import UserError
+from janus_pt.config.schema import DataConfig
+from janus_pt.data.batch_sampler import BatchStream, Cursor, Samples
+from janus_pt.data.corpus import Corpus, open_corpus
+from janus_pt.data.workers import Batch, Builder, Collate, Example, Prepare, build_batches
+from janus_pt.utils.errors import UserError
 
 MOST_OPEN = 256
 """Shards of a corpus that a process holds open: some way below the usual limit on open files."""
@@ -57,7 +57,9 @@ class TrainLoader(Generic[Example, Batch]):
         assert micro_batches_per_step % ranks == 0 and rank < ranks
         self.corpora = corpora = [_open(corpus.path, data) for corpus in data.train]
         _check_alike(corpora)
-        self._stream = BatchStream(corpora, [corpus.weight for corpus in data.train], data, seed, max_length)
+        self._stream = BatchStream(
+            corpora, [corpus.weight for corpus in data.train], data, seed, max_length
+        )
         self._builder = Builder(corpora, seed, prepare, collate, skip=data.on_error == "skip")
         self._workers = data.num_workers
         self._rank, self._ranks, self._step_size = rank, ranks, micro_batches_per_step
@@ -89,7 +91,7 @@ class TrainLoader(Generic[Example, Batch]):
             UserError: a shard is missing, cut short or damaged.
         """
         behind: deque[tuple[Cursor, int]] = deque()
-        batches = built(self._builder, self._shares(behind), self._workers)
+        batches = build_batches(self._builder, self._shares(behind), self._workers)
         while True:
             mine = list(islice(batches, self._step_size // self._ranks))
             self._cursor, samples = behind.popleft()
@@ -125,8 +127,13 @@ class TrainLoader(Generic[Example, Batch]):
         """
         changed = [key for key, value in self._settings.items() if state.get(key) != value]
         if changed:
-            told = ", ".join(f"{CONFIG_KEYS[key]} (was {state.get(key)}, is {self._settings[key]})" for key in changed)
-            raise UserError(f"the checkpoint was reading other data: {told}; restore what it had, or start a new run")
+            told = ", ".join(
+                f"{CONFIG_KEYS[key]} (was {state.get(key)}, is {self._settings[key]})"
+                for key in changed
+            )
+            raise UserError(
+                f"the checkpoint was reading other data: {told}; restore what it had, or start a new run"
+            )
         self._cursor = Cursor(state["epoch"], state["window"], state["batch"])
         self._samples = state["samples"]
 
@@ -154,9 +161,13 @@ def _check_alike(corpora: Sequence[Corpus]) -> None:
     first = corpora[0]
     for other in corpora[1:]:
         if other.manifest.tokenizer_hashes != first.manifest.tokenizer_hashes:
-            raise UserError(f"data.train: {first.url} and {other.url} were made with different tokenizers; take one")
+            raise UserError(
+                f"data.train: {first.url} and {other.url} were made with different tokenizers; take one"
+            )
         if other.manifest.fields != first.manifest.fields:
-            raise UserError(f"data.train: {first.url} and {other.url} are of different kinds (fields of the samples)")
+            raise UserError(
+                f"data.train: {first.url} and {other.url} are of different kinds (fields of the samples)"
+            )
 
 
 def _settings(corpora: Sequence[Corpus], data: DataConfig, seed: int) -> dict[str, Any]:

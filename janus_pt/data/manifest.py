@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from janus_pt.data import store
-from janus_pt.errors import UserError
-from janus_pt.files import write_atomically
+from janus_pt.data import files as store
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import write_atomically
 
 FORMAT = "janus_pt corpus"
 VERSION = 2
@@ -101,7 +101,9 @@ class Manifest(_Part):
     @classmethod
     def _readable(cls, value: int) -> int:
         if value != VERSION:
-            raise ValueError(f"{value} was written by another release; this one reads version {VERSION}")
+            raise ValueError(
+                f"{value} was written by another release; this one reads version {VERSION}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -115,9 +117,17 @@ class Manifest(_Part):
             raise ValueError("a shard is listed twice")
         if sum(shard.samples for shard in self.shards) != self.samples:
             raise ValueError("samples is not the sum over the shards")
-        if any(set(tokens) != set(self.fields) for tokens in (self.tokens, *(shard.tokens for shard in self.shards))):
-            raise ValueError(f"tokens must be counted for exactly the fields {', '.join(self.fields)}")
-        if any(sum(shard.tokens[name] for shard in self.shards) != self.tokens[name] for name in self.fields):
+        if any(
+            set(tokens) != set(self.fields)
+            for tokens in (self.tokens, *(shard.tokens for shard in self.shards))
+        ):
+            raise ValueError(
+                f"tokens must be counted for exactly the fields {', '.join(self.fields)}"
+            )
+        if any(
+            sum(shard.tokens[name] for shard in self.shards) != self.tokens[name]
+            for name in self.fields
+        ):
             raise ValueError("tokens is not the sum over the shards")
         return self
 
@@ -128,12 +138,16 @@ class Manifest(_Part):
 
     def tokenizer_of(self, field: str) -> Tokenizer:
         """The tokenizer of the token ids in a field."""
-        return self.source_tokenizer if field == "source" and self.source_tokenizer else self.tokenizer
+        return (
+            self.source_tokenizer if field == "source" and self.source_tokenizer else self.tokenizer
+        )
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all that decides what is read: the manifest's canonical JSON without `sources`."""
-        content = json.dumps(self._content(exclude={"sources"}), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(
+            self._content(exclude={"sources"}), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def write(self, folder: str | Path) -> Path:
@@ -156,12 +170,16 @@ def read_manifest(folder: str | Path) -> Manifest:
     url = store.join(str(folder), FILE_NAME)
     path = store.local_path(url)
     if path is not None and not path.exists():
-        raise UserError(f"{folder}: no corpus here ({FILE_NAME} is missing); build one with data_prep/build_shards.py")
+        raise UserError(
+            f"{folder}: no corpus here ({FILE_NAME} is missing); build one with data_prep/build_shards.py"
+        )
     content = store.read_bytes(url, MAX_BYTES)
     try:
         return Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise UserError(f"{url}: {_first_problem(error)}; copy or build the corpus again") from error
+        raise UserError(
+            f"{url}: {_first_problem(error)}; copy or build the corpus again"
+        ) from error
 
 
 def _first_problem(error: ValidationError) -> str:

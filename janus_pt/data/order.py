@@ -56,7 +56,9 @@ class SampleOrder:
         shards, samples = np.empty_like(positions), np.empty_like(positions)
         for group in np.unique(groups).tolist():
             here = groups == group
-            shards[here], samples[here] = self._locate_in_group(epoch, group, positions[here] - starts[group])
+            shards[here], samples[here] = self._locate_in_group(
+                epoch, group, positions[here] - starts[group]
+            )
         return shards, samples
 
     def _locate_in_group(self, epoch: int, group: int, positions: Ints) -> tuple[Ints, Ints]:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from janus_pt.data.batches import Samples
-from janus_pt.data.index import Corpus
+from janus_pt.data.batch_sampler import Samples
+from janus_pt.data.corpus import Corpus
+from janus_pt.data.files import Damaged
 from janus_pt.data.order import sample_rng
-from janus_pt.data.store import Damaged
-from janus_pt.errors import UserError, warn
+from janus_pt.utils.errors import UserError, warn
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
@@ -61,7 +61,11 @@ class Builder(Generic[Example, Batch]):
         Raises:
             UserError: a shard is missing, cut short or damaged; with `skip`, if no sample of the batch is whole.
         """
-        examples = [example for sample in samples.tolist() if (example := self._example(*sample)) is not None]
+        examples = [
+            example
+            for sample in samples.tolist()
+            if (example := self._example(*sample)) is not None
+        ]
         if not examples:
             raise UserError(
                 "data.on_error: no sample of a micro-batch is whole (the last warnings name them); that is more than "
@@ -69,7 +73,9 @@ class Builder(Generic[Example, Batch]):
             )
         return self.collate(examples)
 
-    def _example(self, corpus: int, epoch: int, position: int, shard: int, sample: int) -> Example | None:
+    def _example(
+        self, corpus: int, epoch: int, position: int, shard: int, sample: int
+    ) -> Example | None:
         try:
             fields = self.corpora[corpus].read(shard, sample)
         except Damaged as error:
@@ -93,7 +99,9 @@ def _tell(problem: str) -> None:
     warn(f"left out: {problem}", local=True)
 
 
-def built(builder: Builder[Example, Batch], shares: Iterator[Samples], workers: int) -> Iterator[Batch]:
+def build_batches(
+    builder: Builder[Example, Batch], shares: Iterator[Samples], workers: int
+) -> Iterator[Batch]:
     """The batches of `shares` in their order, built by `workers` processes (0: by this one).
 
     Batches are pinned where there is a CUDA device; a batch type of ours needs a `pin_memory` method for it.

@@ -8,14 +8,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config import Count, Positive
+from janus_pt.config.schema import Count, Positive
 from janus_pt.generate.beam import beam_search
-from janus_pt.generate.cache import IncrementalDecoder, read_sources
-from janus_pt.generate.rules import Rules
+from janus_pt.generate.constraints import Rules
+from janus_pt.generate.hypotheses import Hypotheses, LengthOptions, score_dtype
+from janus_pt.generate.incremental import IncrementalDecoder, read_sources
 from janus_pt.generate.sampling import sample, sampling_keys, uniform
-from janus_pt.generate.types import Hypotheses, LengthOptions, score_dtype
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 LEAVE_SHARE = 8
 """Finished sentences leave the batch when they are an eighth of it: moving the others costs, too."""
@@ -49,7 +49,9 @@ class AutoregressiveOptions(LengthOptions):
             raise ValueError("num_beams: sampling has no beams; leave out num_beams or do_sample")
         drawn = {"temperature", "top_k", "top_p", "seed"} & self.model_fields_set
         if drawn and not self.do_sample:
-            raise ValueError(f"{min(drawn)}: has no effect without do_sample; set do_sample, or leave it out")
+            raise ValueError(
+                f"{min(drawn)}: has no effect without do_sample; set do_sample, or leave it out"
+            )
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences: {self.num_return_sequences} is more than the {self.num_beams} beams; "
@@ -59,7 +61,9 @@ class AutoregressiveOptions(LengthOptions):
 
 
 @torch.inference_mode()
-def autoregressive(model: JanusTransformer, source: Source, options: AutoregressiveOptions) -> Hypotheses:
+def autoregressive(
+    model: JanusTransformer, source: Source, options: AutoregressiveOptions
+) -> Hypotheses:
     """The best hypotheses for each source, `num_return_sequences` at least.
 
     Raises:
@@ -67,14 +71,20 @@ def autoregressive(model: JanusTransformer, source: Source, options: Autoregress
     """
     config = model.config
     longest = options.longest(config.max_positions - 1 - config.ar_position_offset)
-    rules = Rules(config, options.min_length, longest, options.no_repeat_ngram_size, source.tokens.device)
+    rules = Rules(
+        config, options.min_length, longest, options.no_repeat_ngram_size, source.tokens.device
+    )
     if options.num_beams > 1:
         return beam_search(model, source, rules, longest, options.num_beams, options.length_penalty)
     return _one_by_one(model, source, rules, longest, options)
 
 
 def _one_by_one(
-    model: JanusTransformer, source: Source, rules: Rules, longest: int, options: AutoregressiveOptions
+    model: JanusTransformer,
+    source: Source,
+    rules: Rules,
+    longest: int,
+    options: AutoregressiveOptions,
 ) -> Hypotheses:
     """Greedy search, or `num_return_sequences` samples of each source."""
     copies = options.num_return_sequences if options.do_sample else 1
@@ -90,7 +100,9 @@ def _one_by_one(
         if keys is None:
             score, newest = log_probs.max(dim=-1)
         else:
-            score, newest = sample(log_probs, uniform(keys, step), options.temperature, options.top_k, options.top_p)
+            score, newest = sample(
+                log_probs, uniform(keys, step), options.temperature, options.top_k, options.top_p
+            )
         finished |= newest == model.config.eos_token_id
         found.write(step, newest, score, finished)
         ended = finished.view(-1, copies).all(dim=1)
@@ -127,7 +139,9 @@ class _Written:
     def keep(self, going: Tensor) -> None:
         """Put all rows but `going` aside."""
         whole = (self._rows, self.tokens, self._scores, self._lengths)
-        self._aside.append(whole)  # the rows that go on are in it, too; what becomes of them is put over it at the end
+        self._aside.append(
+            whole
+        )  # the rows that go on are in it, too; what becomes of them is put over it at the end
         self._rows, self.tokens, self._scores, self._lengths = (x[going] for x in whole)
 
     def hypotheses(self, copies: int, length_penalty: float) -> Hypotheses:
@@ -142,13 +156,18 @@ class _Written:
         scores = scores.masked_fill(~inside, 0)[:, :width].unflatten(0, (-1, copies))
         lengths = lengths.unflatten(0, (-1, copies))
         passes = lengths.amax(dim=1) + 1
-        return Hypotheses(tokens, scores, lengths, total.unflatten(0, (-1, copies)), passes).best_first()
+        return Hypotheses(
+            tokens, scores, lengths, total.unflatten(0, (-1, copies)), passes
+        ).best_first()
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         if not self._aside:
             return self.tokens, self._scores, self._lengths
         _, tokens, scores, lengths = self._aside[0]
-        for rows, *later in (*self._aside[1:], (self._rows, self.tokens, self._scores, self._lengths)):
+        for rows, *later in (
+            *self._aside[1:],
+            (self._rows, self.tokens, self._scores, self._lengths),
+        ):
             for whole, part in zip((tokens, scores, lengths), later, strict=True):
                 whole[rows] = part
         return tokens, scores, lengths

@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from janus_pt.generate.cache import IncrementalDecoder, read_sources
-from janus_pt.generate.rules import NOTHING, Rules
-from janus_pt.generate.types import Hypotheses, score_dtype
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.generate.constraints import NOTHING, Rules
+from janus_pt.generate.hypotheses import Hypotheses, score_dtype
+from janus_pt.generate.incremental import IncrementalDecoder, read_sources
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 
 def beam_search(
-    model: JanusTransformer, source: Source, rules: Rules, longest: int, beams: int, length_penalty: float
+    model: JanusTransformer,
+    source: Source,
+    rules: Rules,
+    longest: int,
+    beams: int,
+    length_penalty: float,
 ) -> Hypotheses:
     """The `beams` best hypotheses found for each source, best first.
 
@@ -24,11 +29,18 @@ def beam_search(
     config, device = model.config, source.tokens.device
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    going = _Going((len(memory), beams, longest), config.pad_token_id, score_dtype(memory.length_logits), device)
+    going = _Going(
+        (len(memory), beams, longest),
+        config.pad_token_id,
+        score_dtype(memory.length_logits),
+        device,
+    )
     finished = _Finished(going, length_penalty)
     newest = torch.full_like(going.tokens[..., 0], config.bos_token_id)
     for step in range(longest + 1):
-        log_probs = rules.apply(decoder.step(newest.flatten()), going.tokens[..., :step].flatten(0, 1))
+        log_probs = rules.apply(
+            decoder.step(newest.flatten()), going.tokens[..., :step].flatten(0, 1)
+        )
         log_probs = log_probs.unflatten(0, newest.shape) + going.total[..., None]
         total, choice = log_probs.flatten(1).topk(2 * beams)
         parent, token = choice // config.vocab_size, choice % config.vocab_size
@@ -57,7 +69,11 @@ class _Going:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], pad_token_id: int, dtype: torch.dtype, device: torch.device
+        self,
+        shape: tuple[int, int, int],
+        pad_token_id: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.length = 0
         self.tokens = torch.full(shape, pad_token_id, device=device)
@@ -123,5 +139,7 @@ class _Finished:
             x[:, : self._beams] for x in (self._tokens, self._prefixes, self._scores, self._lengths)
         )
         written = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[..., None]
-        token_scores = prefixes.diff(dim=-1, prepend=torch.zeros_like(prefixes[..., :1])).where(written, 0)
+        token_scores = prefixes.diff(dim=-1, prepend=torch.zeros_like(prefixes[..., :1])).where(
+            written, 0
+        )
         return Hypotheses(tokens, token_scores, lengths, scores, self._passes).best_first()

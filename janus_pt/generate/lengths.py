@@ -7,11 +7,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from janus_pt.generate.cache import Memory
+from janus_pt.generate.ar_scores import score_with_ar
+from janus_pt.generate.incremental import SourceMemory
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
-from janus_pt.generate.scoring import score_with_ar
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 MARGIN = 1.25
 """How much longer than the length head says a draft is in which P_AR looks for the end."""
@@ -30,7 +30,7 @@ def lengths_from_ratio(source: Source, ratio: float) -> Tensor:
 
 
 def lengths_from_ar(
-    model: JanusTransformer, memory: Memory, longest: int, forbidden: Collection[int]
+    model: JanusTransformer, memory: SourceMemory, longest: int, forbidden: Collection[int]
 ) -> tuple[Tensor, int]:
     """Where P_AR would end a draft that P_NAR wrote in one pass, somewhat longer than the length head says.
 

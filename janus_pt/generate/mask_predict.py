@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config import ModelConfig, Positive
-from janus_pt.generate.cache import Memory, read_sources
+from janus_pt.config.schema import ModelConfig, Positive
+from janus_pt.generate.hypotheses import Hypotheses, LengthOptions
+from janus_pt.generate.incremental import SourceMemory, read_sources
 from janus_pt.generate.lengths import candidate_lengths, lengths_from_ar, lengths_from_ratio
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
-from janus_pt.generate.types import Hypotheses, LengthOptions
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 
 class MaskPredictOptions(LengthOptions):
@@ -57,7 +57,9 @@ def never_generated(config: ModelConfig) -> list[int]:
 
 
 @torch.inference_mode()
-def mask_predict(model: JanusTransformer, source: Source, options: MaskPredictOptions) -> Hypotheses:
+def mask_predict(
+    model: JanusTransformer, source: Source, options: MaskPredictOptions
+) -> Hypotheses:
     """One hypothesis for each of `length_beam` lengths, best first by mean log-probability of its tokens.
 
     Raises:
@@ -67,24 +69,36 @@ def mask_predict(model: JanusTransformer, source: Source, options: MaskPredictOp
     return found.best_first()
 
 
-def candidates(model: JanusTransformer, source: Source, options: MaskPredictOptions) -> tuple[Hypotheses, Memory]:
+def candidates(
+    model: JanusTransformer, source: Source, options: MaskPredictOptions
+) -> tuple[Hypotheses, SourceMemory]:
     """The hypothesis of every length in the order of lengths, and the sources as they were read."""
     memory = read_sources(model, source)
     lengths, extra = _lengths(model, memory, source, options)
     draft = all_masked(lengths.flatten(), model.config)
     written = refine(
-        model, memory, draft, options.iterations, never_generated(model.config), options.adaptive, options.rescore_all
+        model,
+        memory,
+        draft,
+        options.iterations,
+        never_generated(model.config),
+        options.adaptive,
+        options.rescore_all,
     )
-    inside = torch.arange(written.tokens.shape[1], device=memory.device) < lengths.flatten()[:, None]
+    inside = (
+        torch.arange(written.tokens.shape[1], device=memory.device) < lengths.flatten()[:, None]
+    )
     padded = written.tokens.masked_fill(~inside, model.config.pad_token_id)
     tokens, scores = (x.unflatten(0, lengths.shape) for x in (padded, written.scores))
     passes = written.passes.unflatten(0, lengths.shape).amax(dim=1) + extra
     found = Hypotheses(tokens, scores, lengths, mean_score(scores, lengths), passes)
-    return (without_repeats(found, model.config.pad_token_id) if options.remove_repeats else found), memory
+    return (
+        without_repeats(found, model.config.pad_token_id) if options.remove_repeats else found
+    ), memory
 
 
 def _lengths(
-    model: JanusTransformer, memory: Memory, source: Source, options: MaskPredictOptions
+    model: JanusTransformer, memory: SourceMemory, source: Source, options: MaskPredictOptions
 ) -> tuple[Tensor, int]:
     """Lengths to try, `[sources, length_beam]`, and the decoder passes it took to find them."""
     shortest, longest = options.min_length, options.longest(model.config.max_positions - BOUNDARY)
@@ -114,5 +128,8 @@ def without_repeats(found: Hypotheses, pad_token_id: int) -> Hypotheses:
     inside = place < lengths[..., None]
     tokens = found.tokens.gather(-1, order).masked_fill(~inside, pad_token_id)
     return replace(
-        found, tokens=tokens, token_scores=found.token_scores.gather(-1, order).masked_fill(~inside, 0), lengths=lengths
+        found,
+        tokens=tokens,
+        token_scores=found.token_scores.gather(-1, order).masked_fill(~inside, 0),
+        lengths=lengths,
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from janus_pt.config import ModelConfig
-from janus_pt.generate.cache import Memory, log_probabilities
-from janus_pt.generate.types import is_one_of, score_dtype
+from janus_pt.config.schema import ModelConfig
+from janus_pt.generate.hypotheses import is_one_of, score_dtype
+from janus_pt.generate.incremental import SourceMemory, log_probabilities
 from janus_pt.model.attention import LayerCache
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.model.transformer import JanusTransformer
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
 """Logits computed at once, however many slots are masked: what stays in a CPU's cache ..."""
@@ -61,13 +61,15 @@ def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
     place = torch.arange(int(lengths.max()) + BOUNDARY, device=lengths.device)
     last = lengths[:, None] + 1
     tokens = torch.full_like(place, config.mask_token_id).where(place < last, config.pad_token_id)
-    tokens = tokens.masked_fill(place == 0, config.bos_token_id).masked_fill(place == last, config.eos_token_id)
+    tokens = tokens.masked_fill(place == 0, config.bos_token_id).masked_fill(
+        place == last, config.eos_token_id
+    )
     return Draft(tokens, lengths, (place > 0) & (place < last))
 
 
 def refine(
     model: JanusTransformer,
-    memory: Memory,
+    memory: SourceMemory,
     draft: Draft,
     iterations: int,
     forbidden: Collection[int],
@@ -111,11 +113,17 @@ def refine(
 class _Live:
     """The rows that go on: a copy of the draft's tokens, and their scores."""
 
-    def __init__(self, draft: Draft, memory: Memory) -> None:
+    def __init__(self, draft: Draft, memory: SourceMemory) -> None:
         self.memory = memory
-        self.tokens, self.writable, self._lengths = draft.tokens.clone(), draft.masked, draft.lengths
+        self.tokens, self.writable, self._lengths = (
+            draft.tokens.clone(),
+            draft.masked,
+            draft.lengths,
+        )
         self._before = draft.tokens
-        self.scores = torch.zeros(self.tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device)
+        self.scores = torch.zeros(
+            self.tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device
+        )
         self._rows = torch.arange(len(self.tokens), device=memory.device)
         self.mask = visible_mask(self._lengths, self.tokens.shape[1])
 
@@ -138,7 +146,11 @@ class _Live:
     def _keep(self, sources: Tensor) -> None:
         rows = sources.repeat_interleave(len(self._rows) // len(sources)).nonzero()[:, 0]
         self.memory = self.memory.select(sources.nonzero()[:, 0])
-        self.tokens, self.scores, self.writable = self.tokens[rows], self.scores[rows], self.writable[rows]
+        self.tokens, self.scores, self.writable = (
+            self.tokens[rows],
+            self.scores[rows],
+            self.writable[rows],
+        )
         self._rows, self._lengths = self._rows[rows], self._lengths[rows]
         self.mask = visible_mask(self._lengths, self.tokens.shape[1])
 
@@ -149,7 +161,9 @@ def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
     return None if bool(real.all()) else real[:, None, None, :]
 
 
-def read_visible(model: JanusTransformer, memory: Memory, tokens: Tensor, mask: Tensor | None) -> Tensor:
+def read_visible(
+    model: JanusTransformer, memory: SourceMemory, tokens: Tensor, mask: Tensor | None
+) -> Tensor:
     """Hidden states `[rows, width, hidden]` of tokens and masks that all read each other: P_NAR's visible part."""
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     caches = [LayerCache(layer, keep=False) for layer in memory.layers]

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from janus_pt.config import Positive, Share
+from janus_pt.config.schema import Positive, Share
+from janus_pt.generate.ar_scores import score_with_ar
+from janus_pt.generate.hypotheses import Hypotheses
 from janus_pt.generate.mask_predict import MaskPredictOptions, candidates
-from janus_pt.generate.scoring import score_with_ar
-from janus_pt.generate.types import Hypotheses
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 
 class RerankOptions(MaskPredictOptions):
@@ -32,6 +32,10 @@ def rerank(model: JanusTransformer, source: Source, options: RerankOptions) -> H
     found, memory = candidates(model, source, options)
     scored = score_with_ar(model, memory, found.tokens.flatten(0, 1), found.lengths.flatten())
     ar = scored.whole(found.lengths.flatten()).view_as(found.scores) / (found.lengths + 1)
-    score = ar if options.ar_weight == 1 else options.ar_weight * ar + (1 - options.ar_weight) * found.scores
+    score = (
+        ar
+        if options.ar_weight == 1
+        else options.ar_weight * ar + (1 - options.ar_weight) * found.scores
+    )
     score = score.masked_fill(found.lengths == 0, -torch.inf)
     return replace(found, scores=score, passes=found.passes + 1).best_first()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from janus_pt.slots import Source
+from janus_pt.packing.slots import Source
 
 MULTIPLIER = 6364136223846793005
 """Of a well-known 64-bit linear congruential generator: an odd number whose powers look random."""
@@ -28,7 +28,9 @@ def uniform(keys: Tensor, step: int) -> Tensor:
     return _shift(_mix(keys + _signed((step + 1) * GOLDEN)), 11).double() * 2.0**-53
 
 
-def sample(log_probs: Tensor, chance: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+def sample(
+    log_probs: Tensor, chance: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
     """Draw a token for each row of `log_probs [rows, vocab]`, by inverting the distribution at `chance [rows]`.
 
     Returns:

@@ -15,14 +15,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config import Count, ModelConfig, Positive
-from janus_pt.generate.cache import IncrementalDecoder, Memory, read_sources
+from janus_pt.config.schema import Count, ModelConfig, Positive
+from janus_pt.generate.constraints import NOTHING, never_written
+from janus_pt.generate.hypotheses import Hypotheses, LengthOptions, score_dtype
+from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
 from janus_pt.generate.mask_predict import never_generated
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
-from janus_pt.generate.rules import NOTHING, never_written
-from janus_pt.generate.types import Hypotheses, LengthOptions, score_dtype
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.slots import Source
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.slots import Source
 
 FIRST_BLOCK = 8
 """Drafted tokens that are verified first."""
@@ -98,7 +98,12 @@ def _redraft(model: JanusTransformer, state: _State, options: SpeculativeOptions
 
 
 def _verify(
-    log_probs: Tensor, draft: Tensor, kept: Tensor, longest: int, config: ModelConfig, options: SpeculativeOptions
+    log_probs: Tensor,
+    draft: Tensor,
+    kept: Tensor,
+    longest: int,
+    config: ModelConfig,
+    options: SpeculativeOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What greedy search writes after each token read, by its own rules; and which drafted tokens may stay.
 
@@ -116,7 +121,9 @@ def _verify(
     if options.lossy:
         of_draft = log_probs[:, :-1].gather(2, draft[..., None])
         better = (log_probs[:, :-1] > of_draft).sum(dim=-1)
-        near = (better < options.lossy_top_k) & (score[:, :-1] - of_draft[..., 0] <= options.lossy_margin)
+        near = (better < options.lossy_top_k) & (
+            score[:, :-1] - of_draft[..., 0] <= options.lossy_margin
+        )
         choice[:, :-1] = draft.where(near, choice[:, :-1])
         score[:, :-1] = of_draft[..., 0].where(near, score[:, :-1])
     must_end = step >= longest
@@ -127,7 +134,9 @@ def _verify(
 class _State:
     """How far each sentence is. Attributes are of the rows that go on; what they have written lies with all others'."""
 
-    def __init__(self, memory: Memory, predicted: Tensor, longest: int, config: ModelConfig) -> None:
+    def __init__(
+        self, memory: SourceMemory, predicted: Tensor, longest: int, config: ModelConfig
+    ) -> None:
         self.memory, self.predicted = memory, predicted
         self.kept = torch.zeros_like(predicted)
         """Tokens written so far, all but the last of which P_AR has read (bos counts as read last)."""
@@ -140,8 +149,12 @@ class _State:
         # One place for eos, and one for what is not to be kept.
         self._tokens = torch.full((len(predicted), longest + 2), self._pad, device=predicted.device)
         self._draft = self._tokens.clone()
-        self._scores = torch.zeros(self._tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device)
-        self._lengths, self._passes, self._offered, self._accepted = torch.zeros_like(predicted).repeat(4, 1)
+        self._scores = torch.zeros(
+            self._tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device
+        )
+        self._lengths, self._passes, self._offered, self._accepted = torch.zeros_like(
+            predicted
+        ).repeat(4, 1)
 
     @property
     def tokens(self) -> Tensor:
@@ -157,15 +170,26 @@ class _State:
     def offer(self, block_size: int | None) -> tuple[Tensor, Tensor]:
         """The next drafted tokens, `[rows, block]`, and how many of them count, `[rows]`."""
         offered = (self.predicted - self.kept).clamp(min=0)
-        offered = torch.minimum(offered, self._block) if block_size is None else offered.clamp(max=block_size)
+        offered = (
+            torch.minimum(offered, self._block)
+            if block_size is None
+            else offered.clamp(max=block_size)
+        )
         place = self.kept[:, None] + torch.arange(int(offered.max()), device=offered.device)
         return self._draft[self._rows[:, None], place.clamp(max=self._draft.shape[1] - 1)], offered
 
-    def advance(self, choice: Tensor, score: Tensor, offered: Tensor, accepted: Tensor, redraft_at: int) -> Tensor:
+    def advance(
+        self, choice: Tensor, score: Tensor, offered: Tensor, accepted: Tensor, redraft_at: int
+    ) -> Tensor:
         """Keep the accepted tokens and the one after them; returns the rows that have not come to their end."""
         place = torch.arange(choice.shape[1], device=choice.device)
-        column = (self.kept[:, None] + place).where(place <= accepted[:, None], self._tokens.shape[1] - 1)
-        self._tokens[self._rows[:, None], column], self._scores[self._rows[:, None], column] = choice, score
+        column = (self.kept[:, None] + place).where(
+            place <= accepted[:, None], self._tokens.shape[1] - 1
+        )
+        self._tokens[self._rows[:, None], column], self._scores[self._rows[:, None], column] = (
+            choice,
+            score,
+        )
         self.newest = choice.gather(1, accepted[:, None])[:, 0]
         ended = self.newest == self._eos
         self._lengths[self._rows] = self.kept + accepted + ~ended
@@ -184,14 +208,31 @@ class _State:
     def _leave(self, going: Tensor) -> None:
         """Go on with some of the rows."""
         self.memory = self.memory.select(going)
-        self.predicted, self.kept, self.newest = self.predicted[going], self.kept[going], self.newest[going]
-        self.failed, self._block, self._rows = self.failed[going], self._block[going], self._rows[going]
+        self.predicted, self.kept, self.newest = (
+            self.predicted[going],
+            self.kept[going],
+            self.newest[going],
+        )
+        self.failed, self._block, self._rows = (
+            self.failed[going],
+            self._block[going],
+            self._rows[going],
+        )
 
     def result(self) -> Hypotheses:
         """All sentences."""
         place = torch.arange(self._tokens.shape[1], device=self._tokens.device)
-        total = self._scores.masked_fill(place > self._lengths[:, None], 0).sum(dim=1) / (self._lengths + 1)
+        total = self._scores.masked_fill(place > self._lengths[:, None], 0).sum(dim=1) / (
+            self._lengths + 1
+        )
         outside = place >= self._lengths[:, None]
-        tokens, scores = self._tokens.masked_fill(outside, self._pad), self._scores.masked_fill(outside, 0)
-        tokens, scores, lengths, total = (x[:, None] for x in (tokens[:, :-2], scores[:, :-2], self._lengths, total))
-        return Hypotheses(tokens, scores, lengths, total, self._passes, self._offered, self._accepted)
+        tokens, scores = (
+            self._tokens.masked_fill(outside, self._pad),
+            self._scores.masked_fill(outside, 0),
+        )
+        tokens, scores, lengths, total = (
+            x[:, None] for x in (tokens[:, :-2], scores[:, :-2], self._lengths, total)
+        )
+        return Hypotheses(
+            tokens, scores, lengths, total, self._passes, self._offered, self._accepted
+        )

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config import AdapterConfig, ModelConfig
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.model.layers import PLAIN, Layers, unchanged
+from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.model.layer_factory import PLAIN, Layers, unchanged
+from janus_pt.model.transformer import JanusTransformer
 
 SHARED = ("q_proj", "k_proj", "v_proj")
 """Column layers that read the same."""
@@ -50,12 +50,20 @@ def trained_with(adapter: AdapterConfig, name: str) -> bool:
 def target_layers(adapter: AdapterConfig, parameters: Iterable[str]) -> list[str]:
     """Names of the linear layers that get an adapter, from the names of the model's parameters."""
     possible = ROW if adapter.kind == "bottleneck" else COLUMN + ROW
-    layers = [name.removesuffix(".weight") for name in parameters if name.endswith(".weight") and not is_adapter(name)]
+    layers = [
+        name.removesuffix(".weight")
+        for name in parameters
+        if name.endswith(".weight") and not is_adapter(name)
+    ]
     layers = [layer for layer in layers if layer.rpartition(".")[2] in possible]
-    return [layer for layer in layers if any(matches(pattern, layer) for pattern in adapter.targets)]
+    return [
+        layer for layer in layers if any(matches(pattern, layer) for pattern in adapter.targets)
+    ]
 
 
-def outline(config: ModelConfig, adapter: AdapterConfig | None = None, layers: Layers = PLAIN) -> JanusTransformer:
+def build_on_meta(
+    config: ModelConfig, adapter: AdapterConfig | None = None, layers: Layers = PLAIN
+) -> JanusTransformer:
     """The model, with its adapters if it has any, without its numbers: every tensor is on the meta device, nothing is
     allocated or drawn at random."""
     with torch.device("meta"):
@@ -75,15 +83,23 @@ def add_adapters(model: JanusTransformer, adapter: AdapterConfig, layers: Layers
             first: nn.Module
             last: nn.Module
             if kind in ROW:
-                first, last = layers.row(inputs, adapter.r, bias=False), nn.Linear(adapter.r, outputs, bias=False)
+                first, last = (
+                    layers.row(inputs, adapter.r, bias=False),
+                    nn.Linear(adapter.r, outputs, bias=False),
+                )
             else:
-                first, last = nn.Linear(inputs, adapter.r, bias=False), layers.column(adapter.r, outputs, bias=False)
+                first, last = (
+                    nn.Linear(inputs, adapter.r, bias=False),
+                    layers.column(adapter.r, outputs, bias=False),
+                )
             layer.add_module("lora_A", first)
             layer.add_module("lora_B", last)
-            apart = layers.apart if kind in ROW else nullcontext
-            alike = layers.alike if kind in SHARED else unchanged
+            tp_rng_fork = layers.tp_rng_fork if kind in ROW else nullcontext
+            scale_replicated_grad = layers.scale_replicated_grad if kind in SHARED else unchanged
             scaling = adapter.lora_alpha / adapter.r
-            layer.register_forward_hook(partial(_lora, scaling, adapter.lora_dropout, apart, alike))
+            layer.register_forward_hook(
+                partial(_lora, scaling, adapter.lora_dropout, tp_rng_fork, scale_replicated_grad)
+            )
         else:
             layer.add_module("adapter_down", layers.column(model.config.hidden_size, adapter.r))
             layer.add_module("adapter_up", layers.row(adapter.r, model.config.hidden_size))
@@ -96,11 +112,17 @@ def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def _lora(
-    scaling: float, dropout: float, apart: Any, alike: Any, layer: Any, inputs: tuple[Tensor, ...], output: Tensor
+    scaling: float,
+    dropout: float,
+    tp_rng_fork: Any,
+    scale_replicated_grad: Any,
+    layer: Any,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
 ) -> Tensor:
-    x = alike(inputs[0])
+    x = scale_replicated_grad(inputs[0])
     if layer.training and dropout > 0:
-        with apart():
+        with tp_rng_fork():
             x = F.dropout(x, dropout)
     return output + scaling * layer.lora_B(layer.lora_A(x))
 
@@ -119,5 +141,7 @@ def merged(
         a, b = (trained.get(f"{layer}.{part}.weight") for part in ("lora_A", "lora_B"))
         if a is not None and b is not None and layer != name:
             product = b.double() @ a.double()
-            weight = torch.add(weight.double(), product, alpha=adapter.lora_alpha / adapter.r).to(weight.dtype)
+            weight = torch.add(weight.double(), product, alpha=adapter.lora_alpha / adapter.r).to(
+                weight.dtype
+            )
         yield name, trained.get(name, weight).to(weight.dtype)

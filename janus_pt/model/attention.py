@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from janus_pt.grids import Grids
 from janus_pt.model.dropout import dropout as drop
-from janus_pt.model.layers import Layers
-from janus_pt.model.samples import join_samples, split_samples
+from janus_pt.model.layer_factory import Layers
+from janus_pt.model.padding import join_samples, split_samples
+from janus_pt.packing.padded import PaddedLayout
 
 
 @dataclass(frozen=True)
 class SampleMask:
-    """The mask of a packed row sample by sample: each of the `readers`' grids reads the `keys`' of the same number, or
-    their only one, with its dense mask, `[1, samples, queries or 1, keys]`."""
+    """The mask of a packed row sample by sample: each part of `query_layout` reads the same part
+    of `key_layout`, or its only one, with its dense mask, `[1, samples, queries or 1, keys]`."""
 
-    readers: Grids
-    keys: Grids
+    query_layout: PaddedLayout
+    key_layout: PaddedLayout
     masks: tuple[Tensor, ...]
 
 
@@ -55,7 +55,9 @@ class LayerCache:
         self.reach = 0
         """Places that may have been written and are read, a mask permitting."""
         self._keep = keep
-        self._keys = self._values = memory[0].new_empty(0, memory[0].shape[1], 0, memory[0].shape[3])
+        self._keys = self._values = memory[0].new_empty(
+            0, memory[0].shape[1], 0, memory[0].shape[3]
+        )
 
     def extend(self, keys: Tensor, values: Tensor) -> KeysValues:
         """Put the new content slots' keys and values at `places`; returns what is in reach."""
@@ -83,7 +85,9 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> None:
         """Row i of the content becomes what row `rows[i]` was; nothing beyond `reach` is moved. `memory` stays."""
-        keys, values = (x.narrow(2, 0, self.reach).index_select(0, rows) for x in (self._keys, self._values))
+        keys, values = (
+            x.narrow(2, 0, self.reach).index_select(0, rows) for x in (self._keys, self._values)
+        )
         if len(rows) == len(self._keys):
             self._keys.narrow(2, 0, self.reach).copy_(keys)
             self._values.narrow(2, 0, self.reach).copy_(values)
@@ -93,17 +97,17 @@ class LayerCache:
 
 class Attention(nn.Module):
     """Multi-head attention; with sharded `layers` it holds this rank's heads only, and what it reads has gone through
-    `layers.enter`."""
+    `layers.copy_to_tp_region`."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, layers: Layers) -> None:
         super().__init__()
         self.head_size = hidden_size // num_heads
         self.dropout = dropout
-        self.q_proj = layers.shared_column(hidden_size, hidden_size)
-        self.k_proj = layers.shared_column(hidden_size, hidden_size)
-        self.v_proj = layers.shared_column(hidden_size, hidden_size)
+        self.q_proj = layers.column_without_reduce(hidden_size, hidden_size)
+        self.k_proj = layers.column_without_reduce(hidden_size, hidden_size)
+        self.v_proj = layers.column_without_reduce(hidden_size, hidden_size)
         self.out_proj = layers.row(hidden_size, hidden_size)
-        self.apart = layers.apart
+        self.tp_rng_fork = layers.tp_rng_fork
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
@@ -116,12 +120,14 @@ class Attention(nn.Module):
         """What the slots `x [batch, slots, hidden]` read from the keys; same shape. No mask: every key is read."""
         queries = self._split_heads(self.q_proj(x))
         dropout = self.dropout if self.training else 0.0
-        with self.apart() if dropout else nullcontext():
+        with self.tp_rng_fork() if dropout else nullcontext():
             heads = attend(queries, *keys_values, mask, dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dropout: float) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dropout: float
+) -> Tensor:
     """Scaled dot-product attention, `[batch, heads, queries, head_size]`.
 
     A block mask means FlexAttention, which has no dropout: `block_masks_apply` keeps the two apart.
@@ -137,17 +143,27 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, dro
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
 
 
-def _attend_by_sample(queries: Tensor, keys: Tensor, values: Tensor, mask: SampleMask, dropout: float) -> Tensor:
+def _attend_by_sample(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: SampleMask, dropout: float
+) -> Tensor:
     """`attend` for a packed row; heads and samples change places inside."""
     q, k, v = (
         split_samples(x[0].transpose(0, 1), grids)
-        for x, grids in ((queries, mask.readers), (keys, mask.keys), (values, mask.keys))
+        for x, grids in (
+            (queries, mask.query_layout),
+            (keys, mask.key_layout),
+            (values, mask.key_layout),
+        )
     )
-    parts = tuple(attend(*part, dropout) for part in zip(q, cycle(k), cycle(v), mask.masks, strict=False))
-    return join_samples(parts, mask.readers).transpose(0, 1)[None]
+    parts = tuple(
+        attend(*part, dropout) for part in zip(q, cycle(k), cycle(v), mask.masks, strict=False)
+    )
+    return join_samples(parts, mask.query_layout).transpose(0, 1)[None]
 
 
-def _attend_stepwise(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def _attend_stepwise(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
     """`attend` for training on a CPU, where torch's kernel has no dropout and, in bfloat16, a backward pass ten times
     as slow as this."""
     batch, heads, length, size = queries.shape

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from janus_pt.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
+from janus_pt.packing.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
 
 BLOCK = 128
 """Readers, and keys, of a block."""
@@ -24,7 +24,9 @@ BLOCK = 128
 def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMask:
     """The decoder's self-attention: the slots from `first` on read content slots; `causal`: none to their right."""
     rows, keys = slots.table[0, first:], slots.table[0, : slots.num_content]
-    reader, until, start, stop = (rows[:, field].contiguous() for field in (SEGMENT, UNTIL, START, STOP))
+    reader, until, start, stop = (
+        rows[:, field].contiguous() for field in (SEGMENT, UNTIL, START, STOP)
+    )
     segment, rank = (keys[:, field].contiguous() for field in (SEGMENT, RANK))
     place, key_place = rows[:, POSITION].contiguous(), keys[:, POSITION].contiguous()
 
@@ -33,15 +35,22 @@ def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMas
         return allowed & (key_place[k] <= place[q]) if causal else allowed
 
     (low, high), (key_low, key_high) = _extremes(rows), _extremes(keys)
-    low, high, first_rank, last_rank = low[:, None], high[:, None], key_low[:, RANK], key_high[:, RANK]
-    some = (first_rank < high[..., UNTIL]) | (last_rank >= low[..., START]) & (first_rank < high[..., STOP])
+    low, high, first_rank, last_rank = (
+        low[:, None],
+        high[:, None],
+        key_low[:, RANK],
+        key_high[:, RANK],
+    )
+    some = (first_rank < high[..., UNTIL]) | (last_rank >= low[..., START]) & (
+        first_rank < high[..., STOP]
+    )
     every = (first_rank >= 0) & (last_rank < low[..., UNTIL]) | (first_rank >= high[..., START]) & (
         last_rank < low[..., STOP]
     )
     if causal:
         some &= key_low[:, POSITION] <= high[..., POSITION]
         every &= key_high[:, POSITION] <= low[..., POSITION]
-    share, alone = _segments(reader, segment, 2 * len(slots.readers.places[0]))
+    share, alone = _segments(reader, segment, 2 * len(slots.query_layout.indices[0]))
     return _block_mask(share & some, alone & every, seen, (len(rows), len(keys)))
 
 
@@ -74,12 +83,17 @@ def _segments(readers: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor
         found.append(there.scatter_(1, blocked.long() + 1, 1.0)[:, 1:])  # -1 is no segment
         ends.append((blocked.amin(1), blocked.amax(1)))
     (low, high), (key_low, key_high) = ends
-    alone = (low == high)[:, None] & (key_low == key_high) & (low[:, None] == key_low) & (key_low >= 0)
+    alone = (
+        (low == high)[:, None] & (key_low == key_high) & (low[:, None] == key_low) & (key_low >= 0)
+    )
     return found[0] @ found[1].t() > 0, alone
 
 
 def _block_mask(
-    some: Tensor, every: Tensor, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], lengths: tuple[int, int]
+    some: Tensor,
+    every: Tensor,
+    mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    lengths: tuple[int, int],
 ) -> BlockMask:
     """From `[blocks of readers, blocks of keys]`: which hold something, and which of these everything."""
 
@@ -88,5 +102,9 @@ def _block_mask(
         return blocks.sum(-1, dtype=torch.int32)[None, None], first.int()[None, None]
 
     return BlockMask.from_kv_blocks(
-        *ordered(some & ~every), *ordered(every), BLOCK_SIZE=BLOCK, mask_mod=mask_mod, seq_lengths=lengths
+        *ordered(some & ~every),
+        *ordered(every),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=mask_mod,
+        seq_lengths=lengths,
     )

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from janus_pt.config import AdapterConfig, ModelConfig
-from janus_pt.model.adapters import FIRST, LAST, is_adapter, outline
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.model.adapters import FIRST, LAST, build_on_meta, is_adapter
 from janus_pt.model.positions import SinusoidalPositions
+from janus_pt.model.transformer import JanusTransformer
 
-Part = Callable[[nn.Parameter, Tensor], Tensor]
+TakeShard = Callable[[nn.Parameter, Tensor], Tensor]
 """From a parameter and the whole tensor it is a part of: what the parameter should hold."""
 
 
-def whole_shapes(config: ModelConfig, adapter: AdapterConfig | None = None) -> dict[str, torch.Size]:
+def full_shapes(config: ModelConfig, adapter: AdapterConfig | None = None) -> dict[str, torch.Size]:
     """Shapes of all parameters of the unsharded model, by name; those of its adapters too, if it has any."""
-    return {name: p.shape for name, p in outline(config, adapter).named_parameters()}
+    return {name: p.shape for name, p in build_on_meta(config, adapter).named_parameters()}
 
 
 def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:
@@ -41,22 +41,30 @@ def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:
     return torch.empty(shape).normal_(std=init_std, generator=generator)
 
 
-def initialize_weights(model: JanusTransformer, seed: int, part: Part = lambda _, whole: whole) -> None:
+def initialize_weights(
+    model: JanusTransformer, seed: int, part: TakeShard = lambda _, whole: whole
+) -> None:
     """Give `model`, or the part of one that is there, the weights of `seed`."""
-    shapes = whole_shapes(model.config, model.adapter)
+    shapes = full_shapes(model.config, model.adapter)
     set_weights(model, lambda name: draw(name, shapes[name], model.config.init_std, seed), part)
 
 
-def load_weights(model: JanusTransformer, state: Mapping[str, Tensor], part: Part = lambda _, whole: whole) -> None:
+def load_weights(
+    model: JanusTransformer, state: Mapping[str, Tensor], part: TakeShard = lambda _, whole: whole
+) -> None:
     """Give `model`, or the part of one that is there, the weights of an unsharded state dict.
 
     Adapters that are not in it stay as they are.
     """
-    set_weights(model, lambda name: None if is_adapter(name) and name not in state else state[name], part)
+    set_weights(
+        model, lambda name: None if is_adapter(name) and name not in state else state[name], part
+    )
 
 
 @torch.no_grad()
-def set_weights(model: JanusTransformer, whole: Callable[[str], Tensor | None], part: Part) -> None:
+def set_weights(
+    model: JanusTransformer, whole: Callable[[str], Tensor | None], part: TakeShard
+) -> None:
     """Fill all parameters from the whole tensors that `whole` gives by name (None: no change), and computed tables."""
     for name, parameter in model.named_parameters():
         if (tensor := whole(name)) is not None:

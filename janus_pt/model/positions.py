@@ -23,7 +23,9 @@ class SinusoidalPositions(nn.Module):
         """Compute the table; needed again after its memory was."""
         table = self.get_buffer("table")
         rows, half = table.shape[0], table.shape[1] // 2
-        rates = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
+        rates = torch.exp(
+            torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1))
+        )
         angles = torch.arange(OFFSET, rows + OFFSET, dtype=torch.float64)[:, None] * rates
         table.copy_(torch.cat((angles.sin(), angles.cos()), dim=1))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from janus_pt.config import ModelConfig, ObjectiveConfig
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.objectives import ar, bang, bang_nar, cmlm, cmlmc, janus, joint
-from janus_pt.objectives.batch import Example, IntArray
+from janus_pt.packing.batch import Example, IntArray
 
 OBJECTIVES: dict[str, ModuleType] = {
     "janus": janus,
@@ -37,11 +37,15 @@ def build_example(
 
     `corrected`: for `cmlmc` alone, positions that show and are to be corrected.
     """
-    options: dict[str, Any] = {"streams": objective.bang_streams} if objective.name == "bang" else {}
+    options: dict[str, Any] = (
+        {"streams": objective.bang_streams} if objective.name == "bang" else {}
+    )
     if objective.name == "cmlmc":
         options["corrected"] = corrected
     if objective.name in AR_STREAMS:
         options["ar_stream"] = model.ar_stream
     module = OBJECTIVES[objective.name]
-    made: Example = module.example(source, target, masked, model.mask_token_id, model.ar_position_offset, **options)
+    made: Example = module.example(
+        source, target, masked, model.mask_token_id, model.ar_position_offset, **options
+    )
     return made

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms
-from janus_pt.objectives.batch import Example, IntArray
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.janus import causal_slots
-from janus_pt.slots import CAUSAL, MASK_RANK, NEVER, make_slots
+from janus_pt.packing.batch import Example, IntArray
+from janus_pt.packing.slots import CAUSAL, MASK_RANK, NEVER, make_slots
 
 
 def terms(config: ObjectiveConfig) -> Terms:
@@ -27,7 +27,12 @@ def weights(config: ObjectiveConfig) -> list[float]:
 
 
 def example(
-    source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int, streams: int
+    source: IntArray,
+    target: IntArray,
+    masked: IntArray,
+    mask_token_id: int,
+    position_offset: int,
+    streams: int,
 ) -> Example:
     """The true tokens and all streams' slots; `masked` has no part in it.
 
@@ -45,9 +50,13 @@ def example(
     number = np.arange(len(diagonal)) - begins[diagonal]  # stream - 1
     start = MASK_RANK + diagonal * streams
     position, rank = diagonal + number + position_offset, start + number
-    slots = make_slots(mask_token_id, position, CAUSAL, rank, until=diagonal + 1, start=start, stop=rank + 1)
+    slots = make_slots(
+        mask_token_id, position, CAUSAL, rank, until=diagonal + 1, start=start, stop=rank + 1
+    )
     predict = {}
     for hidden, stream in enumerate(["ar", *(f"hidden{n}" for n in range(1, streams))]):
         diagonals = np.arange(last - 1 - hidden, -1, -1)
         predict[stream] = last + begins[diagonals] + hidden
-    return Example(source, np.concatenate((content, slots)), content[:0], target[:0:-1], predict, len(target))
+    return Example(
+        source, np.concatenate((content, slots)), content[:0], target[:0:-1], predict, len(target)
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms
-from janus_pt.objectives.batch import Example, IntArray
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.janus import masked_first, visible_slots
+from janus_pt.packing.batch import Example, IntArray
 
 
 def terms(config: ObjectiveConfig) -> Terms:
@@ -20,8 +20,12 @@ def weights(config: ObjectiveConfig) -> list[float]:
     return [config.ce_nar, config.length]
 
 
-def example(source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int) -> Example:
+def example(
+    source: IntArray, target: IntArray, masked: IntArray, mask_token_id: int, position_offset: int
+) -> Example:
     """Unmasked targets and mask symbols, all of which read each other; there are no queries."""
     content = visible_slots(target, masked, mask_token_id)
     predict = {"nar": len(target) - len(masked) + np.arange(len(masked))}
-    return Example(source, content, content[:0], target[masked_first(target, masked)], predict, len(target))
+    return Example(
+        source, content, content[:0], target[masked_first(target, masked)], predict, len(target)
+    )

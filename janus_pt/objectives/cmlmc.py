@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms, VocabShard
-from janus_pt.model.janus import JanusTransformer
-from janus_pt.objectives.batch import CORRECTED, Batch, Example, IntArray
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.objectives.fused_loss import Terms, VocabShard
 from janus_pt.objectives.janus import masked_first, visible_slots
-from janus_pt.slots import CAUSAL, RANK, SEGMENT, TOKEN, SlotArray, Slots, make_slots
+from janus_pt.packing.batch import CORRECTED, Batch, Example, IntArray
+from janus_pt.packing.slots import CAUSAL, RANK, SEGMENT, TOKEN, SlotArray, Slots, make_slots
 
 SHARE = 0.3
 """Of the tokens that show, rounded down: those that are to be corrected."""
@@ -54,12 +54,17 @@ def example(
     second = correction_slots(target, masked, corrected, mask_token_id)
     order = masked_first(target, masked)
     predicted = np.concatenate((order[~np.isin(order, corrected)], corrected))
-    predict = {"nar": len(first) - len(masked) + np.arange(len(masked)), CORRECTED: len(first) + corrected}
+    predict = {
+        "nar": len(first) - len(masked) + np.arange(len(masked)),
+        CORRECTED: len(first) + corrected,
+    }
     content = np.concatenate((first, second))
     return Example(source, content, content[:0], target[predicted], predict, len(target))
 
 
-def correction_slots(target: IntArray, masked: IntArray, corrected: IntArray, mask_token_id: int) -> SlotArray:
+def correction_slots(
+    target: IntArray, masked: IntArray, corrected: IntArray, mask_token_id: int
+) -> SlotArray:
     """The second half: all positions in order, all of which read each other."""
     tokens, ranks = target.copy(), np.full(len(target), INNER)
     tokens[masked], tokens[corrected] = mask_token_id, UNWRITTEN
@@ -77,18 +82,25 @@ def correct(model: JanusTransformer, batch: Batch, encoder_out: Tensor, vocab: V
     tokens = table[..., TOKEN]
     inner = (table[..., SEGMENT] & 1 == CAUSAL) & (table[..., RANK] == INNER)
     hidden = model.decode(
-        _with_tokens(batch.slots, tokens.masked_fill(inner, model.config.mask_token_id)), encoder_out, batch.source
+        _with_tokens(batch.slots, tokens.masked_fill(inner, model.config.mask_token_id)),
+        encoder_out,
+        batch.source,
     )
     rows = hidden.flatten(0, 1).index_select(0, batch.predict[CORRECTED])
     best = most_probable(rows, model.embed_tokens.get_parameter("weight"), vocab)
     # Rows of a stream are in the order of the samples and of their places, and so is what is scattered.
-    return _with_tokens(batch.slots, tokens.masked_scatter(tokens == UNWRITTEN, best.to(tokens.dtype)))
+    return _with_tokens(
+        batch.slots, tokens.masked_scatter(tokens == UNWRITTEN, best.to(tokens.dtype))
+    )
 
 
 def most_probable(hidden: Tensor, weight: Tensor, vocab: VocabShard) -> Tensor:
     """Token with the highest logit for each of `hidden [rows, hidden]`; all ranks of `vocab.group` take part."""
     real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
-    parts = [(part @ real.t()).max(dim=-1) for part in hidden.split(max(1, CHUNK_ELEMENTS // max(1, len(real))))]
+    parts = [
+        (part @ real.t()).max(dim=-1)
+        for part in hidden.split(max(1, CHUNK_ELEMENTS // max(1, len(real))))
+    ]
     highest, place = (torch.cat(found) for found in zip(*parts, strict=True))
     most = vocab.reduce(highest.clone(), dist.ReduceOp.MAX)
     token = torch.where(highest == most, place + vocab.start, vocab.size)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms
-from janus_pt.objectives.batch import Example, IntArray
-from janus_pt.slots import CAUSAL, MASK_RANK, MASKED, NEVER, SlotArray, make_slots
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.objectives.fused_loss import Terms
+from janus_pt.packing.batch import Example, IntArray
+from janus_pt.packing.slots import CAUSAL, MASK_RANK, MASKED, NEVER, SlotArray, make_slots
 
 STREAMS = ("ar", "nar", "aux")
 PAIRS = (("ar", "aux"), ("aux", "nar"), ("ar", "nar"))
@@ -47,11 +47,15 @@ def visible_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> Slo
     keep[masked] = False
     tokens = np.concatenate((target[keep], np.full(len(masked), mask_token_id)))
     positions = np.concatenate((np.flatnonzero(keep), masked))
-    ranks = np.concatenate((np.zeros(len(target) - len(masked), dtype=int), MASK_RANK + np.arange(len(masked))))
+    ranks = np.concatenate(
+        (np.zeros(len(target) - len(masked), dtype=int), MASK_RANK + np.arange(len(masked)))
+    )
     return make_slots(tokens, positions, MASKED, ranks, until=1, start=MASK_RANK, stop=NEVER)
 
 
-def masked_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> tuple[SlotArray, SlotArray]:
+def masked_slots(
+    target: IntArray, masked: IntArray, mask_token_id: int
+) -> tuple[SlotArray, SlotArray]:
     """NAR contents and AUX queries for the sorted positions `masked [k]` of `target`.
 
     Contents: `visible_slots`, whose mask symbols predict for P_NAR, and the k true tokens, at j + 1 on the rank line.
@@ -59,14 +63,18 @@ def masked_slots(target: IntArray, masked: IntArray, mask_token_id: int) -> tupl
     """
     rank = np.arange(len(masked))
     masks = MASK_RANK + rank
-    true_part = make_slots(target[masked], masked, MASKED, rank + 1, until=rank + 2, start=masks + 1, stop=NEVER)
+    true_part = make_slots(
+        target[masked], masked, MASKED, rank + 1, until=rank + 2, start=masks + 1, stop=NEVER
+    )
     queries = make_slots(mask_token_id, masked, MASKED, until=rank + 1, start=masks, stop=NEVER)
     return np.concatenate((visible_slots(target, masked, mask_token_id), true_part)), queries
 
 
 def masked_first(target: IntArray, masked: IntArray) -> IntArray:
     """The positions that are predicted, 1 to the last, masked ones first: masked streams predict a prefix of them."""
-    return np.concatenate((masked, np.setdiff1d(np.arange(1, len(target)), masked, assume_unique=True)))
+    return np.concatenate(
+        (masked, np.setdiff1d(np.arange(1, len(target)), masked, assume_unique=True))
+    )
 
 
 def example(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms
-from janus_pt.objectives.batch import Example, IntArray
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.janus import causal_slots, masked_first, visible_slots
+from janus_pt.packing.batch import Example, IntArray
 
 
 def terms(config: ObjectiveConfig) -> Terms:

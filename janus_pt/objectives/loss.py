@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config import ObjectiveConfig
-from janus_pt.losses import Terms, VocabShard, fused_losses
-from janus_pt.model.janus import JanusTransformer
+from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives import OBJECTIVES, cmlmc
-from janus_pt.objectives.batch import CORRECTED, Batch, second
+from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
+from janus_pt.packing.batch import CORRECTED, Batch, second_draw
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,11 @@ class ObjectiveLoss:
         if self.objective.draws == 1:
             return terms
         streams, pairs = terms.streams, terms.pairs
-        pairs += (*((second(a), second(b)) for a, b in pairs), *((stream, second(stream)) for stream in streams))
-        return Terms((*streams, *map(second, streams)), pairs, terms.label_smoothing)
+        pairs += (
+            *((second_draw(a), second_draw(b)) for a, b in pairs),
+            *((stream, second_draw(stream)) for stream in streams),
+        )
+        return Terms((*streams, *map(second_draw, streams)), pairs, terms.label_smoothing)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,10 +59,22 @@ class ObjectiveLoss:
         *halves, length = (weight / 2 for weight in weights)  # the mean of the draws
         own = halves[: len(self.terms.streams) // 2]
         pairs = halves[len(own) :]
-        return [*own, *own, *pairs, *pairs, *(self.objective.r_drop * weight for weight in own), 2 * length]
+        return [
+            *own,
+            *own,
+            *pairs,
+            *pairs,
+            *(self.objective.r_drop * weight for weight in own),
+            2 * length,
+        ]
 
     def __call__(
-        self, hidden: Tensor, length_logits: Tensor, weight: Tensor, labels: Labels | Batch, coefficients: Tensor
+        self,
+        hidden: Tensor,
+        length_logits: Tensor,
+        weight: Tensor,
+        labels: Labels | Batch,
+        coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
 

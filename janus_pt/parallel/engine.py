@@ -12,15 +12,15 @@ from deepspeed.runtime.utils import clip_grad_norm_, is_invalid_grad_norm
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from janus_pt.config import Config
-from janus_pt.deepspeed_config import derived_deepspeed_config
+from janus_pt.config.schema import Config
 from janus_pt.model.initialize import load_weights
-from janus_pt.model.trained import is_trained, lr_scale
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.parallel.build import build_model
+from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.groups import Mpu
+from janus_pt.parallel.materialize import build_model
+from janus_pt.parallel.parameter_groups import is_trained, lr_scale
 from janus_pt.parallel.pipeline import Pipeline
-from janus_pt.parallel.tensor import own_part, vocab_shard
+from janus_pt.parallel.tensor import local_shard, vocab_shard
 
 Module = TrainingModule | Pipeline
 """What an engine holds: the whole model with its loss, or one stage of it."""
@@ -30,7 +30,7 @@ def build_module(config: Config, weights: dict[str, Tensor] | None = None) -> Mo
     """This rank's part of the model with its objective: the weights of `run.seed`, or the unsharded ones given."""
     module = Pipeline(config) if config.parallel.pipeline_parallel_size > 1 else _whole(config)
     if weights is not None:
-        load_weights(module.model, weights, own_part)
+        load_weights(module.model, weights, local_shard)
     for name, parameter in module.model.named_parameters():
         parameter.requires_grad_(is_trained(config, name))
     return module
@@ -40,7 +40,8 @@ def _whole(config: Config) -> TrainingModule:
     model = build_model(config.model, config.run.seed, adapter=config.adapter)
     model.recompute_activations(config.parallel.activation_checkpointing)
     return TrainingModule(
-        model, ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size))
+        model,
+        ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size)),
     )
 
 
@@ -64,7 +65,9 @@ def note_gradient_norm(engine: Any) -> None:
     if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
         norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
         engine._global_grad_norm = norm
-        engine.optimizer.found_inf = torch.tensor(float(is_invalid_grad_norm(norm)), device=engine.device)
+        engine.optimizer.found_inf = torch.tensor(
+            float(is_invalid_grad_norm(norm)), device=engine.device
+        )
 
 
 def is_pipeline(engine: Any) -> bool:
@@ -85,5 +88,8 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
             kind = lr_scale(config, name), settings.weight_decay if p.ndim > 1 else 0.0
             groups.setdefault(kind, []).append(p)
     # The order does not depend on that of the parameters, which differs between the stages of a pipeline.
-    listed = [{"params": groups[kind], "lr_scale": kind[0], "weight_decay": kind[1]} for kind in sorted(groups)[::-1]]
+    listed = [
+        {"params": groups[kind], "lr_scale": kind[0], "weight_decay": kind[1]}
+        for kind in sorted(groups)[::-1]
+    ]
     return torch.optim.AdamW(listed, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)

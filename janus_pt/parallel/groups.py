@@ -21,10 +21,14 @@ JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 class Mpu:
     """What DeepSpeed asks of an `mpu`, answered by `parallel_state` (which lacks two of the names)."""
 
-    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_model_parallel_world_size = staticmethod(
+        parallel_state.get_tensor_model_parallel_world_size
+    )
     get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
     get_model_parallel_group = staticmethod(parallel_state.get_model_parallel_group)
-    get_tensor_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_tensor_model_parallel_world_size = staticmethod(
+        parallel_state.get_tensor_model_parallel_world_size
+    )
     get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
     get_tensor_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
     get_data_parallel_world_size = staticmethod(parallel_state.get_data_parallel_world_size)
@@ -52,7 +56,13 @@ def initialize(
     `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
     """
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="1",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=_free_port(),
+        )
     accelerator = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
     if not on_cpu:
@@ -65,7 +75,9 @@ def initialize(
     backend = "gloo" if on_cpu else accelerator.communication_backend_name()
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         _meet_again(backend, timeout)
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
+    )
     if not parallel_state.model_parallel_is_initialized():
         before_division()
         parallel_state.initialize_model_parallel(
@@ -96,7 +108,9 @@ def topology() -> PipeModelDataParallelTopology:
         parallel_state.get_data_parallel_rank(),
         parallel_state.get_tensor_model_parallel_rank(),
     )
-    assert (theirs.pipe, theirs.data, theirs.model) == ours, f"rank order: DeepSpeed has {theirs}, megatron-core {ours}"
+    assert (theirs.pipe, theirs.data, theirs.model) == ours, (
+        f"rank order: DeepSpeed has {theirs}, megatron-core {ours}"
+    )
     return ranks
 
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from janus_pt.config import ModelConfig, padded_vocab_size
+from janus_pt.config.schema import ModelConfig, padded_vocab_size
 
 
 def table_parameters(model: ModelConfig, tensor_parallel: int) -> int:
     """The token table's rows on a rank, padding counted, times the hidden size."""
-    return padded_vocab_size(model.vocab_size, tensor_parallel) // tensor_parallel * model.hidden_size
+    return (
+        padded_vocab_size(model.vocab_size, tensor_parallel) // tensor_parallel * model.hidden_size
+    )
 
 
 def source_table_parameters(model: ModelConfig, tensor_parallel: int) -> int:
     """The same of the table that the source has for itself, 0 if it has none. It is in the chain's first layer."""
-    return padded_vocab_size(model.source_vocab_size or 0, tensor_parallel) // tensor_parallel * model.hidden_size
+    return (
+        padded_vocab_size(model.source_vocab_size or 0, tensor_parallel)
+        // tensor_parallel
+        * model.hidden_size
+    )
 
 
 def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
@@ -32,9 +38,13 @@ def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> list[int]:
     attention = 3 * (d * d + d) // tp + d * d // tp + d
     feed_forward = (d * ffn + ffn) // tp + ffn * d // tp + d
     encoder = attention + feed_forward + 2 * norm
-    decoder = 2 * attention + feed_forward + 3 * norm + (attention + norm) * model.causal_self_attention
+    decoder = (
+        2 * attention + feed_forward + 3 * norm + (attention + norm) * model.causal_self_attention
+    )
     positions = model.max_positions * d if model.positions == "learned" else 0
-    embedding = positions + norm * model.embedding_layer_norm + 2 * d * d * model.embedding_projection
+    embedding = (
+        positions + norm * model.embedding_layer_norm + 2 * d * d * model.embedding_projection
+    )
     last_norm = norm * model.pre_layer_norm
     return [
         embedding,
@@ -57,14 +67,21 @@ def landmarks(model: ModelConfig) -> tuple[int, int, int]:
 
 def stage_parameters(model: ModelConfig, tensor_parallel: int, bounds: Sequence[int]) -> list[int]:
     """Parameters of a rank of each pipeline stage; `bounds` as `stages.stage_bounds` gives them."""
-    layers, table = layer_parameters(model, tensor_parallel), table_parameters(model, tensor_parallel)
+    layers, table = (
+        layer_parameters(model, tensor_parallel),
+        table_parameters(model, tensor_parallel),
+    )
     layers[0] += source_table_parameters(model, tensor_parallel)
     return [
-        sum(layers[start:stop]) + table * any(start <= layer < stop for layer in table_layers(model))
+        sum(layers[start:stop])
+        + table * any(start <= layer < stop for layer in table_layers(model))
         for start, stop in pairwise(bounds)
     ]
 
 
 def model_parameters(model: ModelConfig) -> int:
     """Parameters of the model itself: each token table once, without padding."""
-    return sum(layer_parameters(model)) + (model.vocab_size + (model.source_vocab_size or 0)) * model.hidden_size
+    return (
+        sum(layer_parameters(model))
+        + (model.vocab_size + (model.source_vocab_size or 0)) * model.hidden_size
+    )

@@ -16,18 +16,18 @@ import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from torch import Tensor, nn
 
-from janus_pt.config import Config
+from janus_pt.config.schema import Config
 from janus_pt.model.dropout import Seed
-from janus_pt.model.janus import JanusTransformer
 from janus_pt.model.masks import encoder_mask
-from janus_pt.objectives.batch import Batch
+from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
+from janus_pt.packing.batch import Batch
+from janus_pt.packing.slots import POSITION, TOKEN
 from janus_pt.parallel import groups
-from janus_pt.parallel.build import build_model
+from janus_pt.parallel.materialize import build_model
 from janus_pt.parallel.parameters import table_layers
-from janus_pt.parallel.stages import chain
+from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.parallel.tensor import vocab_shard
-from janus_pt.slots import POSITION, TOKEN
 
 Carry = tuple[Tensor, ...]
 
@@ -58,17 +58,25 @@ class Stage(nn.Module):
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
         if self.layers[0] < turn:
-            encoded = model.encoder.run(encoded, encoder_mask(source, encoded.dtype, model.blocks(source)))
+            encoded = model.encoder.run(
+                encoded, encoder_mask(source, encoded.dtype, model.blocks(source))
+            )
         if turn in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
         if self.layers[-1] > turn:
-            decoded = model.decoder.run(decoded, encoded, model.readings(slots, source, encoded.dtype))
+            decoded = model.decoder.run(
+                decoded, encoded, model.readings(slots, source, encoded.dtype)
+            )
         if head in self.layers:
             # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
             # backward pass comes to the first output, and the table's would be there already.
             table = model.embed_tokens.get_parameter("weight")
-            return model.decoder.layer_norm(decoded), model.length_logits(encoded, source), table.view_as(table)
+            return (
+                model.decoder.layer_norm(decoded),
+                model.length_logits(encoded, source),
+                table.view_as(table),
+            )
         return torch.cat((encoded, decoded), dim=1)
 
 
@@ -82,9 +90,11 @@ class Pipeline(PipelineModule):
 
     def __init__(self, config: Config) -> None:
         shape, stages = config.model, config.parallel.pipeline_parallel_size
-        parts = chain(shape, stages)
+        parts = pipeline_layers(shape, stages)
         users = table_layers(shape)
-        self.tied_stages = sorted({next(s for s, layers in enumerate(parts) if user in layers) for user in users})
+        self.tied_stages = sorted(
+            {next(s for s, layers in enumerate(parts) if user in layers) for user in users}
+        )
         topology = groups.topology()
         mine = topology.get_coord(dist.get_rank()).pipe
         model = build_model(shape, config.run.seed, parts[mine])
@@ -93,9 +103,15 @@ class Pipeline(PipelineModule):
         layers[mine] = Stage(model, parts[mine])
         with contextlib.redirect_stdout(io.StringIO()):  # it tells of its layers
             super().__init__(
-                layers, topology=topology, loss_fn=self._loss, partition_method="uniform", dynamic_shape=True
+                layers,
+                topology=topology,
+                loss_fn=self._loss,
+                partition_method="uniform",
+                dynamic_shape=True,
             )
-        self.loss = ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, shape.vocab_size))
+        self.loss = ObjectiveLoss(
+            config.objective, vocab_shard(model.embed_tokens, shape.vocab_size)
+        )
         self.sums = torch.zeros(0)
         self.coefficients = torch.zeros(0)
 
@@ -113,7 +129,9 @@ class Pipeline(PipelineModule):
         targets, lengths, *predict = labels
         named = dict(zip(self.loss.terms.streams, predict, strict=True))
         hidden, length_logits, weight = outputs
-        total, sums = self.loss(hidden, length_logits, weight, Labels(targets, named, lengths), self.coefficients)
+        total, sums = self.loss(
+            hidden, length_logits, weight, Labels(targets, named, lengths), self.coefficients
+        )
         self.sums = self.sums + sums
         return total
 
@@ -122,11 +140,19 @@ class Pipeline(PipelineModule):
         found: dict[str, Any] = {}
         axes = self._topo.get_dim("data"), self._topo.get_dim("model")
         for data, model in ((d, m) for d in range(axes[0]) for m in range(axes[1])):
-            ranks = [self._topo.get_rank(pipe=stage, data=data, model=model) for stage in self.tied_stages]
+            ranks = [
+                self._topo.get_rank(pipe=stage, data=data, model=model)
+                for stage in self.tied_stages
+            ]
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 table = self.model.embed_tokens
-                found["embed_tokens"] = {"ranks": ranks, "group": group, "weight_attr": ["weight"], "module": table}
+                found["embed_tokens"] = {
+                    "ranks": ranks,
+                    "group": group,
+                    "weight_attr": ["weight"],
+                    "module": table,
+                }
                 weight: Any = table.get_parameter("weight")
                 weight.ds_pipe_replicated = dist.get_rank() != ranks[0]  # counted once in norms
         return found
@@ -136,7 +162,9 @@ class Pipeline(PipelineModule):
         return [(tie["module"].weight, tie["group"]) for tie in self.tied_comms.values()]
 
 
-def train_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor, seeds: Iterable[Seed]) -> Tensor:
+def train_batches(
+    engine: Any, batches: Sequence[Batch], coefficients: Tensor, seeds: Iterable[Seed]
+) -> Tensor:
     """Forward and backward of a step's micro-batches through all stages, and the update.
 
     Returns the sums of the terms, zeros but on the last stage. All ranks take part.
@@ -161,7 +189,9 @@ def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor
     return module.sums
 
 
-def _begin(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Iterator[tuple[Tensor, Carry]]:
+def _begin(
+    engine: Any, batches: Sequence[Batch], coefficients: Tensor
+) -> Iterator[tuple[Tensor, Carry]]:
     """Make the batches known to the stage; what the first stage reads, and what the last one compares with."""
     module: Pipeline = engine.module
     module.stage.batches = (batch.to(engine.device) for batch in batches)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from janus_pt.config import ModelConfig
+from janus_pt.config.schema import ModelConfig
 
 DECODER_SLOTS, CONTENT_SLOTS, PREDICTED_SLOTS = 3.6, 2.3, 1.6
 """Slots for each source token in pretraining: all, those that are keys, and those that predict."""
@@ -23,12 +23,20 @@ DECODER_SLOTS, CONTENT_SLOTS, PREDICTED_SLOTS = 3.6, 2.3, 1.6
 def layer_costs(model: ModelConfig) -> list[float]:
     """Multiply-adds of each layer of the chain for each source token; attention's score products left out."""
     d = model.hidden_size
-    tokenwise = 2 * d * d + 2 * d * model.ffn_hidden_size  # query and output projections, feed-forward network
+    tokenwise = (
+        2 * d * d + 2 * d * model.ffn_hidden_size
+    )  # query and output projections, feed-forward network
     encoder = tokenwise + 2 * d * d
     decoder = DECODER_SLOTS * (tokenwise + 2 * d * d) + (CONTENT_SLOTS + 1) * 2 * d * d
     decoder += (DECODER_SLOTS + CONTENT_SLOTS) * 2 * d * d * model.causal_self_attention
     head = PREDICTED_SLOTS * d * model.vocab_size
-    return [0.0, *[float(encoder)] * model.encoder_layers, 0.0, *[decoder] * model.decoder_layers, head]
+    return [
+        0.0,
+        *[float(encoder)] * model.encoder_layers,
+        0.0,
+        *[decoder] * model.decoder_layers,
+        head,
+    ]
 
 
 def stage_bounds(model: ModelConfig, stages: int) -> list[int]:
@@ -40,12 +48,18 @@ def stage_bounds(model: ModelConfig, stages: int) -> list[int]:
     encoder, decoder, costs = model.encoder_layers, model.decoder_layers, layer_costs(model)
     # The first embedding goes with the first encoder layer, the second with the first decoder layer, the head with the
     # last one.
-    starts = [0, *range(2, encoder + 1), encoder + 1, *range(encoder + 3, encoder + decoder + 2), len(costs)]
+    starts = [
+        0,
+        *range(2, encoder + 1),
+        encoder + 1,
+        *range(encoder + 3, encoder + decoder + 2),
+        len(costs),
+    ]
     bounds = balanced([sum(costs[start:stop]) for start, stop in pairwise(starts)], stages)
     return [starts[bound] for bound in bounds]
 
 
-def chain(model: ModelConfig, stages: int) -> list[range]:
+def pipeline_layers(model: ModelConfig, stages: int) -> list[range]:
     """The layers of every stage."""
     return [range(start, stop) for start, stop in pairwise(stage_bounds(model, stages))]
 
@@ -58,7 +72,9 @@ def balanced(costs: Sequence[float], parts: int) -> list[int]:
     """
     sums = [0.0, *accumulate(costs)]
     count = len(costs)
-    best = {(0, 0): (0.0, 0)}  # (parts, costs) -> cost of the costliest of these parts, where the last one begins
+    best = {
+        (0, 0): (0.0, 0)
+    }  # (parts, costs) -> cost of the costliest of these parts, where the last one begins
     for part in range(1, parts + 1):
         for stop in range(part, count - (parts - part) + 1):
             best[part, stop] = min(

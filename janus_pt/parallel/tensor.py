@@ -11,12 +11,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.model_parallel_config import ModelParallelConfig
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
 from torch import Tensor, nn
 
-from janus_pt.config import padded_vocab_size
-from janus_pt.losses import VocabShard
-from janus_pt.model.layers import Layers, MakeLinear
+from janus_pt.config.schema import padded_vocab_size
+from janus_pt.model.layer_factory import Layers, MakeLinear
+from janus_pt.objectives.fused_loss import VocabShard
 
 
 class _NoExtraState:
@@ -40,14 +44,22 @@ def tensor_parallel_layers() -> Layers:
     size = parallel_state.get_tensor_model_parallel_world_size()
     config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
     shared: dict[str, Any] = dict(config=config, init_method=lambda weight: weight)
-    column, shared_column = (_make_column(alone, shared) for alone in (True, False))
+    column, column_without_reduce = (_make_column(alone, shared) for alone in (True, False))
     row: MakeLinear = lambda i, o, bias=True: _Row(  # noqa: E731
         i, o, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
     )
     embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
         padded_vocab_size(rows, size), hidden, **shared
     )
-    return Layers(column, shared_column, row, embedding, _Enter.apply, _Alike.apply, apart)
+    return Layers(
+        column,
+        column_without_reduce,
+        row,
+        embedding,
+        _CopyToTpRegion.apply,
+        _ScaleReplicatedGrad.apply,
+        tp_rng_fork,
+    )
 
 
 def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
@@ -63,7 +75,7 @@ class _Identity(torch.autograd.Function):
         return x.view_as(x)
 
 
-class _Enter(_Identity):
+class _CopyToTpRegion(_Identity):
     """Returns its input; the gradient is summed over the tensor-parallel ranks."""
 
     @staticmethod
@@ -75,7 +87,7 @@ class _Enter(_Identity):
         return gradient
 
 
-class _Alike(_Identity):
+class _ScaleReplicatedGrad(_Identity):
     """Returns its input; of the gradient, which all ranks have alike and will add up, each keeps its share."""
 
     @staticmethod
@@ -84,7 +96,7 @@ class _Alike(_Identity):
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def tp_rng_fork() -> Iterator[None]:
     """Inside, torch's generators differ between tensor-parallel ranks; outside they stay in step."""
     # From the CPU's generator, which is in step too: no device is waited for.
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
@@ -109,7 +121,7 @@ def split_dimension(parameter: nn.Parameter) -> int | None:
     return getattr(parameter, "partition_dim", None) if split else None
 
 
-def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+def local_shard(parameter: nn.Parameter, whole: Tensor) -> Tensor:
     """This rank's part of the unsharded tensor, zeros where the parameter is padded."""
     dimension = split_dimension(parameter)
     if dimension is None:
@@ -121,7 +133,7 @@ def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
     return F.pad(part, missing)
 
 
-def whole_tensor(parameter: nn.Parameter, part: Tensor, shape: torch.Size) -> Tensor:
+def full_tensor(parameter: nn.Parameter, part: Tensor, shape: torch.Size) -> Tensor:
     """The unsharded tensor of `shape`, padding cut off, from every rank's part; all tensor-parallel ranks take part."""
     dimension = split_dimension(parameter)
     if dimension is None:

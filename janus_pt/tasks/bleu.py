@@ -87,7 +87,10 @@ def coco_bleu(outputs: Outputs) -> list[float]:
 
 def bleu4(outputs: Outputs) -> Metrics:
     """Corpus BLEU-4 as `coco_bleu` defines it."""
-    return Metrics({"bleu4": coco_bleu(outputs)[3]}, {"bleu4": "corpus, as COCO and nlg-eval, whitespace tokens"})
+    return Metrics(
+        {"bleu4": coco_bleu(outputs)[3]},
+        {"bleu4": "corpus, as COCO and nlg-eval, whitespace tokens"},
+    )
 
 
 def corpus_bleu(outputs: Outputs) -> Metrics:
@@ -112,14 +115,22 @@ def sentence_bleu_means(outputs: Outputs) -> Metrics:
         for prediction, references in outputs:
             tokens = prediction.split()
             if tokens:
-                with warnings.catch_warnings():  # short sentences have no 4-grams; smoothing is there for that
+                with (
+                    warnings.catch_warnings()
+                ):  # short sentences have no 4-grams; smoothing is there for that
                     warnings.simplefilter("ignore")
-                    total += sentence_bleu([r.split() for r in references], tokens, weights, smoothing)
+                    total += sentence_bleu(
+                        [r.split() for r in references], tokens, weights, smoothing
+                    )
         values[f"sentence_bleu{order}"] = 100 * total / len(outputs)
-    return Metrics(values, {"sentence_bleu": "mean of sentences, NLTK smoothing method 7, whitespace tokens"})
+    return Metrics(
+        values, {"sentence_bleu": "mean of sentences, NLTK smoothing method 7, whitespace tokens"}
+    )
 
 
-def paired_bootstrap(outputs: Outputs, baseline: Sequence[str], tokenize: str = "13a") -> dict[str, dict[str, float]]:
+def paired_bootstrap(
+    outputs: Outputs, baseline: Sequence[str], tokenize: str = "13a"
+) -> dict[str, dict[str, float]]:
     """sacrebleu's paired bootstrap of BLEU and chrF against another system's outputs for the same references.
 
     For each metric: the `system`'s and the `baseline`'s mean over resamples, half the width of their 95 % intervals
@@ -136,6 +147,11 @@ def paired_bootstrap(outputs: Outputs, baseline: Sequence[str], tokenize: str = 
 
 def _compared(baseline: Any, system: Any) -> dict[str, float]:
     """Two of sacrebleu's results as plain numbers."""
-    means = {"baseline": baseline.mean, "baseline_ci": baseline.ci, "system": system.mean, "system_ci": system.ci}
+    means = {
+        "baseline": baseline.mean,
+        "baseline_ci": baseline.ci,
+        "system": system.mean,
+        "system_ci": system.ci,
+    }
     means |= {"p_value": system.p_value, "difference": system.score - baseline.score}
     return {name: float(value) for name, value in means.items()}

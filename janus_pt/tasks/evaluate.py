@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from janus_pt.api import Generation, JanusModel
-from janus_pt.errors import UserError
 from janus_pt.generate.modes import MODES, check_scored_options
+from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.tasks.metrics import compute
 from janus_pt.tasks.outputs import Metrics, Outputs, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
-from janus_pt.tasks.rows import Task, find_task
-from janus_pt.tasks.text_files import check_writable, write_json
+from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.text_files import check_writable, write_json
 
 BOUNDARIES = 2
 """bos and eos: positions that no token of the text can have."""
@@ -53,7 +53,9 @@ def evaluate(
     check_writable(output)
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
-    sources, max_length = fitting(task, examples, model.source_tokenizer, model.config.max_positions)
+    sources, max_length = fitting(
+        task, examples, model.source_tokenizer, model.config.max_positions
+    )
     batching = {} if batch_size is None else {"batch_size": batch_size}
     chosen = {mode: {"max_length": max_length, **options[mode], **batching} for mode in modes}
     for mode in modes:  # what the model cannot do is told before the first mode is decoded
@@ -65,13 +67,21 @@ def evaluate(
         path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
         rows.append({**row, "predictions": str(path)})
     shortened = sum(a != b for a, b in zip(sources, examples.sources, strict=True))
-    report = {"task": task_name, "data": data, "split": split, "sentences": len(sources), "shortened": shortened}
+    report = {
+        "task": task_name,
+        "data": data,
+        "split": split,
+        "sentences": len(sources),
+        "shortened": shortened,
+    }
     report["rows"] = rows
     write_json(output, report)
     return report
 
 
-def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+def decoding_options(
+    task: Task, modes: Sequence[str], changes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """mode -> options: the task's defaults, then what is changed. `UserError` for one that is not there."""
     for mode in modes:
         if mode not in MODES:
@@ -81,9 +91,13 @@ def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -
         name, equals, text = change.partition("=")
         mode, dot, option = name.partition(".")
         if not (equals and dot and option):
-            raise UserError(f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4")
+            raise UserError(
+                f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4"
+            )
         if mode not in options:
-            raise UserError(f"--set {change}: mode {mode!r} is not evaluated; --mode asks for {', '.join(modes)}")
+            raise UserError(
+                f"--set {change}: mode {mode!r} is not evaluated; --mode asks for {', '.join(modes)}"
+            )
         try:
             options[mode][option] = json.loads(text)
         except ValueError:
@@ -93,7 +107,9 @@ def decoding_options(task: Task, modes: Sequence[str], changes: Sequence[str]) -
     return options
 
 
-def fitting(task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int) -> tuple[list[str], int]:
+def fitting(
+    task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int
+) -> tuple[list[str], int]:
     """Sources cut to what task and model read, and the most tokens that decoding may write."""
     longest = max_positions - BOUNDARIES
     limit = min(task.max_source_tokens, longest)
@@ -128,7 +144,12 @@ def print_table(report: Mapping[str, Any]) -> None:
 
 
 def _evaluate_mode(
-    model: JanusModel, task: Task, sources: list[str], examples: TaskSplit, mode: str, options: dict[str, Any]
+    model: JanusModel,
+    task: Task,
+    sources: list[str],
+    examples: TaskSplit,
+    mode: str,
+    options: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     start = time.monotonic()
     generations = model.generate(sources, mode=mode, **options)

@@ -8,9 +8,9 @@ from functools import partial
 
 from sacrebleu.metrics.bleu import BLEU
 
-from janus_pt.errors import UserError
 from janus_pt.tasks import bleu, overlap
 from janus_pt.tasks.outputs import Metrics, Outputs
+from janus_pt.utils.errors import UserError
 
 METRICS: Mapping[str, Callable[[Outputs], Metrics]] = {
     "bleu": bleu.bleu,
@@ -36,13 +36,23 @@ def check_metrics(names: Sequence[str], tokenize: str = "13a") -> None:
         if name not in METRICS:
             near = get_close_matches(name, METRICS, 1)
             meant = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"metrics: there is no {name!r}; {meant}There are: {', '.join(METRICS)}")
+            raise UserError(
+                f"metrics: there is no {name!r}; {meant}There are: {', '.join(METRICS)}"
+            )
     if tokenize not in BLEU.TOKENIZERS:
-        raise UserError(f"tokenize: sacrebleu has no {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}")
+        raise UserError(
+            f"tokenize: sacrebleu has no {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}"
+        )
     try:
         BLEU(tokenize=tokenize)
-    except (RuntimeError, ImportError, OSError) as error:  # it wants another package, or a file from the network
-        raise UserError(f"tokenize: sacrebleu cannot use {tokenize!r} here: {' '.join(str(error).split())}") from None
+    except (
+        RuntimeError,
+        ImportError,
+        OSError,
+    ) as error:  # it wants another package, or a file from the network
+        raise UserError(
+            f"tokenize: sacrebleu cannot use {tokenize!r} here: {' '.join(str(error).split())}"
+        ) from None
 
 
 def compute(outputs: Outputs, names: Sequence[str], tokenize: str = "13a") -> Metrics:

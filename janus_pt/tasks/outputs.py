@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from janus_pt.errors import UserError
+from janus_pt.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Outputs:
 
     def mapped(self, change: Callable[[str], str]) -> Outputs:
         """The same with every text changed."""
-        return Outputs([change(p) for p in self.predictions], [[change(r) for r in rs] for rs in self.references])
+        return Outputs(
+            [change(p) for p in self.predictions],
+            [[change(r) for r in rs] for rs in self.references],
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Metrics:
 
 
 def pair_up(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str] | None = None
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    sources: Sequence[str] | None = None,
 ) -> Outputs:
     """Outputs from files' lines: `references` is a list of files, one line for each prediction.
 
@@ -45,9 +50,14 @@ def pair_up(
     Raises:
         UserError: the numbers of lines differ, or there are none.
     """
-    for name, lines in (*((f"reference {n}", r) for n, r in enumerate(references, 1)), ("the sources", sources)):
+    for name, lines in (
+        *((f"reference {n}", r) for n, r in enumerate(references, 1)),
+        ("the sources", sources),
+    ):
         if lines is not None and len(lines) != len(predictions):
-            raise UserError(f"{len(predictions)} predictions, but {name}: {len(lines)} lines; they go line by line")
+            raise UserError(
+                f"{len(predictions)} predictions, but {name}: {len(lines)} lines; they go line by line"
+            )
     if not predictions:
         raise UserError("no lines to score")
     by_output = [list(lines) for lines in zip(*references, strict=True)]
@@ -57,4 +67,6 @@ def pair_up(
     for source, prediction, own in zip(sources, predictions, by_output, strict=True):
         _, earlier = grouped.get(source.strip(), ("", []))
         grouped[source.strip()] = (prediction, earlier + own)
-    return Outputs([prediction for prediction, _ in grouped.values()], [own for _, own in grouped.values()])
+    return Outputs(
+        [prediction for prediction, _ in grouped.values()], [own for _, own in grouped.values()]
+    )

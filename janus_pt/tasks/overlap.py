@@ -32,7 +32,9 @@ def rouge(outputs: Outputs) -> Metrics:
         for name, score in scorer.score_multi(references, prediction).items():
             totals[name] += score.fmeasure
     how = "rouge-score, F1, Porter stemmer; rougeLsum: sentences between <S_SEP>"
-    return Metrics({name: 100 * total / len(outputs) for name, total in totals.items()}, {"rouge": how})
+    return Metrics(
+        {name: 100 * total / len(outputs) for name, total in totals.items()}, {"rouge": how}
+    )
 
 
 class _Whitespace:
@@ -52,7 +54,10 @@ def coco_rouge_l(outputs: Outputs) -> Metrics:
         precision, recall = max(s.precision for s in scores), max(s.recall for s in scores)
         if precision and recall:
             total += (1 + weight) * precision * recall / (recall + weight * precision)
-    return Metrics({"coco_rougeL": 100 * total / len(outputs)}, {"coco_rougeL": "as COCO and nlg-eval, beta 1.2"})
+    return Metrics(
+        {"coco_rougeL": 100 * total / len(outputs)},
+        {"coco_rougeL": "as COCO and nlg-eval, beta 1.2"},
+    )
 
 
 class _NoSynonyms:
@@ -89,7 +94,10 @@ def distinct(outputs: Outputs) -> Metrics:
 
 def coqa_f1(outputs: Outputs) -> Metrics:
     """CoQA's F1: words shared with the gold answer, without case, punctuation and articles; the best reference."""
-    total = sum(max(_f1(_words(prediction), _words(r)) for r in references) for prediction, references in outputs)
+    total = sum(
+        max(_f1(_words(prediction), _words(r)) for r in references)
+        for prediction, references in outputs
+    )
     how = "lower case, punctuation and articles removed"
     return Metrics({"coqa_f1": 100 * total / len(outputs)}, {"coqa_f1": how})
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_pt.errors import UserError
-from janus_pt.tasks.rows import Task
-from janus_pt.tasks.text_files import check_equally_long, read_lines, read_objects
+from janus_pt.tasks.table import Task
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.text_files import check_equally_long, read_lines, read_objects
 
 LEVELS = ("easy", "medium", "hard")
 """GLGE's versions of its training sets."""
@@ -37,13 +37,24 @@ def read_split(task: Task, data: str | Path, split: str) -> TaskSplit:
     paths = {name: folder / pattern.format(split=split) for name, pattern in task.files.items()}
     columns: dict[str, list[Any]] = {}
     for name, path in paths.items():
-        columns[str(path)] = read_objects(path) if path.suffix == ".jsonl" else [{name: x} for x in read_lines(path)]
+        columns[str(path)] = (
+            read_objects(path) if path.suffix == ".jsonl" else [{name: x} for x in read_lines(path)]
+        )
     check_equally_long(columns)
-    examples = [{k: v for part in parts for k, v in part.items()} for parts in zip(*columns.values(), strict=True)]
+    examples = [
+        {k: v for part in parts for k, v in part.items()}
+        for parts in zip(*columns.values(), strict=True)
+    ]
     places = {name: path for name, path in paths.items() if path.suffix != ".jsonl"}
     default = next(iter(paths.values()))
-    sources = [_fill(task.source, example, places, default, line) for line, example in enumerate(examples, 1)]
-    targets = [_fill(task.target, example, places, default, line) for line, example in enumerate(examples, 1)]
+    sources = [
+        _fill(task.source, example, places, default, line)
+        for line, example in enumerate(examples, 1)
+    ]
+    targets = [
+        _fill(task.target, example, places, default, line)
+        for line, example in enumerate(examples, 1)
+    ]
     return TaskSplit(sources, targets)
 
 
@@ -60,16 +71,22 @@ def find_folder(task: Task, data: Path, split: str) -> Path:
     if len(found) == 1:
         return data / found[0] / inner
     if found:
-        raise UserError(f"{data}: has the levels {', '.join(found)}; give one of them, as in {data / found[0]}")
+        raise UserError(
+            f"{data}: has the levels {', '.join(found)}; give one of them, as in {data / found[0]}"
+        )
     here = f", nor {inner / first}" if task.folder else ""
-    raise UserError(f"{data}: has no {first}{here}; give the folder of the task's files, and a split that is there")
+    raise UserError(
+        f"{data}: has no {first}{here}; give the folder of the task's files, and a split that is there"
+    )
 
 
 def shorten(text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
     """The text, or its beginning that is at most `max_tokens` tokens long."""
     tokens, kept = tokenizer.encode(text), max_tokens
     first = tokens
-    while len(tokens) > max_tokens:  # the beginning of a text may be cut into more pieces than it was before
+    while (
+        len(tokens) > max_tokens
+    ):  # the beginning of a text may be cut into more pieces than it was before
         text = tokenizer.decode(first[:kept])
         tokens, kept = tokenizer.encode(text), kept - 1
     return text
@@ -79,7 +96,9 @@ def _has(folder: Path, name: str) -> bool:
     return (folder / name).exists() or (folder / f"{name}.gz").exists()
 
 
-def _fill(template: str, example: dict[str, Any], places: dict[str, Path], default: Path, line: int) -> str:
+def _fill(
+    template: str, example: dict[str, Any], places: dict[str, Path], default: Path, line: int
+) -> str:
     """The template with the example's fields, on one line of text."""
     name = next((n for n in places if f"{{{n}}}" in template), "")
     place = f"{places.get(name, default)}, line {line}"

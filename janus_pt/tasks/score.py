@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from janus_pt.errors import UserError
 from janus_pt.tasks.bleu import paired_bootstrap
 from janus_pt.tasks.metrics import check_metrics, compute
 from janus_pt.tasks.outputs import pair_up
-from janus_pt.tasks.rows import TASKS
-from janus_pt.tasks.text_files import check_equally_long, read_lines
+from janus_pt.tasks.table import TASKS
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.text_files import check_equally_long, read_lines
 
 
 def score_files(
@@ -85,7 +85,10 @@ def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
     for path in paths:
         try:
             report = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
-            rows = {row["mode"]: {name: float(x) for name, x in row["metrics"].items()} for row in report["rows"]}
+            rows = {
+                row["mode"]: {name: float(x) for name, x in row["metrics"].items()}
+                for row in report["rows"]
+            }
             task, split = report["task"], report["split"]
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             raise UserError(f"{path}: no report of launchers/evaluate.py") from None
@@ -95,7 +98,9 @@ def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
             raise UserError(f"{path}: is about {task}, as {found[task][0]} is; give one of them")
         first, theirs = next(iter(found.values()), (path, split))
         if split != theirs:
-            raise UserError(f"{path}: is about split {split}, {first} about {theirs}; take one for all tasks")
+            raise UserError(
+                f"{path}: is about split {split}, {first} about {theirs}; take one for all tasks"
+            )
         found[task], scores[task] = (path, split), rows[mode]
     return glge_overall(scores)
 

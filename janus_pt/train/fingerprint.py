@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from janus_pt.config import Config
-from janus_pt.data.examples import make_example
-from janus_pt.errors import UserError
-from janus_pt.objectives.batch import collate
+from janus_pt.config.schema import Config
+from janus_pt.objectives.examples import make_example
+from janus_pt.packing.batch import collate
 from janus_pt.train.step import evaluate, report
+from janus_pt.utils.errors import UserError
 
 TOKENS = 16
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}

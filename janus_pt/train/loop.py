@@ -10,26 +10,26 @@ from pathlib import Path
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from janus_pt.api import JanusModel
-from janus_pt.config import Config
-from janus_pt.config_file import to_json
-from janus_pt.data.index import tokenizer_files
+from janus_pt.checkpoint.async_save import EXIT_NOT_SAVED
+from janus_pt.config.reader import to_json
+from janus_pt.config.schema import Config
+from janus_pt.data.corpus import tokenizer_files
 from janus_pt.data.loader import valid_batches
-from janus_pt.errors import UserError
-from janus_pt.objectives.batch import Batch
+from janus_pt.export.write_run import write_model
+from janus_pt.inference.janus_model import JanusModel
+from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
-from janus_pt.parallel.weights import whole_weights
-from janus_pt.secrets import masked
-from janus_pt.train.best import no_longer_better, note, return_to_best
-from janus_pt.train.exporting import write_model
-from janus_pt.train.numbers import EXIT_DIVERGED
-from janus_pt.train.peers import Peers, is_peer_failure
-from janus_pt.train.reporting import Reporter
+from janus_pt.parallel.gather import full_weights
+from janus_pt.train.early_stopping import out_of_patience, record_validation, return_to_best
+from janus_pt.train.report.reporter import Reporter
 from janus_pt.train.run import Run, example_functions, prepare
-from janus_pt.train.saving import EXIT_NOT_SAVED
 from janus_pt.train.schedule import learning_rate
-from janus_pt.train.signals import StopRequests, describe
 from janus_pt.train.step import StepResult, evaluate, report, train_step
+from janus_pt.train.watch.divergence import EXIT_DIVERGED
+from janus_pt.train.watch.heartbeat import Heartbeat, is_peer_failure
+from janus_pt.train.watch.stop_requests import StopRequests, describe
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.redact import redact
 
 
 def train(config: Config, resume: bool) -> None:
@@ -39,11 +39,11 @@ def train(config: Config, resume: bool) -> None:
         UserError: something in the config, the data or the checkpoint is wrong.
         SystemExit: the run was asked to stop, could not save, or has lost a rank; with the exit code.
     """
-    peers = Peers(config.run.peer_timeout)
+    peers = Heartbeat(config.run.peer_timeout)
     try:
         run = prepare(config, resume, peers)
         try:
-            code = finish(run, peers)
+            code = fit(run, peers)
         finally:
             run.saver.give_up()
         peers.stop()
@@ -59,43 +59,47 @@ def train(config: Config, resume: bool) -> None:
         raise SystemExit(code)
 
 
-def finish(run: Run, peers: Peers) -> int:
+def fit(run: Run, peers: Heartbeat) -> int:
     """Go on with a run to its end, or until it is asked to stop; the exit code. All ranks take part."""
     config = run.config
     with StopRequests(config.run) as requests, Reporter(run) as reporter:
         if run.step == 0:
             validate(run, reporter)
-        for result in steps(run, peers, until=run.step if no_longer_better(run) else None):
+        for result in train_steps(run, peers, until=run.step if out_of_patience(run) else None):
             diverged = run.numbers.step_done(run.step, run.engine, result.before)
-            if due(run, config.run.log_every):
+            if is_due(run, config.run.log_every):
                 told = report(run.loss, result)
                 reporter.train_step(told)
                 run.numbers.loss_told(run.step, told["loss/total"], result.before)
-            if due(run, config.run.eval_every):
+            if is_due(run, config.run.eval_every):
                 validate(run, reporter)
             code = requests.agreed() if run.step < config.run.max_steps else 0
             code = EXIT_DIVERGED if diverged else code
-            if due(run, config.checkpoint.every) or code:
+            if is_due(run, config.checkpoint.every) or code:
                 save(run)
             if code:
                 saved = run.saver.finish()
                 failed = code == EXIT_DIVERGED
-                why = "too many steps in a row without a finite gradient" if failed else describe(code)
+                why = (
+                    "too many steps in a row without a finite gradient"
+                    if failed
+                    else describe(code)
+                )
                 reporter.stopped(why, saved, failed)
                 return code if saved else EXIT_NOT_SAVED
-            if no_longer_better(run):
+            if out_of_patience(run):
                 break
         return_to_best(run)
         reporter.finished(export(run))
         return 0 if run.saver.finish() else EXIT_NOT_SAVED
 
 
-def due(run: Run, every: int) -> bool:
+def is_due(run: Run, every: int) -> bool:
     """Whether what happens every `every` steps (0: never) and at the end happens now."""
     return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
 
 
-def steps(run: Run, peers: Peers, until: int | None = None) -> Iterator[StepResult]:
+def train_steps(run: Run, peers: Heartbeat, until: int | None = None) -> Iterator[StepResult]:
     """Train step after step, to `run.max_steps` or `until`; `run` has moved on when a result is given out."""
     config = run.config
     last = config.run.max_steps if until is None else until
@@ -146,8 +150,8 @@ def validate(run: Run, reporter: Reporter) -> None:
 
 def save(run: Run) -> None:
     """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part."""
-    best = note(run)
-    run.saver.save(run.engine, run.step, run.state(), masked(to_json(run.config)), best)
+    best = record_validation(run)
+    run.saver.save(run.engine, run.step, run.state(), redact(to_json(run.config)), best)
 
 
 def export(run: Run) -> Path:
@@ -156,10 +160,12 @@ def export(run: Run) -> Path:
     Adapters that can be merged are exported as a whole model, too.
     """
     adapter, target = run.config.adapter, run.folder / "export"
-    weights = whole_weights(run.module.model, run.engine.device)
+    weights = full_weights(run.module.model, run.engine.device)
     if dist.get_rank() == 0:
         tokenizers = tokenizer_files(run.config.data)
-        written = write_model(run.folder / "adapter" if adapter else target, weights, run.config, tokenizers)
+        written = write_model(
+            run.folder / "adapter" if adapter else target, weights, run.config, tokenizers
+        )
         if adapter is not None and adapter.kind == "lora":
             JanusModel.from_pretrained(written, device="cpu").save_pretrained(target)
     else:

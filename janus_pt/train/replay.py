@@ -8,14 +8,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from janus_pt.config import Config
-from janus_pt.errors import UserError
+from janus_pt.config.schema import Config
 from janus_pt.parallel import groups
-from janus_pt.train.loop import steps
-from janus_pt.train.numbers import was_left_out
-from janus_pt.train.peers import Peers
+from janus_pt.train.loop import train_steps
 from janus_pt.train.run import prepare
 from janus_pt.train.step import evaluate, report, train_step
+from janus_pt.train.watch.divergence import was_skipped
+from janus_pt.train.watch.heartbeat import Heartbeat
+from janus_pt.utils.errors import UserError
 
 
 def replay(config: Config, dump: Path) -> None:
@@ -28,10 +28,10 @@ def replay(config: Config, dump: Path) -> None:
         UserError: the dump is none, or is not of this run.
     """
     content = read_dump(dump)
-    peers = Peers(config.run.peer_timeout)
+    peers = Heartbeat(config.run.peer_timeout)
     try:
         run = prepare(config, True, peers, before_step=content["step"])
-        for _ in steps(run, peers, until=content["step"] - 1):
+        for _ in train_steps(run, peers, until=content["step"] - 1):
             pass
         if run.loader.state_dict() != content["loader"]:
             raise UserError(f"{dump}: this run read other data before step {content['step']}")
@@ -40,7 +40,7 @@ def replay(config: Config, dump: Path) -> None:
             _tell(f"micro-batch {number}", report(run.loss, evaluate(run.engine, [batch])))
         result = train_step(run.engine, batches, content["step"], config.run.seed)
         _tell(f"step {content['step']}", report(run.loss, result))
-        _tell("the update was", {"left out": float(was_left_out(run.engine))})
+        _tell("the update was", {"left out": float(was_skipped(run.engine))})
     finally:
         peers.stop()
         groups.shutdown()
@@ -59,4 +59,8 @@ def read_dump(path: Path) -> dict[str, Any]:
 
 def _tell(what: str, numbers: dict[str, float]) -> None:
     if dist.get_rank() == 0:
-        print(f"{what:<16}", "  ".join(f"{name} {value:.6g}" for name, value in numbers.items()), flush=True)
+        print(
+            f"{what:<16}",
+            "  ".join(f"{name} {value:.6g}" for name, value in numbers.items()),
+            flush=True,
+        )

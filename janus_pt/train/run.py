@@ -13,28 +13,28 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from janus_pt.config import Config
-from janus_pt.config_file import to_json
-from janus_pt.data.examples import make_example
-from janus_pt.data.index import Corpus, open_corpus
+from janus_pt.checkpoint import store as checkpoint
+from janus_pt.checkpoint.async_save import AsyncCheckpointer
+from janus_pt.checkpoint.layout import layout
+from janus_pt.config.reader import to_json
+from janus_pt.config.schema import Config
+from janus_pt.data.corpus import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
-from janus_pt.errors import UserError
-from janus_pt.export import load_export, read_export_config
-from janus_pt.model.trained import trains_all
-from janus_pt.objectives.batch import Batch, collate
+from janus_pt.export.folder import load_export, read_export_config
+from janus_pt.objectives.examples import make_example
 from janus_pt.objectives.loss import ObjectiveLoss
+from janus_pt.packing.batch import Batch, collate
 from janus_pt.parallel import groups
-from janus_pt.parallel.checks import check_alike, code_fingerprint, parameter_claims
+from janus_pt.parallel.consistency import check_identical, code_fingerprint, parameter_fingerprints
 from janus_pt.parallel.engine import Module, build_engine, build_module
-from janus_pt.train import checkpoint
-from janus_pt.train.decoding import Decoding, open_decoding
-from janus_pt.train.dry_step import dry_step
+from janus_pt.parallel.parameter_groups import trains_all
+from janus_pt.train.dry_run import dry_step
 from janus_pt.train.fingerprint import check_fingerprint, fingerprint
-from janus_pt.train.layout import layout
-from janus_pt.train.numbers import Numbers
-from janus_pt.train.peers import Peers
-from janus_pt.train.saving import Saver
 from janus_pt.train.step import SIZES
+from janus_pt.train.validation import Decoding, open_decoding
+from janus_pt.train.watch.divergence import DivergenceMonitor
+from janus_pt.train.watch.heartbeat import Heartbeat
+from janus_pt.utils.errors import UserError
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the run folder."""
@@ -51,8 +51,8 @@ class Run:
     config: Config
     engine: Any
     loader: TrainLoader[Any, Batch]
-    saver: Saver
-    numbers: Numbers
+    saver: AsyncCheckpointer
+    numbers: DivergenceMonitor
     counts: Tensor
     decoding: Decoding | None = None
     step: int = 0
@@ -97,7 +97,7 @@ class Run:
         }
 
 
-def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None = None) -> Run:
+def prepare(config: Config, resume: bool, peers: Heartbeat, before_step: int | None = None) -> Run:
     """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
 
     `peers` begins to watch as soon as the ranks can reach each other. With `before_step` the run goes on from a
@@ -108,20 +108,26 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
     """
     sizes = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
     timeout = config.run.peer_timeout
-    device = groups.initialize(*sizes, before_division=partial(check_same_start, config), timeout_s=timeout)
+    device = groups.initialize(
+        *sizes, before_division=partial(check_same_start, config), timeout_s=timeout
+    )
     peers.start()
     check_folder(config, resume)
     corpora = check_corpora(config)
     decoding = open_decoding(config)
     loader = build_loader(config)
-    check_alike({"the corpus of data.train": loader.fingerprint})
-    module = build_module(config, initial_weights(config) if config.run.init_from is not None else None)
-    check_alike(parameter_claims(module.model))
+    check_identical({"the corpus of data.train": loader.fingerprint})
+    module = build_module(
+        config, initial_weights(config) if config.run.init_from is not None else None
+    )
+    check_identical(parameter_fingerprints(module.model))
     engine = build_engine(config, module)
     dry_step(config, engine, corpora)
     counts = torch.zeros(len(module.loss.names) + len(SIZES), dtype=torch.float64, device=device)
-    saver = Saver(Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last)
-    numbers = Numbers(Path(config.run.output_dir), loader, config.run.max_left_out)
+    saver = AsyncCheckpointer(
+        Path(config.run.output_dir) / CHECKPOINTS, config.checkpoint.keep_last
+    )
+    numbers = DivergenceMonitor(Path(config.run.output_dir), loader, config.run.max_left_out)
     run = Run(config, engine, loader, saver, numbers, counts, decoding)
     if resume:
         _restore(run, before_step)
@@ -130,7 +136,9 @@ def prepare(config: Config, resume: bool, peers: Peers, before_step: int | None 
 
 def check_same_start(config: Config) -> None:
     """Refuse ranks that were started with another configuration or another version of this code."""
-    check_alike({"the configuration": to_json(config), "the code of janus_pt": code_fingerprint()})
+    check_identical(
+        {"the configuration": to_json(config), "the code of janus_pt": code_fingerprint()}
+    )
 
 
 def build_loader(config: Config) -> TrainLoader[Any, Batch]:
@@ -158,18 +166,24 @@ def check_folder(config: Config, resume: bool) -> None:
     """Refuse to write over another run."""
     folder = Path(config.run.output_dir)
     if not resume and (folder / CHECKPOINTS / checkpoint.LATEST).exists():
-        raise UserError(f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir")
+        raise UserError(
+            f"{folder} holds a run already: go on with --resume auto, or give another run.output_dir"
+        )
 
 
 def check_corpora(config: Config) -> list[Corpus]:
     """The corpora of `data`, refused if they do not fit the model, the objective or each other."""
-    paths = [corpus.path for corpus in config.data.train] + ([config.data.valid] if config.data.valid else [])
+    paths = [corpus.path for corpus in config.data.train] + (
+        [config.data.valid] if config.data.valid else []
+    )
     corpora = [open_corpus(path, config.data.cache_dir) for path in paths]
     problems = []
     for path, corpus in zip(paths, corpora, strict=True):
         problems += [f"{path}: {problem}" for problem in _corpus_problems(config, corpus)]
         if corpus.manifest.tokenizer_hashes != corpora[0].manifest.tokenizer_hashes:
-            problems.append(f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them")
+            problems.append(
+                f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them"
+            )
     if problems:
         raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
     return corpora
@@ -184,8 +198,13 @@ def _corpus_problems(config: Config, corpus: Corpus) -> list[str]:
     ):
         ours = getattr(config.model, name)
         if ours != size:
-            problems.append(f"model.{name} is {ours}, its tokenizers have {size or 'none'}; set it to {size or 'null'}")
-    parallel, infilled = "target" in corpus.manifest.fields, config.objective.masking.kind == "infill"
+            problems.append(
+                f"model.{name} is {ours}, its tokenizers have {size or 'none'}; set it to {size or 'null'}"
+            )
+    parallel, infilled = (
+        "target" in corpus.manifest.fields,
+        config.objective.masking.kind == "infill",
+    )
     if not parallel and not infilled:
         problems.append('has no target side, so objective.masking.kind must be "infill"')
     if parallel and infilled:
@@ -200,14 +219,20 @@ def initial_weights(config: Config) -> dict[str, Tensor]:
     assert config.run.init_from is not None
     export = load_export(config.run.init_from)
     theirs, ours = export.config.model_dump(), config.model.model_dump()
-    changed = [f"model.{key} (there {theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
+    changed = [
+        f"model.{key} (there {theirs[key]}, here {ours[key]})"
+        for key in ours
+        if theirs[key] != ours[key]
+    ]
     changed = [change for change in changed if "dropout" not in change]
     if [tokenizer.fingerprint for tokenizer in export.tokenizers] != open_corpus(
         config.data.train[0].path, config.data.cache_dir
     ).manifest.tokenizer_hashes:
         changed.append(f"the tokenizer (that of {config.data.train[0].path} is another one)")
     if changed:
-        raise UserError(f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}")
+        raise UserError(
+            f"run.init_from: the model in {config.run.init_from} differs in {', '.join(changed)}"
+        )
     return export.state
 
 
@@ -225,8 +250,10 @@ def _restore(run: Run, before_step: int | None) -> None:
     _check_same_run(run, path)
     state = checkpoint.load(run.engine, path, layout(run.config, dist.get_world_size()))
     if run.config.parallel.zero_stage < 3:
-        check_alike(parameter_claims(run.module.model))
-    check_fingerprint(state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path))
+        check_identical(parameter_fingerprints(run.module.model))
+    check_fingerprint(
+        state["fingerprint"], run.fingerprint(), run.config.precision.dtype, str(path)
+    )
     run.loader.load_state_dict(state["loader"])
     run.step, run.best = state["step"], checkpoint.best_of(state)
     run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
@@ -243,14 +270,25 @@ def _check_same_run(run: Run, folder: Path) -> None:
         if saved.get(key) != current.get(key)
     ]
     if changed:
-        raise UserError(f"{folder} was written with another configuration: {', '.join(changed)}; restore that")
+        raise UserError(
+            f"{folder} was written with another configuration: {', '.join(changed)}; restore that"
+        )
     frozen = json.loads((folder / checkpoint.STATE).read_text()).get("frozen_from")
     if frozen != frozen_from(run.config):
-        raise UserError(f"run.init_from: {run.config.run.init_from} is not the model that {folder} started from")
+        raise UserError(
+            f"run.init_from: {run.config.run.init_from} is not the model that {folder} started from"
+        )
 
 
 def _fixed(config: Config) -> dict[str, Any]:
     """What cannot change in the life of a run, by dotted key."""
     sections = {name: getattr(config, name) for name in ("model", "precision", "adapter")}
-    values = {f"{name}.{key}": value for name, section in sections.items() if section for key, value in section}
-    return values | {f"optimizer.{key}": getattr(config.optimizer, key) for key in ("freeze", "layer_lr_decay")}
+    values = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        if section
+        for key, value in section
+    }
+    return values | {
+        f"optimizer.{key}": getattr(config.optimizer, key) for key in ("freeze", "layer_lr_decay")
+    }

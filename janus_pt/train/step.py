@@ -11,14 +11,21 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from janus_pt.losses import Terms
 from janus_pt.model.dropout import Seed
-from janus_pt.objectives.batch import Batch
+from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.loss import ObjectiveLoss
+from janus_pt.packing.batch import Batch
 from janus_pt.parallel.engine import is_pipeline, note_gradient_norm
 from janus_pt.parallel.pipeline import evaluate_batches, train_batches
 
-SIZES = ("source_tokens", "content_slots", "query_slots", "predicted_slots", "target_tokens", "sentences")
+SIZES = (
+    "source_tokens",
+    "content_slots",
+    "query_slots",
+    "predicted_slots",
+    "target_tokens",
+    "sentences",
+)
 """What is counted of each batch besides the rows of its loss terms; padding left out."""
 
 
@@ -38,16 +45,28 @@ def batch_counts(batch: Batch, terms: Terms) -> list[int]:
     """Rows of every loss term (length last), then `SIZES`."""
     rows = {name: len(index) for name, index in batch.predict.items()}
     sentences = len(batch.lengths)
-    per_term = [rows[s] for s in terms.streams] + [min(rows[a], rows[b]) for a, b in terms.pairs] + [sentences]
+    per_term = (
+        [rows[s] for s in terms.streams]
+        + [min(rows[a], rows[b]) for a, b in terms.pairs]
+        + [sentences]
+    )
     real = batch.slots.samples >= 0
     content = int(real[:, : batch.slots.num_content].sum())
-    sizes = [int((batch.source.samples >= 0).sum()), content, int(real.sum()) - content, sum(rows.values())]
+    sizes = [
+        int((batch.source.samples >= 0).sum()),
+        content,
+        int(real.sum()) - content,
+        sum(rows.values()),
+    ]
     return [*per_term, *sizes, len(batch.targets), sentences]
 
 
 def global_counts(batches: Sequence[Batch], terms: Terms, device: torch.device) -> Tensor:
     """Counts over all `batches` of all data-parallel ranks, float64 on the device; all ranks take part."""
-    counted = [[0] * (len(terms.names) + 1 + len(SIZES)), *(batch_counts(b, terms) for b in batches)]
+    counted = [
+        [0] * (len(terms.names) + 1 + len(SIZES)),
+        *(batch_counts(b, terms) for b in batches),
+    ]
     counts = torch.tensor(counted, dtype=torch.float64).sum(0).to(device)
     dist.all_reduce(counts, group=parallel_state.get_data_parallel_group())
     return counts
@@ -70,14 +89,19 @@ def train_step(engine: Any, batches: Sequence[Batch], step: int, seed: int) -> S
     ranks take part.
     """
     loss: ObjectiveLoss = engine.module.loss
-    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    rank, ranks = (
+        parallel_state.get_data_parallel_rank(),
+        parallel_state.get_data_parallel_world_size(),
+    )
     counts = global_counts(batches, loss.terms, engine.device)
     scaled = coefficients(loss, counts) * (ranks * len(batches))
     seeds = [(seed, step, index * ranks + rank) for index in range(len(batches))]
     return StepResult(run_step(engine, batches, scaled, seeds), counts)
 
 
-def run_step(engine: Any, batches: Sequence[Batch], scaled: Tensor, seeds: Sequence[Seed]) -> Tensor:
+def run_step(
+    engine: Any, batches: Sequence[Batch], scaled: Tensor, seeds: Sequence[Seed]
+) -> Tensor:
     """Forward and backward of the batches with the coefficients `scaled`, then the update; the sums of the terms.
 
     All ranks take part.

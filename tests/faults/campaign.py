@@ -1,6 +1,6 @@
 """Kill a training of two ranks again and again, at random instants, and compare its end with an unbroken run's.
 
-    python tests/faults/campaign.py --runs 50 --seed 1 [--set parallel.zero_stage=3 …]
+    python -m tests.faults.campaign --runs 50 --seed 1 [--set parallel.zero_stage=3 …]
 
 Each time a random rank or all of them get SIGKILL: after a random step, in the middle of writing a checkpoint, or a
 random time after the start. What is left must end by itself. Then the same command goes on. In the end every loss and
@@ -16,7 +16,6 @@ import argparse
 import json
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,16 +23,15 @@ from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
 import torch
-from jobs import Job, job
-from runs import TIMEOUT_S, losses, read_records, write_run_config
 from safetensors.torch import load_file
 
-from janus_pt.config_file import read_config
-from janus_pt.data.batches import BatchStream, Cursor
-from janus_pt.data.index import open_corpus
+from janus_pt.config.reader import read_config
+from janus_pt.data.batch_sampler import BatchStream, Cursor
+from janus_pt.data.corpus import open_corpus
+from tests.faults.jobs import Job, job
+from tests.support.runs import TIMEOUT_S, losses, read_records, write_run_config
 
 RANKS, SAVE_EVERY, STEPS_A_RUN = 2, 5, 12
 SLOW_STEP_S = 3.0
@@ -43,7 +41,9 @@ LEAVE_S = 60.0
 
 def step_of(folder: Path) -> int:
     metrics = folder / "run/metrics.jsonl"
-    return max((int(r["step"]) for r in read_records(metrics)), default=0) if metrics.exists() else 0
+    return (
+        max((int(r["step"]) for r in read_records(metrics)), default=0) if metrics.exists() else 0
+    )
 
 
 def half_written(folder: Path) -> set[str]:
@@ -89,9 +89,15 @@ def check_samples(config: Path, steps: int) -> tuple[int, int]:
     """Samples and epochs that were read, each sample of an epoch exactly once, by what the run counted itself."""
     content = read_config(config)
     corpus = open_corpus(content.data.train[0].path)
-    stream = BatchStream([corpus], [1.0], content.data, content.run.seed, content.model.max_positions)
+    stream = BatchStream(
+        [corpus], [1.0], content.data, content.run.seed, content.model.max_positions
+    )
     batches = stream.from_cursor(Cursor())
-    planned = [sample for samples, _ in islice(batches, steps * content.micro_batches_per_step) for sample in samples]
+    planned = [
+        sample
+        for samples, _ in islice(batches, steps * content.micro_batches_per_step)
+        for sample in samples
+    ]
     seen = Counter((int(s["epoch"]), int(s["shard"]), int(s["sample"])) for s in planned)
     epochs = len(planned) // corpus.manifest.samples
     assert len(planned) == epochs * corpus.manifest.samples and set(seen.values()) == {1}
@@ -104,8 +110,12 @@ def compare(config: Path, whole: Path) -> tuple[int, int]:
     """Numbers and parameters compared; they must be equal bit for bit."""
     ours, theirs = (losses(path.parent / "run/metrics.jsonl") for path in (config, whole))
     assert ours == theirs, "losses differ"
-    ours_w, theirs_w = (load_file(path.parent / "run/export/model.safetensors") for path in (config, whole))
-    assert ours_w.keys() == theirs_w.keys() and all(torch.equal(ours_w[n], t) for n, t in theirs_w.items()), "weights"
+    ours_w, theirs_w = (
+        load_file(path.parent / "run/export/model.safetensors") for path in (config, whole)
+    )
+    assert ours_w.keys() == theirs_w.keys() and all(
+        torch.equal(ours_w[n], t) for n, t in theirs_w.items()
+    ), "weights"
     return len(theirs), sum(tensor.numel() for tensor in theirs_w.values())
 
 
@@ -118,7 +128,9 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
         run__max_steps=steps, run__eval_every=15, run__peer_timeout=30.0, checkpoint__every=SAVE_EVERY,
         data__batch_unit="sequences", data__global_batch_size=16, data__micro_batch_size=4, data__num_workers=0,
     )  # fmt: skip
-    whole, config = (write_run_config(make(folder / name), **settings) for name in ("whole", "killed"))
+    whole, config = (
+        write_run_config(make(folder / name), **settings) for name in ("whole", "killed")
+    )
     codes, told = finish(whole, changes, steps)
     assert codes == [0] * RANKS, told
     for number in range(runs):
@@ -131,7 +143,9 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
     assert codes == [0] * RANKS, told
     numbers, parameters = compare(config, whole)
     samples, epochs = check_samples(config, steps)
-    print(f"\n{sum(done.values())} kills, seed {seed}, {steps} steps on {RANKS} ranks{', '.join(['', *changes])}:")
+    print(
+        f"\n{sum(done.values())} kills, seed {seed}, {steps} steps on {RANKS} ranks{', '.join(['', *changes])}:"
+    )
     for what, count in sorted(done.items()):
         print(f"  {count:3} x {what}")
     print(f"equal bit for bit: {numbers} numbers of metrics.jsonl, {parameters} parameters")
@@ -150,10 +164,14 @@ def make(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the configuration")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the configuration"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         campaign(Path(folder), given.runs, given.seed, given.set)

@@ -1,6 +1,6 @@
 """Fuzz the readers of config, manifest, index, tar and safetensors with broken and hostile inputs.
 
-    python tests/faults/fuzz.py --inputs 100000 [--seed S] [--reader NAME]
+    python -m tests.faults.fuzz --inputs 100000 [--seed S] [--reader NAME]
 
 Inputs are whole files changed at random: bytes flipped, cut, doubled and moved, and values of their JSON put in place
 of others. Where a hash stands in the way, it is made to fit. A reader may take an input or raise `UserError`; another
@@ -17,7 +17,6 @@ import hashlib
 import json
 import resource
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,22 +25,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from corpus_fixture import write_corpus
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from runs import write_run_config
-from tiny import SHAPE, tiny_model, tokenizer_bytes
 
 from data_prep.verify_shards import Task, check_shard
-from janus_pt.config import ModelConfig
-from janus_pt.config_file import read_config
-from janus_pt.data.index import open_corpus
+from janus_pt.config.reader import read_config
+from janus_pt.config.schema import ModelConfig
+from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import read_manifest
-from janus_pt.errors import UserError
-from janus_pt.export import CONFIG, WEIGHTS, load_export, save_export
+from janus_pt.export.folder import CONFIG, WEIGHTS, load_export, save_export
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.errors import UserError
+from tests.support.corpora import write_corpus
+from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
+from tests.support.runs import write_run_config
 
 SECONDS, MEMORY = 10, 2**30
 Reader = Callable[[bytes], None]
@@ -82,7 +80,9 @@ def corpus_reader(folder: Path, name: str) -> tuple[bytes, Reader]:
                 text = text.replace(f'"bytes": {len(original)}', f'"bytes": {len(content)}', 1)
             manifest.write_text(text)
         rest = read_manifest(folder)
-        check_shard(Task(folder, rest.shards[0], 0, rest.model_copy(update={"shards": (), "sources": ()})))
+        check_shard(
+            Task(folder, rest.shards[0], 0, rest.model_copy(update={"shards": (), "sources": ()}))
+        )
         read_corpus(folder)
 
     return original, read
@@ -93,7 +93,12 @@ def export_reader(folder: Path, name: str) -> tuple[bytes, Reader]:
     tokenizer = folder / "tokenizer.model"
     tokenizer.write_bytes(tokenizer_bytes(300))
     shape = {**SHAPE, "vocab_size": Tokenizer.load(tokenizer).vocab_size}
-    save_export(folder / "model", tiny_model(**shape).state_dict(), ModelConfig.model_validate(shape), tokenizer)
+    save_export(
+        folder / "model",
+        tiny_model(**shape).state_dict(),
+        ModelConfig.model_validate(shape),
+        tokenizer,
+    )
     path, config = folder / "model" / name, folder / "model" / CONFIG
     original, listed = path.read_bytes(), config.read_text()
 
@@ -115,7 +120,25 @@ READERS: dict[str, Callable[[Path], tuple[bytes, Reader]]] = {
     "export config": lambda folder: export_reader(folder, CONFIG),
 }
 
-STRANGE = [None, True, 0, -1, 1, 7, 2**31, 2**63, -(2**63) - 1, 10**30, 0.5, 1e308, "", "x", "../x", "\0", "a" * 3000]
+STRANGE = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    7,
+    2**31,
+    2**63,
+    -(2**63) - 1,
+    10**30,
+    0.5,
+    1e308,
+    "",
+    "x",
+    "../x",
+    "\0",
+    "a" * 3000,
+]
 STRANGE += ["1", [], [[]], {}, {"a": {}}, [0] * 100, "\ud800", "\u202e"]
 
 
@@ -131,7 +154,9 @@ def changed_bytes(draw: Any, original: bytes) -> bytes:
         kind = draw(st.sampled_from(["new", "new", "bit", "remove", "double", "zeros", "largest"]))
         new = {
             "new": lambda: draw(st.binary(max_size=20)),
-            "bit": lambda s=stretch: bytes([s[0] ^ (1 << draw(st.integers(0, 7)))]) + s[1:] if s else b"\x01",
+            "bit": lambda s=stretch: (
+                bytes([s[0] ^ (1 << draw(st.integers(0, 7)))]) + s[1:] if s else b"\x01"
+            ),
             "remove": lambda: b"",
             "double": lambda s=stretch: s + s,
             "zeros": lambda s=stretch: bytes(len(s)),
@@ -150,7 +175,11 @@ def changed_json(draw: Any, original: Any) -> str:
         while isinstance(where, dict | list) and where:
             keys = list(where) if isinstance(where, dict) else list(range(len(where)))
             key = draw(st.sampled_from(keys))
-            if not isinstance(where[key], dict | list) or not where[key] or draw(st.integers(0, 3)) == 0:
+            if (
+                not isinstance(where[key], dict | list)
+                or not where[key]
+                or draw(st.integers(0, 3)) == 0
+            ):
                 break
             where = where[key]
         if key is None or not where:
@@ -160,9 +189,15 @@ def changed_json(draw: Any, original: Any) -> str:
             del where[key]
         elif kind == "repeat":
             value = where[key]
-            where.append(value) if isinstance(where, list) else where.update({str(draw(st.text(max_size=5))): value})
+            where.append(value) if isinstance(where, list) else where.update(
+                {str(draw(st.text(max_size=5))): value}
+            )
         else:
-            where[key] = draw(st.integers()) if kind == "number" else deepcopy(draw(st.sampled_from(STRANGE)))
+            where[key] = (
+                draw(st.integers())
+                if kind == "number"
+                else deepcopy(draw(st.sampled_from(STRANGE)))
+            )
     return json.dumps(document)
 
 
@@ -173,7 +208,9 @@ def inputs(name: str, original: bytes) -> st.SearchStrategy[bytes]:
     if name == "safetensors":
         size = int.from_bytes(original[:8], "little")
         header, data = json.loads(original[8 : 8 + size]), original[8 + size :]
-        rebuilt = changed_json(header).map(lambda text: len(text).to_bytes(8, "little") + text.encode() + data)
+        rebuilt = changed_json(header).map(
+            lambda text: len(text).to_bytes(8, "little") + text.encode() + data
+        )
         return changed_bytes(original) | rebuilt
     return changed_bytes(original) | changed_json(json.loads(original)).map(str.encode)
 
@@ -210,7 +247,9 @@ def too_slow(*_: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000, help="of all readers together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", choices=list(READERS))
@@ -221,7 +260,10 @@ def main() -> None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
         count, refused, slowest = fuzz(name, -(-given.inputs // len(names)), given.seed)
-        print(f"{name}: {count} inputs, {refused} refused, the slowest took {slowest:.2f} s", flush=True)
+        print(
+            f"{name}: {count} inputs, {refused} refused, the slowest took {slowest:.2f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from ranks import free_port
-from runs import TIMEOUT_S, read_records
+from tests.support.ranks import free_port
+from tests.support.runs import TIMEOUT_S, read_records
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["janus_pt.train.loop"])
@@ -34,7 +34,10 @@ class Job:
         place = {**SETTING, **environment, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         place["MASTER_PORT"] = str(free_port())
         self.ranks: list[ForkServerProcess] = [
-            CONTEXT.Process(target=_enter, args=(config, overrides, {**place, "RANK": str(r), "LOCAL_RANK": str(r)}))
+            CONTEXT.Process(
+                target=_enter,
+                args=(config, overrides, {**place, "RANK": str(r), "LOCAL_RANK": str(r)}),
+            )
             for r in range(ranks)
         ]
         for rank in self.ranks:
@@ -63,8 +66,12 @@ class Job:
     def wait_for_step(self, metrics: Path, step: int) -> None:
         """Until the metrics have this step."""
         deadline = time.monotonic() + TIMEOUT_S
-        while not (metrics.exists() and any(record["step"] >= step for record in read_records(metrics))):
-            assert any(rank.is_alive() for rank in self.ranks), f"ended before step {step}: {self.told.read_text()}"
+        while not (
+            metrics.exists() and any(record["step"] >= step for record in read_records(metrics))
+        ):
+            assert any(rank.is_alive() for rank in self.ranks), (
+                f"ended before step {step}: {self.told.read_text()}"
+            )
             assert time.monotonic() < deadline, f"no step {step} within {TIMEOUT_S} s"
             time.sleep(0.01)
 
@@ -79,7 +86,9 @@ def job(config: Path, *overrides: str, ranks: int = 1, **environment: str) -> It
         running.kill()
 
 
-def run(config: Path, *overrides: str, ranks: int = 1, **environment: str) -> tuple[list[int | None], str]:
+def run(
+    config: Path, *overrides: str, ranks: int = 1, **environment: str
+) -> tuple[list[int | None], str]:
     """Run a job to its end: exit codes, and what it told."""
     with job(config, *overrides, ranks=ranks, **environment) as running:
         before = len(running.told.read_text()) if running.told.exists() else 0
@@ -94,14 +103,16 @@ def _enter(config: Path, overrides: Sequence[str], environment: dict[str, str]) 
     os.dup2(told, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
-    from janus_pt.config_file import read_config
-    from janus_pt.errors import entry_point
+    from janus_pt.config.reader import read_config
     from janus_pt.launch import run_training, world_size
+    from janus_pt.utils.errors import entry_point
 
     arguments = argparse.Namespace(resume="auto", dry_run=False, replay=environment.get("REPLAY"))
     if "SABOTAGE" in environment:
-        importlib.import_module("sabotage").begin(environment["SABOTAGE"])
-    entry_point(lambda: run_training(read_config(config, overrides, world_size()), arguments, world_size()))
+        importlib.import_module("tests.faults.sabotage").begin(environment["SABOTAGE"])
+    entry_point(
+        lambda: run_training(read_config(config, overrides, world_size()), arguments, world_size())
+    )
 
 
 def latest(run_folder: Path) -> str:

@@ -79,7 +79,9 @@ class Handler(BaseHTTPRequestHandler):
 def serving(folder: Path) -> Iterator[Server]:
     """The server, running in a thread until the block is left."""
     with Server(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         yield server
         server.shutdown()

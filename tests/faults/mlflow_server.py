@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from ranks import free_port
+from tests.support.ranks import free_port
 
 START_S = 180
 
@@ -33,8 +33,22 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it and wait until it answers. Where it listens is left to MLflow's defaults."""
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
+        command += [
+            "--backend-store-uri",
+            self.store,
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+        ]
         log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_S

@@ -32,7 +32,9 @@ def begin(what: str) -> None:
         hooks = []
         if step in wrong:
             weight = next(p for p in engine.module.parameters() if p.ndim == 1)
-            hooks.append(weight.register_hook(lambda gradient: torch.full_like(gradient, float(value))))
+            hooks.append(
+                weight.register_hook(lambda gradient: torch.full_like(gradient, float(value)))
+            )
         result = train_step(engine, batches, step, seed)
         for hook in hooks:
             hook.remove()

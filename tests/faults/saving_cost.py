@@ -1,6 +1,6 @@
 """How much longer a step takes that triggers a checkpoint: one run on one process, step by step.
 
-    python tests/faults/saving_cost.py
+    python -m tests.faults.saving_cost
 
 Prints the median step, the median step that saves, their ratio, and the size of a checkpoint.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -19,23 +18,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from runs import write_run_config
-
-from janus_pt.config_file import read_config
+from janus_pt.config.reader import read_config
 from janus_pt.train import loop
+from tests.support.runs import write_run_config
 
 STEPS, EVERY = 40, 5
-SHAPE = dict(hidden_size=192, ffn_hidden_size=768, num_attention_heads=4, encoder_layers=2, decoder_layers=2)
+SHAPE = dict(
+    hidden_size=192, ffn_hidden_size=768, num_attention_heads=4, encoder_layers=2, decoder_layers=2
+)
 
 
 def measure(folder: Path) -> tuple[list[float], list[float], int]:
     """Seconds of the steps that save none, of those that save, and the bytes of a checkpoint."""
     changes: dict[str, Any] = {f"model__{name}": value for name, value in SHAPE.items()}
     changes |= dict(data__global_batch_size=8192, data__micro_batch_size=1024, data__window=2000)
-    changes |= dict(run__max_steps=STEPS, run__eval_every=0, run__log_every=STEPS, checkpoint__every=EVERY)
+    changes |= dict(
+        run__max_steps=STEPS, run__eval_every=0, run__log_every=STEPS, checkpoint__every=EVERY
+    )
     config = read_config(write_run_config(folder, **changes))
     starts: list[float] = []
     next_batches = loop.next_batches
@@ -50,7 +51,9 @@ def measure(folder: Path) -> tuple[list[float], list[float], int]:
     numbers = range(3, STEPS)
     saving = [second for step, second in zip(numbers, seconds, strict=True) if step % EVERY == 0]
     others = [second for step, second in zip(numbers, seconds, strict=True) if step % EVERY]
-    size = sum(path.stat().st_size for path in (folder / f"run/checkpoints/step_{STEPS}").rglob("*"))
+    size = sum(
+        path.stat().st_size for path in (folder / f"run/checkpoints/step_{STEPS}").rglob("*")
+    )
     return others, saving, size
 
 
@@ -58,7 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         others, saving, size = measure(Path(folder))
     plain, with_save = statistics.median(others), statistics.median(saving)
-    print(f"checkpoint {size / 1e6:.0f} MB; median step {plain:.3f} s, median step that saves {with_save:.3f} s")
+    print(
+        f"checkpoint {size / 1e6:.0f} MB; median step {plain:.3f} s, median step that saves {with_save:.3f} s"
+    )
     print(
         f"ratio {with_save / plain:.2f}; the slowest that saves {max(saving):.3f} s, of the others {max(others):.3f} s"
     )

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import job, latest, run
-from runs import losses, write_run_config
 from safetensors.torch import load_file
 
-from janus_pt.train import checkpoint
-from janus_pt.train.checkpoint import FILES, LATEST, seal, verify
-from janus_pt.train.monitor import MetricsFile
-from janus_pt.train.saving import prune
+from janus_pt.checkpoint import store as checkpoint
+from janus_pt.checkpoint.async_save import prune
+from janus_pt.checkpoint.store import FILES, LATEST, seal, verify
+from janus_pt.train.report.metrics_file import MetricsFile
+from tests.faults.jobs import job, latest, run
+from tests.support.runs import losses, write_run_config
 
 STEPS = 40
 
@@ -57,7 +57,10 @@ def test_a_full_disk_loses_no_step(tmp_path: Path, whole: Path) -> None:
         assert running.wait() == [12, 12]
     told = running.told.read_text()
     assert "step 15 is not saved: rank 1: " in told and "Traceback" not in told
-    assert latest(tmp_path / "run") == f"step_{STEPS}" and verify(tmp_path / f"run/checkpoints/step_{STEPS}") is None
+    assert (
+        latest(tmp_path / "run") == f"step_{STEPS}"
+        and verify(tmp_path / f"run/checkpoints/step_{STEPS}") is None
+    )
     assert same_end(tmp_path, whole)
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
@@ -69,7 +72,9 @@ def test_a_folder_that_takes_no_checkpoint_ends_no_training(tmp_path: Path, whol
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").symlink_to("/proc/sys")
     codes, told = run(config, ranks=2)
-    assert codes == [12, 12] and told.count("is not saved") == STEPS // 5 and "Traceback" not in told
+    assert (
+        codes == [12, 12] and told.count("is not saved") == STEPS // 5 and "Traceback" not in told
+    )
     assert same_end(tmp_path, whole)
 
 
@@ -106,7 +111,9 @@ DAMAGES = [flip, cut, lose_a_file, lose_the_list, lose_all, wrong_latest]
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(tmp_path: Path, whole: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(
+    tmp_path: Path, whole: Path
+) -> None:
     for damage in DAMAGES:
         folder = tmp_path / damage.__name__
         shutil.copytree(whole / "run", folder / "run")
@@ -129,12 +136,19 @@ def test_no_whole_checkpoint_is_an_error_not_a_new_start(tmp_path: Path, whole: 
     config = write_config(tmp_path)
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     codes, told = run(config, ranks=2)
-    assert codes == [2, 2] and told.count("error: ") == 1 and "is whole" in told and "Traceback" not in told
+    assert (
+        codes == [2, 2]
+        and told.count("error: ") == 1
+        and "is whole" in told
+        and "Traceback" not in told
+    )
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_a_model_that_is_not_the_one_saved_is_refused_though_its_files_are_whole(tmp_path: Path, whole: Path) -> None:
+def test_a_model_that_is_not_the_one_saved_is_refused_though_its_files_are_whole(
+    tmp_path: Path, whole: Path
+) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
     folder = tmp_path / f"run/checkpoints/step_{STEPS}"
     state = json.loads((folder / "state.json").read_text())
@@ -171,7 +185,9 @@ def test_the_parts_of_a_check_are_the_whole(tmp_path: Path) -> None:
     assert [problem is None for problem in found].count(False) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "[1]", '{"weights.pt": 3}', '{"weights.pt": {}}', "\0", "null", "1"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "[1]", '{"weights.pt": 3}', '{"weights.pt": {}}', "\0", "null", "1"]
+)
 def test_a_broken_list_of_files_is_an_incomplete_checkpoint(tmp_path: Path, content: str) -> None:
     path = make_checkpoint(tmp_path, 1)
     (path / FILES).write_text(content)
@@ -224,7 +240,9 @@ def test_metrics_that_the_disk_does_not_take_are_written_later(
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     records = [{"step": step, "loss/ar": 1 / step} for step in range(1, 21)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limited: Callable[[int], None] = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # noqa: E731
+    limited: Callable[[int], None] = lambda size: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size, hard)
+    )  # noqa: E731
     try:
         for number, record in enumerate(records):
             limited(150 if 5 <= number < 15 else soft)

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_fixture import write_corpus, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_loader import Record, collate, config, make, prepare
 
 from janus_pt.data import workers
-from janus_pt.data.index import open_corpus
+from janus_pt.data.corpus import open_corpus
+from janus_pt.data.files import Damaged
 from janus_pt.data.loader import valid_batches
 from janus_pt.data.manifest import read_manifest
-from janus_pt.data.store import Damaged
-from janus_pt.errors import UserError
+from janus_pt.utils.errors import UserError
+from tests.data.test_loader import Record, collate, config, make, prepare
+from tests.support.corpora import write_corpus, write_shard
 
 SIZES = [11, 20, 7, 22]
 BAD = 1
@@ -75,7 +75,9 @@ DAMAGES: dict[Callable[[Path], None], tuple[str, int]] = {
 """What is told of each damage, and how many samples it costs."""
 
 
-def samples(corpus: Path, steps: int = 15, ranks: int = 1, **changes: Any) -> list[list[list[Record]]]:
+def samples(
+    corpus: Path, steps: int = 15, ranks: int = 1, **changes: Any
+) -> list[list[list[Record]]]:
     """By rank, the records of each of its micro-batches."""
     loaders = [make(config(corpus, **changes), rank, ranks) for rank in range(ranks)]
     taken = []
@@ -87,9 +89,13 @@ def samples(corpus: Path, steps: int = 15, ranks: int = 1, **changes: Any) -> li
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_damage_stops_the_run_in_one_message(corpus: Path, damage: Callable[[Path], None], num_workers: int) -> None:
+def test_damage_stops_the_run_in_one_message(
+    corpus: Path, damage: Callable[[Path], None], num_workers: int
+) -> None:
     damage(corpus)
-    with pytest.raises(UserError, match=f"^{shard(corpus)}: {DAMAGES[damage][0]}.*; copy or build") as caught:
+    with pytest.raises(
+        UserError, match=f"^{shard(corpus)}: {DAMAGES[damage][0]}.*; copy or build"
+    ) as caught:
         samples(corpus, num_workers=num_workers)
     assert "\n" not in str(caught.value)
 
@@ -122,7 +128,9 @@ def test_what_is_left_out_is_the_damaged_and_nothing_else_moves(
 def test_how_many_were_left_out_is_known(corpus: Path) -> None:
     """The loader counts what it handed out, over all ranks; a step counts what it was trained on."""
     cut_short(corpus)
-    loader = make(config(corpus, on_error="skip", micro_batch_size=300, global_batch_size=300, window=60))
+    loader = make(
+        config(corpus, on_error="skip", micro_batch_size=300, global_batch_size=300, window=60)
+    )
     seen = 0
     with closing(iter(loader)) as batches:
         while loader.state_dict()["epoch"] < 1:
@@ -132,7 +140,9 @@ def test_how_many_were_left_out_is_known(corpus: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def flipped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Record]]]:
+def flipped(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[list[Record]]]:
     """A corpus with bit flips in a few samples, and the micro-batches that are read of it without a break."""
     copy = Path(shutil.copytree(whole, tmp_path_factory.mktemp("flipped") / "corpus"))
     content = bytearray(shard(copy).read_bytes())
@@ -146,7 +156,9 @@ LEFT_OUT = dict(on_error="skip", micro_batch_size=120, global_batch_size=120)
 
 
 @settings(max_examples=15, deadline=None)
-@given(steps=st.integers(0, 6), ranks=st.sampled_from([1, 2, 4]), then_ranks=st.sampled_from([1, 2, 4]))
+@given(
+    steps=st.integers(0, 6), ranks=st.sampled_from([1, 2, 4]), then_ranks=st.sampled_from([1, 2, 4])
+)
 def test_any_ranks_and_any_resume_leave_out_the_same(
     flipped: tuple[Path, list[list[Record]]], steps: int, ranks: int, then_ranks: int
 ) -> None:
@@ -185,14 +197,20 @@ def test_a_validation_treats_damage_alike(corpus: Path, on_error: str) -> None:
         assert sum(len(batch) for batch in batches if batch) == sum(SIZES) - 1
 
 
-@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 200), lambda path: flip_last(path)])
-def test_a_damaged_index_stops_the_run_whatever_the_choice(corpus: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "damage", [os.unlink, lambda path: os.truncate(path, 200), lambda path: flip_last(path)]
+)
+def test_a_damaged_index_stops_the_run_whatever_the_choice(
+    corpus: Path, damage: Callable[[Path], None]
+) -> None:
     """Every rank plans from it: if one of them left something out, the ranks would read different orders."""
     damage(shard(corpus).with_suffix(".idx.npy"))
     with pytest.raises(UserError, match=f"{shard(corpus)}: .*index"):
         samples(corpus, on_error="skip")
     with pytest.raises(UserError) as caught:
-        open_corpus(str(corpus)).read(BAD, 0)  # as a worker process does, which loads the index anew
+        open_corpus(str(corpus)).read(
+            BAD, 0
+        )  # as a worker process does, which loads the index anew
     assert not isinstance(caught.value, Damaged)
 
 
@@ -205,7 +223,9 @@ def flip_last(path: Path) -> None:
 def test_a_disk_that_fails_stops_the_run_whatever_the_choice(corpus: Path) -> None:
     remove(corpus)
     shard(corpus).symlink_to(shard(corpus).name)  # opening it gives ELOOP, as a sick disk gives EIO
-    with pytest.raises(UserError, match=f"{shard(corpus)}: cannot be read: .*; see to the disk") as caught:
+    with pytest.raises(
+        UserError, match=f"{shard(corpus)}: cannot be read: .*; see to the disk"
+    ) as caught:
         samples(corpus, on_error="skip")
     assert not isinstance(caught.value, Damaged)
 
@@ -217,7 +237,12 @@ def rewritten(corpus: Path, sample: list[int]) -> Path:
     manifest = read_manifest(corpus)
     total = {"text": manifest.tokens["text"] + len(sample)}
     longest = max(manifest.max_tokens, len(sample))
-    changes = dict(shards=(*manifest.shards, more), samples=manifest.samples + 1, tokens=total, max_tokens=longest)
+    changes = dict(
+        shards=(*manifest.shards, more),
+        samples=manifest.samples + 1,
+        tokens=total,
+        max_tokens=longest,
+    )
     manifest.model_copy(update=changes).write(corpus)
     return corpus
 
@@ -227,10 +252,15 @@ def rewritten(corpus: Path, sample: list[int]) -> Path:
     [
         ([], "shard-000009.tar: sample 0, field text: it is empty"),
         ([7, 1000], "shard-000009.tar: sample 0, field text: token id 1000 is not below 1000"),
-        ([7] * 31, "shard-000009.tar: sample 0 has 33 tokens with bos and eos, more than model.max_positions = 32"),
+        (
+            [7] * 31,
+            "shard-000009.tar: sample 0 has 33 tokens with bos and eos, more than model.max_positions = 32",
+        ),
     ],
 )
-def test_a_bad_sample_stops_the_run_or_is_left_out(corpus: Path, whole: Path, sample: list[int], problem: str) -> None:
+def test_a_bad_sample_stops_the_run_or_is_left_out(
+    corpus: Path, whole: Path, sample: list[int], problem: str
+) -> None:
     rewritten(corpus, sample)
     with pytest.raises(UserError, match=problem):
         samples(corpus, steps=25)
@@ -240,7 +270,9 @@ def test_a_bad_sample_stops_the_run_or_is_left_out(corpus: Path, whole: Path, sa
     assert {record[0] for record in read} == {record[0] for record in all_good}
 
 
-def test_what_is_too_long_is_told_at_the_start(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_too_long_is_told_at_the_start(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(config(rewritten(corpus, [7] * 31), on_error="skip"))
     assert "1 of 61 samples have more than model.max_positions = 32" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"7 of 7 samples have more than data.micro_batch_size = 4"):
@@ -253,7 +285,10 @@ def test_a_corpus_replaced_under_a_running_job_is_told(corpus: Path, on_error: s
     """Written over, file by file, by one of the same sizes."""
     loader = make(config(corpus, on_error=on_error))
     other = write_corpus(corpus.parent / "other", SIZES, seed=5)
-    with pytest.raises(UserError, match=r"manifest.json: the corpus has been replaced"), closing(iter(loader)) as it:
+    with (
+        pytest.raises(UserError, match=r"manifest.json: the corpus has been replaced"),
+        closing(iter(loader)) as it,
+    ):
         next(it)
         for path in sorted(other.iterdir()):  # manifest.json first
             (corpus / path.name).write_bytes(path.read_bytes())
@@ -264,7 +299,9 @@ def test_a_corpus_replaced_under_a_running_job_is_told(corpus: Path, on_error: s
 def test_a_corpus_replaced_between_two_jobs_is_refused(corpus: Path) -> None:
     state = make(config(corpus)).state_dict()
     write_corpus(corpus, SIZES, seed=5)
-    with pytest.raises(UserError, match=r"the checkpoint was reading other data: the content of data.train"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint was reading other data: the content of data.train"
+    ):
         make(config(corpus)).load_state_dict(state)
 
 

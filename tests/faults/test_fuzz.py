@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support.runs import ROOT
 
 
 @pytest.mark.slow
 def test_readers_refuse_what_is_broken_and_nothing_worse() -> None:
-    script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--inputs", "3000"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "3000"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = re.findall(r"^(.+): (\d+) inputs, (\d+) refused", done.stdout, re.MULTILINE)
-    assert len(told) == 6 and all(int(count) == 500 > int(refused) > 100 for _, count, refused in told), done.stdout
+    assert len(told) == 6 and all(
+        int(count) == 500 > int(refused) > 100 for _, count, refused in told
+    ), done.stdout

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow_server import MlflowServer
-from runs import launch, read_records, write_run_config
-from test_tracking import configuration, history, wait_for
 
-from janus_pt.train import tracking
-from janus_pt.train.monitor import MetricsFile
-from janus_pt.train.tracking import Tracker
+from janus_pt.train.report import tracking
+from janus_pt.train.report.metrics_file import MetricsFile
+from janus_pt.train.report.tracking import Tracker
+from tests.faults.mlflow_server import MlflowServer
+from tests.support.runs import launch, read_records, write_run_config
+from tests.train.test_tracking import configuration, history, wait_for
 
 pytestmark = pytest.mark.slow
 AT_ONCE_S = 1.0
@@ -61,7 +61,9 @@ def state_of(server: MlflowServer, folder: Path) -> tuple[str, dict[int, float]]
     from mlflow import MlflowClient
 
     run_id = json.loads((folder / "mlflow_run.json").read_text())["run_id"]
-    return MlflowClient(server.store).get_run(run_id).info.status, dict(history(server.store, run_id, "loss/ar"))
+    return MlflowClient(server.store).get_run(run_id).info.status, dict(
+        history(server.store, run_id, "loss/ar")
+    )
 
 
 def complete(last: int) -> dict[int, float]:
@@ -70,20 +72,32 @@ def complete(last: int) -> dict[int, float]:
 
 def test_the_server_listens_to_this_machine_only(server: MlflowServer) -> None:
     assert server.process is not None
-    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-    addresses = {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    family = [
+        psutil.Process(server.process.pid),
+        *psutil.Process(server.process.pid).children(recursive=True),
+    ]
+    addresses = {
+        c.laddr.ip
+        for p in family
+        for c in p.net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
     assert addresses == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_the_state_of_the_run_is_told(server: MlflowServer, tmp_path: Path, quick: None, status: str) -> None:
+def test_the_state_of_the_run_is_told(
+    server: MlflowServer, tmp_path: Path, quick: None, status: str
+) -> None:
     training = Training(tmp_path / "run", server.uri)
     training.steps(1, 3)
     training.tracker.finish(status)
     assert state_of(server, tmp_path / "run") == (status, complete(3))
 
 
-def test_a_frozen_server_keeps_nobody_and_gets_everything(server: MlflowServer, tmp_path: Path, quick: None) -> None:
+def test_a_frozen_server_keeps_nobody_and_gets_everything(
+    server: MlflowServer, tmp_path: Path, quick: None
+) -> None:
     training = Training(tmp_path / "run", server.uri)
     training.steps(1, 20)
     wait_for(lambda: (tmp_path / "run" / "mlflow_run.json").exists())
@@ -114,7 +128,9 @@ def test_a_server_frozen_at_the_end_is_waited_for_only_so_long(
     finally:
         server.send(signal.SIGCONT)
     training.tracker._thread.join(30)
-    again = Training(tmp_path / "run", server.uri, resumed=True)  # what is missing goes with the next job
+    again = Training(
+        tmp_path / "run", server.uri, resumed=True
+    )  # what is missing goes with the next job
     again.steps(6, 8)
     again.tracker.finish()
     assert state_of(server, tmp_path / "run") == ("FINISHED", complete(8))
@@ -131,10 +147,16 @@ def test_a_whole_training_beside_a_frozen_server(server: MlflowServer, tmp_path:
     finally:
         server.send(signal.SIGCONT)
     assert done.returncode == 0 and done.stderr.count("warning: MLflow") == 1, done.stderr
-    more = launch("pretrain.py", "--config", str(config), "--resume", "auto", "--set", "run.max_steps=22")
+    more = launch(
+        "pretrain.py", "--config", str(config), "--resume", "auto", "--set", "run.max_steps=22"
+    )
     assert more.returncode == 0, more.stderr
     status, metrics = state_of(server, tmp_path / "run")
-    told = {int(r["step"]): r["loss/ar"] for r in read_records(tmp_path / "run/metrics.jsonl") if "loss/ar" in r}
+    told = {
+        int(r["step"]): r["loss/ar"]
+        for r in read_records(tmp_path / "run/metrics.jsonl")
+        if "loss/ar" in r
+    }
     assert status == "FINISHED" and metrics == told
 
 

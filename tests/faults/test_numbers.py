@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import last_step, latest, run
-from runs import read_records, write_run_config
 from safetensors.torch import load_file
 
-from janus_pt.train import numbers
-from janus_pt.train.numbers import SPIKE_WINDOW, Numbers
+from janus_pt.train.watch import divergence as numbers
+from janus_pt.train.watch.divergence import SPIKE_WINDOW, DivergenceMonitor
+from tests.faults.jobs import last_step, latest, run
+from tests.support.runs import read_records, write_run_config
 
 LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "zero 0": ("nan", dict(parallel__zero_stage=0)),
@@ -29,7 +29,9 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def config_of(folder: Path, **changes: Any) -> Path:
-    settings = dict(run__max_steps=12, run__eval_every=0, data__num_workers=0, checkpoint__every=100)
+    settings = dict(
+        run__max_steps=12, run__eval_every=0, data__num_workers=0, checkpoint__every=100
+    )
     return write_run_config(folder, **{**settings, **changes})
 
 
@@ -40,30 +42,50 @@ def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: s
     config = config_of(tmp_path, **settings)
     codes, told = run(config, ranks=2, SABOTAGE=f"1:4,7:{value}")
     assert codes == [0, 0], told
-    records = {int(r["step"]): r for r in read_records(tmp_path / "run/metrics.jsonl") if "loss/ar" in r}
+    records = {
+        int(r["step"]): r for r in read_records(tmp_path / "run/metrics.jsonl") if "loss/ar" in r
+    }
     assert [records[step]["left_out_steps"] for step in (3, 4, 6, 7, 12)] == [0, 1, 1, 2, 2]
-    assert told.count("loss or gradient is not finite; left out on all ranks") == 2 and "Traceback" not in told
-    assert all(r["loss/total"] is not None and math.isfinite(r["loss/total"]) for r in records.values())
+    assert (
+        told.count("loss or gradient is not finite; left out on all ranks") == 2
+        and "Traceback" not in told
+    )
+    assert all(
+        r["loss/total"] is not None and math.isfinite(r["loss/total"]) for r in records.values()
+    )
     weights = load_file(tmp_path / "run/export/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
     dump = json.loads((tmp_path / "run/dumps/step_4.json").read_text())
-    assert dump["step"] == 4 and dump["samples"] and all("shard-000000.tar:" in name for name in dump["samples"])
+    assert (
+        dump["step"] == 4
+        and dump["samples"]
+        and all("shard-000000.tar:" in name for name in dump["samples"])
+    )
 
 
 @pytest.mark.slow
 def test_too_many_in_a_row_save_and_stop_and_a_dump_does_the_step_again(tmp_path: Path) -> None:
     config = config_of(tmp_path, run__max_left_out=3, checkpoint__every=4)
     codes, told = run(config, ranks=2, SABOTAGE="1:6,7,8:nan")
-    assert codes == [14, 14] and "too many steps in a row without a finite gradient: saved after step 8" in told
+    assert (
+        codes == [14, 14]
+        and "too many steps in a row without a finite gradient: saved after step 8" in told
+    )
     assert last_step(tmp_path / "run") == 8 and latest(tmp_path / "run") == "step_8"
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     dump = str(tmp_path / "run/dumps/step_7.json")
     codes, told = run(config, ranks=2, SABOTAGE="1:6,7,8:nan", REPLAY=dump)
     assert codes == [0, 0] and "step 7" in told and "micro-batch 0" in told, told
     shown = next(line for line in told.splitlines() if line.startswith("step 7"))
-    loss = next(r["loss/total"] for r in read_records(tmp_path / "run/metrics.jsonl") if r["step"] == 7)
-    assert f"loss/total {loss:.6g}" in shown  # the very step: same weights, same batch, same dropout
-    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before and latest(tmp_path / "run") == "step_8"
+    loss = next(
+        r["loss/total"] for r in read_records(tmp_path / "run/metrics.jsonl") if r["step"] == 7
+    )
+    assert (
+        f"loss/total {loss:.6g}" in shown
+    )  # the very step: same weights, same batch, same dropout
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before and latest(
+        tmp_path / "run"
+    ) == "step_8"
     codes, told = run(config, ranks=2)  # healthy again
     assert codes == [0, 0] and last_step(tmp_path / "run") == 12
 
@@ -86,10 +108,15 @@ def test_a_spike_of_the_loss_is_told_and_dumped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(numbers.dist, "get_rank", lambda: 0)
-    watch = Numbers(tmp_path, Loader(), 3)  # type: ignore[arg-type]
+    watch = DivergenceMonitor(tmp_path, Loader(), 3)  # type: ignore[arg-type]
     losses = [5.0 + 0.1 * math.sin(step) for step in range(2 * SPIKE_WINDOW)]
     for step, loss in enumerate([*losses, 9.0, math.nan, 5.05, 20.0]):
         watch.loss_told(step, loss, {"batch": step})
-    assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == ["step_100.json", "step_103.json"]
-    assert json.loads((tmp_path / "dumps/step_100.json").read_text())["samples"] == ["shard.tar:100"]
+    assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == [
+        "step_100.json",
+        "step_103.json",
+    ]
+    assert json.loads((tmp_path / "dumps/step_100.json").read_text())["samples"] == [
+        "shard.tar:100"
+    ]
     assert capsys.readouterr().err.count("the loss is") == 2

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import job, run
-from runs import write_run_config
+
+from tests.faults.jobs import job, run
+from tests.support.runs import write_run_config
 
 pytestmark = pytest.mark.slow
 TIMEOUT_S, MARGIN_S = 8.0, 30.0
@@ -25,7 +26,9 @@ TIMEOUT_S, MARGIN_S = 8.0, 30.0
         (0, signal.SIGSTOP, "rank 0"),
     ],
 )
-def test_a_rank_that_falls_silent_ends_the_job(tmp_path: Path, rank: int, number: signal.Signals, told: str) -> None:
+def test_a_rank_that_falls_silent_ends_the_job(
+    tmp_path: Path, rank: int, number: signal.Signals, told: str
+) -> None:
     config = write_run_config(
         tmp_path,
         run__max_steps=100000,
@@ -49,17 +52,24 @@ def test_a_rank_that_falls_silent_ends_the_job(tmp_path: Path, rank: int, number
 
 
 def test_a_rank_that_lives_but_hangs_is_named(tmp_path: Path) -> None:
-    config = write_run_config(tmp_path, run__max_steps=100, run__peer_timeout=TIMEOUT_S, data__num_workers=0)
+    config = write_run_config(
+        tmp_path, run__max_steps=100, run__peer_timeout=TIMEOUT_S, data__num_workers=0
+    )
     with job(config, ranks=2, SABOTAGE="1:7:hang") as running:
         running.ranks[0].join(TIMEOUT_S + MARGIN_S + 30)
         assert running.ranks[0].exitcode == 13 and running.ranks[1].exitcode is None
         running.kill()
     told = running.told.read_text()
-    assert "error: rank 0, step 7 (training): rank 1 is still at step 7 (reading)" in told and "Traceback" not in told
+    assert (
+        "error: rank 0, step 7 (training): rank 1 is still at step 7 (reading)" in told
+        and "Traceback" not in told
+    )
 
 
 def test_a_rank_with_bad_data_names_itself_and_the_others_leave(tmp_path: Path) -> None:
-    config = write_run_config(tmp_path, run__max_steps=100, data__num_workers=0, data__batch_unit="sequences")
+    config = write_run_config(
+        tmp_path, run__max_steps=100, data__num_workers=0, data__batch_unit="sequences"
+    )
     shard = tmp_path / "corpus/shard-000000.tar"
     content = bytearray(shard.read_bytes())
     content[int(np.load(shard.with_suffix(".idx.npy"))[33, 0])] ^= 1

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus_fixture import write_corpus
-from misbehaving_server import Server, serving
 
-from janus_pt.data import store
-from janus_pt.data.index import open_corpus
-from janus_pt.errors import UserError
+from janus_pt.data import files as store
+from janus_pt.data.corpus import open_corpus
+from janus_pt.utils.errors import UserError
+from tests.faults.misbehaving_server import Server, serving
+from tests.support.corpora import write_corpus
 
 SHARD, INDEX, MANIFEST = "shard-000000.tar", "shard-000000.idx.npy", "manifest.json"
 
@@ -44,25 +44,37 @@ def test_what_passes_is_tried_again(
     server.faults[file] = [fault, fault, fault]
     assert read(server, tmp_path / "cache") == expected(server)
     told = capsys.readouterr().err
-    assert told.count("trying again in") == (0 if fault == "slow" else 3) and "Traceback" not in told
+    assert (
+        told.count("trying again in") == (0 if fault == "slow" else 3) and "Traceback" not in told
+    )
     assert not [path for path in (tmp_path / "cache").rglob(".partial-*")]
 
 
 @pytest.mark.parametrize("file", [MANIFEST, INDEX, SHARD])
 @pytest.mark.parametrize("fault", ["error", "half", "stall"])
-def test_what_stays_ends_in_one_message(server: Server, tmp_path: Path, file: str, fault: str) -> None:
+def test_what_stays_ends_in_one_message(
+    server: Server, tmp_path: Path, file: str, fault: str
+) -> None:
     server.faults[file] = [fault] * 9
     with pytest.raises(UserError) as caught:
         read(server, tmp_path / "cache")
-    assert f"{server.url}/{file}: cannot be read: " in str(caught.value) and "\n" not in str(caught.value)
+    assert f"{server.url}/{file}: cannot be read: " in str(caught.value) and "\n" not in str(
+        caught.value
+    )
     assert server.gets.count(file) == 4
-    assert not isinstance(caught.value, store.Damaged)  # never left out: tomorrow the server may be back
+    assert not isinstance(
+        caught.value, store.Damaged
+    )  # never left out: tomorrow the server may be back
 
 
 @pytest.mark.parametrize("file", [INDEX, SHARD])
-def test_content_that_is_always_another_is_damage(server: Server, tmp_path: Path, file: str) -> None:
+def test_content_that_is_always_another_is_damage(
+    server: Server, tmp_path: Path, file: str
+) -> None:
     server.faults[file] = ["other content"] * 9
-    with pytest.raises(UserError, match=f"{file}: its sha256 is .* damaged or has been replaced") as caught:
+    with pytest.raises(
+        UserError, match=f"{file}: its sha256 is .* damaged or has been replaced"
+    ) as caught:
         read(server, tmp_path / "cache")
     assert isinstance(caught.value, store.Damaged) == (file == SHARD)  # an index is never left out
     assert server.gets.count(file) == 4
@@ -77,11 +89,15 @@ def test_what_is_not_there_is_not_asked_for_again(server: Server, tmp_path: Path
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "DELAYS", (0.01,))
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/manifest.json: cannot be read: ClientConnector"):
+    with pytest.raises(
+        UserError, match=r"http://127.0.0.1:9/manifest.json: cannot be read: ClientConnector"
+    ):
         open_corpus("http://127.0.0.1:9")
 
 
-def test_half_a_download_left_by_a_kill_is_not_taken_for_a_file(server: Server, tmp_path: Path) -> None:
+def test_half_a_download_left_by_a_kill_is_not_taken_for_a_file(
+    server: Server, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     shard = open_corpus(server.url, str(cache)).manifest.shards[0]
     folder = cache / shard.sha256[:2]

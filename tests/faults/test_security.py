@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpus_fixture import write_corpus
-from runs import ROOT
-from tiny import SHAPE, tiny_model, tokenizer_bytes
 
 from data_prep.verify_shards import verify
-from janus_pt.config import ModelConfig
-from janus_pt.config_file import read_config
-from janus_pt.data.index import open_corpus
+from janus_pt.checkpoint import store as checkpoint
+from janus_pt.config.reader import read_config
+from janus_pt.config.schema import ModelConfig
+from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import MAX_BYTES, read_manifest
-from janus_pt.errors import UserError, reported, warn
-from janus_pt.export import CONFIG, TOKENIZER, WEIGHTS, load_export, save_export
-from janus_pt.secrets import masked
+from janus_pt.export.folder import CONFIG, TOKENIZER, WEIGHTS, load_export, save_export
 from janus_pt.tokenizer import MAX_MODEL_BYTES, Tokenizer
-from janus_pt.train import checkpoint
+from janus_pt.utils.errors import UserError, reported, warn
+from janus_pt.utils.redact import redact
+from tests.support.corpora import write_corpus
+from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
+from tests.support.runs import ROOT
 
 MIB = 2**20
 
@@ -49,7 +49,9 @@ class Bomb:
 def bomb(tmp_path: Path) -> bytes:
     content = pickle.dumps(Bomb(tmp_path / "exploded"))
     pickle.loads(content)
-    (tmp_path / "exploded").unlink()  # it works, so a test that finds no file has seen no unpickling
+    (
+        tmp_path / "exploded"
+    ).unlink()  # it works, so a test that finds no file has seen no unpickling
     return content
 
 
@@ -64,7 +66,9 @@ def export(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, TOKENIZER])
-def test_a_pickle_in_an_export_is_not_unpickled(tmp_path: Path, export: Path, bomb: bytes, name: str) -> None:
+def test_a_pickle_in_an_export_is_not_unpickled(
+    tmp_path: Path, export: Path, bomb: bytes, name: str
+) -> None:
     torch.save({"weight": Bomb(tmp_path / "exploded")}, export / name)
     with pytest.raises(UserError):
         load_export(export)
@@ -75,7 +79,9 @@ def test_a_pickle_in_an_export_is_not_unpickled(tmp_path: Path, export: Path, bo
 
 
 def object_array(folder: Path, mark: Path) -> None:
-    np.save(folder / "shard-000000.idx.npy", np.array([Bomb(mark)] * 9, dtype=object), allow_pickle=True)
+    np.save(
+        folder / "shard-000000.idx.npy", np.array([Bomb(mark)] * 9, dtype=object), allow_pickle=True
+    )
 
 
 def object_members(folder: Path, mark: Path) -> None:
@@ -89,7 +95,9 @@ def pickled_manifest(folder: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [object_array, object_members, pickled_manifest])
-def test_a_pickle_in_a_corpus_is_not_unpickled(tmp_path: Path, damage: Callable[[Path, Path], None]) -> None:
+def test_a_pickle_in_a_corpus_is_not_unpickled(
+    tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
     folder, mark = write_corpus(tmp_path / "corpus", [9]), tmp_path / "exploded"
     damage(folder, mark)
     with pytest.raises(UserError):
@@ -98,7 +106,9 @@ def test_a_pickle_in_a_corpus_is_not_unpickled(tmp_path: Path, damage: Callable[
     assert not mark.exists()
 
 
-def test_a_foreign_checkpoint_file_is_refused_before_it_is_unpickled(tmp_path: Path, bomb: bytes) -> None:
+def test_a_foreign_checkpoint_file_is_refused_before_it_is_unpickled(
+    tmp_path: Path, bomb: bytes
+) -> None:
     """DeepSpeed's files are pickles; without the hash that was listed when they were written nobody opens them."""
     folder = tmp_path / "step_1"
     folder.mkdir()
@@ -134,19 +144,29 @@ def test_no_code_of_ours_can_unpickle(room: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../../up.npy", "a/../../up.npy", "./000000000.text.npy"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../up.npy", "a/../../up.npy", "./000000000.text.npy"]
+)
 def test_tar_members_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     folder = write_corpus(tmp_path / "corpus", [3])
-    with tarfile.open(folder / "shard-000000.tar") as old, tarfile.open(tmp_path / "new.tar", "w") as new:
+    with (
+        tarfile.open(folder / "shard-000000.tar") as old,
+        tarfile.open(tmp_path / "new.tar", "w") as new,
+    ):
         for number, member in enumerate(old):
             content = old.extractfile(member)
             member.name = name if number == 1 else member.name
             new.addfile(member, content)
     shutil.copy(tmp_path / "new.tar", folder / "shard-000000.tar")
-    assert any(f"member {name} where 000000001.text.npy should be" in problem for problem in verify(folder, 1))
+    assert any(
+        f"member {name} where 000000001.text.npy should be" in problem
+        for problem in verify(folder, 1)
+    )
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
 def test_tar_members_that_are_no_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     folder = write_corpus(tmp_path / "corpus", [3])
     with tarfile.open(folder / "shard-000000.tar", "w") as tar:
@@ -204,7 +224,9 @@ def absurd_header(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [absurd_manifest, absurd_samples, absurd_index, absurd_header])
-def test_absurd_sizes_in_a_corpus_take_no_memory(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_absurd_sizes_in_a_corpus_take_no_memory(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     folder = write_corpus(tmp_path / "corpus", [3])
     expected = open_corpus(str(folder)).read(0, 0)["text"].tolist()
     damage(folder)
@@ -219,7 +241,9 @@ def test_absurd_sizes_in_a_corpus_take_no_memory(tmp_path: Path, damage: Callabl
 
 def absurd_weights(folder: Path) -> None:
     """A safetensors header of 90 MB, and one that promises a terabyte."""
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}
+    ).encode()
     (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
 
 
@@ -248,8 +272,12 @@ def absurd_config(folder: Path) -> None:
         file.truncate(1 << 40)
 
 
-@pytest.mark.parametrize("damage", [absurd_weights, absurd_model, absurd_layers, absurd_tokenizer, absurd_config])
-def test_absurd_sizes_in_an_export_take_no_memory(export: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "damage", [absurd_weights, absurd_model, absurd_layers, absurd_tokenizer, absurd_config]
+)
+def test_absurd_sizes_in_an_export_take_no_memory(
+    export: Path, damage: Callable[[Path], None]
+) -> None:
     damage(export)
     with little_memory(), pytest.raises(UserError):
         load_export(export)
@@ -268,7 +296,10 @@ SECRETS = [
     ("http://host:80/x and me@home", "http://host:80/x and me@home"),
     ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
     ("https://dapi0123@host/x", "https://***@host/x"),
-    ("mysql://host/db?user=me&password=abc&timeout=5", "mysql://host/db?user=me&password=***&timeout=5"),
+    (
+        "mysql://host/db?user=me&password=abc&timeout=5",
+        "mysql://host/db?user=me&password=***&timeout=5",
+    ),
     ("https://b.example/c?sv=1&sig=a%2Fb%3D", "https://b.example/c?sv=1&sig=***"),
     ("https://h/?access_token=abc#top", "https://h/?access_token=***#top"),
     ("http://[::1]:5000/?page=2", "http://[::1]:5000/?page=2"),
@@ -277,7 +308,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("text", "expected"), SECRETS)
 def test_secrets_in_uris_are_masked(text: str, expected: str) -> None:
-    assert masked(text) == expected and masked(expected) == expected
+    assert redact(text) == expected and redact(expected) == expected
 
 
 def test_messages_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,6 +321,11 @@ def test_messages_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_documentation_opens_no_port_to_the_world() -> None:
     """MLflow's own default is 127.0.0.1 (seen in `test_mlflow_server.py`); no command of ours changes it."""
-    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", *ROOT.glob("launchers/**/*")]
+    texts = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "Makefile",
+        *ROOT.glob("launchers/**/*"),
+    ]
     for path in (path for path in texts if path.is_file() and path.suffix != ".pyc"):
         assert "0.0.0.0" not in path.read_text(), path

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from jobs import job, last_step, latest, run
-from ranks import free_port
-from runs import ROOT, TIMEOUT_S, command, environment, losses, write_run_config
 from safetensors.torch import load_file
 
-from janus_pt.train.signals import SLURM_MARGIN_S, deadline, describe
+from janus_pt.train.watch.stop_requests import SLURM_MARGIN_S, deadline, describe
+from tests.faults.jobs import job, last_step, latest, run
+from tests.support.ranks import free_port
+from tests.support.runs import ROOT, TIMEOUT_S, command, environment, losses, write_run_config
 
 
 @pytest.mark.slow
@@ -28,7 +28,12 @@ def test_every_way_to_stop_saves_leaves_with_its_code_and_goes_on_exactly(tmp_pa
         tmp_path / "run",
     )
     step = 0
-    for way, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), ("stop", 10)):
+    for way, code in (
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGUSR1, 138),
+        ("stop", 10),
+    ):
         with job(config) as running:
             running.wait_for_step(folder / "metrics.jsonl", step + 3)
             if isinstance(way, signal.Signals):
@@ -38,7 +43,10 @@ def test_every_way_to_stop_saves_leaves_with_its_code_and_goes_on_exactly(tmp_pa
             assert running.wait() == [code]
         told, step = running.told.read_text(), last_step(folder)
         assert latest(folder) == f"step_{step}" and step < 60
-        assert f"stopped by {describe(code)}: saved after step {step}" in told and "Traceback" not in told
+        assert (
+            f"stopped by {describe(code)}: saved after step {step}" in told
+            and "Traceback" not in told
+        )
     assert not (folder / "stop").exists()
     codes, told = run(config, "run.max_minutes=0.0001")
     assert codes == [11] and "stopped by the time limit" in told and last_step(folder) < 60
@@ -47,13 +55,18 @@ def test_every_way_to_stop_saves_leaves_with_its_code_and_goes_on_exactly(tmp_pa
     assert run(config)[0] == [0]
     assert run(config, f"run.output_dir={tmp_path / 'whole'}")[0] == [0]
     assert losses(folder / "metrics.jsonl") == losses(tmp_path / "whole" / "metrics.jsonl")
-    ours, theirs = (load_file(tmp_path / name / "export/model.safetensors") for name in ("run", "whole"))
+    ours, theirs = (
+        load_file(tmp_path / name / "export/model.safetensors") for name in ("run", "whole")
+    )
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
-    config, folder = write_run_config(tmp_path, run__max_steps=4000, run__eval_every=0), tmp_path / "run"
+    config, folder = (
+        write_run_config(tmp_path, run__max_steps=4000, run__eval_every=0),
+        tmp_path / "run",
+    )
     with job(config, ranks=2) as running:
         running.wait_for_step(folder / "metrics.jsonl", 3)
         running.send(signal.SIGUSR1, rank=1)
@@ -65,10 +78,15 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_what_slurm_or_a_terminal_send_to_a_whole_deepspeed_job_saves_too(tmp_path: Path) -> None:
     """Launcher, ranks and workers all get SIGTERM, and the launcher then sends it to its ranks and workers again."""
-    config, folder = write_run_config(tmp_path, run__max_steps=4000, run__eval_every=0), tmp_path / "run"
+    config, folder = (
+        write_run_config(tmp_path, run__max_steps=4000, run__eval_every=0),
+        tmp_path / "run",
+    )
     call = command("pretrain.py", "--config", str(config), ranks=2)
     told = (tmp_path / "stderr.txt").open("wb")
-    with subprocess.Popen(call, env=environment(), cwd=ROOT, start_new_session=True, stderr=told) as process:
+    with subprocess.Popen(
+        call, env=environment(), cwd=ROOT, start_new_session=True, stderr=told
+    ) as process:
         try:
             deadline = time.monotonic() + TIMEOUT_S
             while not (folder / "metrics.jsonl").exists() or last_step(folder) < 3:
@@ -87,8 +105,8 @@ def test_what_slurm_or_a_terminal_send_to_a_whole_deepspeed_job_saves_too(tmp_pa
 LOOP = """
 import sys, time
 import torch.distributed as dist
-from janus_pt.config import RunConfig
-from janus_pt.train import signals
+from janus_pt.config.schema import RunConfig
+from janus_pt.train.watch import stop_requests as signals
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{sys.argv[1]}", rank=0, world_size=1)
 signals.FORWARDED_S = float(sys.argv[3])
 with signals.StopRequests(RunConfig(output_dir=sys.argv[2], max_steps=1)) as requests:
@@ -102,7 +120,9 @@ with signals.StopRequests(RunConfig(output_dir=sys.argv[2], max_steps=1)) as req
 
 def looping(folder: Path, forwarded_s: float, agree: str) -> subprocess.Popen[str]:
     arguments = [str(free_port()), str(folder), str(forwarded_s), agree]
-    process = subprocess.Popen([sys.executable, "-c", LOOP, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOOP, *arguments], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 

@@ -1,0 +1,1 @@
+"""What a stopped run goes on from: writing, verifying, reading on another layout."""

@@ -1,0 +1,179 @@
+"""Checkpoints that any layout can load: DeepSpeed's universal format, a folder for each parameter.
+
+DeepSpeed's converter takes the shards of all ranks apart and puts each parameter together, with its two moments;
+names are then made those of the unsharded model. Loading is ours: every rank cuts its part out of the whole, for
+any ZeRO stage (DeepSpeed's loader fails for stage 3 with tensor parallelism, and knows no change between a plain
+engine and a pipeline).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from deepspeed.checkpoint import ds_to_universal
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+from deepspeed.utils.tensor_fragment import (
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from megatron.core import parallel_state
+from torch import Tensor, nn
+
+from janus_pt.checkpoint.layout import Layout
+from janus_pt.config.schema import Config
+from janus_pt.model.initialize import full_shapes
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.parallel.parameter_groups import is_trained
+from janus_pt.parallel.tensor import local_shard
+from janus_pt.train.dry_run import set_steps
+from janus_pt.utils.errors import UserError
+
+PARAMETERS = "zero"
+"""The folder in which DeepSpeed's converter has a folder for each parameter."""
+WEIGHT, MOMENTS = "fp32", ("exp_avg", "exp_avg_sq")
+STAGE_PREFIX = re.compile(r"(\d+\.)?model\.")
+"""What our modules put before a parameter's name: a pipeline's stage, and the attribute that holds the model."""
+
+
+def info(model: JanusTransformer, table_stage: int) -> dict[str, Any]:
+    """What DeepSpeed's converter must know of shards, for `client_state`.
+
+    Of the token tables on several pipeline stages it takes that of `table_stage`; by itself, none but the first
+    stage's. Not said here: everything else is put together along dimension 0. Parameters that every rank holds whole
+    are averaged, since on a GPU the copies may differ in the last bits.
+    """
+    return {
+        "universal_checkpoint_info": {
+            "universal_checkpoint_version": 0.2,
+            "vocabulary_parameter_patterns": [r".*embed_tokens\.weight"],
+            "original_vocab_size": model.config.vocab_size,
+            "parameter_with_row_parallelism_patterns": [
+                r".*(out_proj|fc2)\.(lora_A\.|adapter_up\.)?weight"
+            ],
+            "parameter_to_average_patterns": [
+                r".*(layer_norm|layernorm_embedding|embed_positions|embed_length)\.(weight|bias)",
+                r".*(out_proj|fc2)\.(adapter_up\.)?bias",
+                r".*(q_proj|k_proj|v_proj|fc1)\.lora_A\.weight",
+                r".*(out_proj|fc2)\.lora_B\.weight",
+            ],
+            "pipeline_replicated_parameter_patterns": [
+                rf"(?!{table_stage}\.).*embed_tokens\.weight"
+            ],
+        }
+    }
+
+
+def is_universal(checkpoint: Path) -> bool:
+    """Whether any layout can load it."""
+    return (checkpoint / PARAMETERS).is_dir()
+
+
+def write(checkpoint: Path, target: Path, layout: Layout, workers: int = 1) -> None:
+    """Convert the DeepSpeed files of `checkpoint`, written on `layout`, into the new folder `target`.
+
+    Raises:
+        UserError: DeepSpeed cannot convert that layout.
+    """
+    if layout["zero_stage"] == 0:
+        raise UserError(
+            f"{checkpoint}: was written with parallel.zero_stage 0, whose checkpoints fit only the layout that wrote "
+            "them; go on with that layout and stage 1 or higher from the next run on"
+        )
+    target.mkdir(parents=True)
+    arguments = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(target),
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+    )
+    arguments.keep_temp_folder, arguments.strict, arguments.inject_missing_state = (
+        False,
+        False,
+        False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(arguments)
+    (target.parent / "latest_universal").unlink(missing_ok=True)  # DeepSpeed's; `latest` is ours
+    folder = target / PARAMETERS
+    for path in list(folder.iterdir()):
+        if path.is_dir():
+            path.rename(folder / STAGE_PREFIX.sub("", path.name, count=1))
+
+
+def read(checkpoint: Path, name: str, key: str, shape: torch.Size) -> Tensor:
+    """A whole tensor of a universal checkpoint: `fp32`, `exp_avg` or `exp_avg_sq` of the parameter `name`."""
+    path = checkpoint / PARAMETERS / name / f"{key}.pt"
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # Of ZeRO-3 without tensor parallelism the converter leaves tensors flat, and the table's padding in place.
+    whole: Tensor = content["param"] if isinstance(content, dict) else content
+    return whole.reshape(-1, *shape[1:])[: shape[0]]
+
+
+def weights(checkpoint: Path, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """The float32 weights in a universal checkpoint, those that are trained, one after another."""
+    for name, shape in full_shapes(config.model, config.adapter).items():
+        if is_trained(config, name):
+            yield name, read(checkpoint, name, WEIGHT, shape)
+
+
+@torch.no_grad()
+def load(engine: Any, checkpoint: Path, step: int) -> None:
+    """Give every rank its part of weights and optimizer state, as after `step` steps.
+
+    The engine must have done a step, so that its optimizer has a state. All ranks take part.
+    """
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        # DeepSpeed links parameters with their moments after the step of the first group, which is too early for
+        # those of the second.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    model = engine.module.model
+    shapes = full_shapes(model.config, model.adapter)
+    for name, parameter in model.named_parameters():
+        for key in (WEIGHT, *MOMENTS) if parameter.requires_grad else ():
+            part = local_shard(parameter, read(checkpoint, name, key, shapes[name])).to(
+                engine.device
+            )
+            put = _put_shared_out if hasattr(parameter, "ds_id") else _put_whole
+            put(engine, parameter, key, part)
+    if hasattr(engine.optimizer, "update_lp_params"):
+        engine.optimizer.update_lp_params()
+    set_steps(engine, step)
+
+
+def _put_whole(engine: Any, parameter: nn.Parameter, key: str, part: Tensor) -> None:
+    """For ZeRO 0 to 2, which keep weights whole."""
+    if not hasattr(parameter, "_hp_mapping"):  # no ZeRO, float32: the parameter is its own master
+        target = parameter if key == WEIGHT else engine.optimizer.state[parameter][key]
+        target.copy_(part)
+    elif key == WEIGHT:
+        safe_set_full_fp32_param(parameter, part)
+    else:
+        safe_set_full_optimizer_state(parameter, part, key)
+
+
+def _put_shared_out(engine: Any, parameter: Any, key: str, part: Tensor) -> None:
+    """For ZeRO-3: each data-parallel rank holds a run of the elements, the last ones padded."""
+    share = parameter.ds_tensor.numel()
+    flat = F.pad(
+        part.flatten(), (0, share * parallel_state.get_data_parallel_world_size() - part.numel())
+    )
+    own = flat.narrow(0, share * parallel_state.get_data_parallel_rank(), share)
+    if key == WEIGHT:
+        safe_set_local_fp32_param(parameter, own)
+        parameter.ds_tensor.copy_(own)
+        if (
+            parameter.ds_status == ZeroParamStatus.AVAILABLE
+        ):  # small ones stay gathered between steps
+            parameter.copy_(part)
+    else:
+        safe_set_local_optimizer_state(parameter, own, key)

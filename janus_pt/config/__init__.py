@@ -1,0 +1,1 @@
+"""One JSON file read into one frozen, checked `Config`. Imports no torch."""

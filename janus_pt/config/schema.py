@@ -1,0 +1,412 @@
+"""The run's configuration: frozen, typed pydantic models. `config_file.read_config` loads and checks a file.
+
+DeepSpeed's own configuration is derived from this one (`deepspeed_config.py`); nothing is said twice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about types, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """Shape of the encoder-decoder Transformer and the ids its tokenizer uses."""
+
+    vocab_size: Positive
+    source_vocab_size: Positive | None = None
+    """Vocabulary of the encoder, where source and target have an embedding and a tokenizer each; by default they share
+    one. The special ids are the same in both."""
+    hidden_size: Positive = 512
+    ffn_hidden_size: Positive = 2048
+    num_attention_heads: Positive = 8
+    encoder_layers: Depth = 6
+    decoder_layers: Depth = 6
+    pre_layer_norm: bool = False
+    """LayerNorm before each sublayer (and once at the end) instead of after it."""
+    activation: Literal["relu", "gelu"] = "gelu"
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    max_positions: Positive = 1024
+    """Rows of the position tables: the longest source, and the longest target with bos and eos."""
+    length_classes: Positive = 256
+    """Target lengths the length head tells apart; longer ones fall in the last class."""
+    scale_embedding: bool = False
+    """Multiply token embeddings by the square root of `hidden_size`."""
+    embedding_layer_norm: bool = True
+    embedding_projection: bool = False
+    """Join the embeddings of a token and of its position and project them to `hidden_size`, instead of adding them
+    (CMLMC, Huang et al. 2022)."""
+    causal_self_attention: bool = False
+    """Behind the self-attention of each decoder layer a second one, in which no slot reads what is to its right
+    (CMLMC); for P_NAR alone."""
+    dropout: Probability = 0.1
+    attention_dropout: Probability = 0.0
+    activation_dropout: Probability = 0.0
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of new weights. 0.02, BERT's, suits hidden sizes near 1000; small models want more."""
+    ar_position_offset: Literal[0, 1] = 1
+    """Where the AR query that predicts target token p sits: at p - 1 (0) or at p (1). Fixed for a model's life."""
+    ar_stream: Literal["query", "content"] = "query"
+    """Where P_AR is read off: a query slot beside each token, or the token's own content slot, as in any decoder: fewer
+    slots in training, half of the work in decoding. Fixed for a model's life."""
+    pad_token_id: Count = 0
+    bos_token_id: Count = 1
+    eos_token_id: Count = 2
+    unk_token_id: Count = 3
+    mask_token_id: Count = 4
+
+    @property
+    def common_vocab_size(self) -> int:
+        """Ids below it are tokens in source and target alike."""
+        return min(self.vocab_size, self.source_vocab_size or self.vocab_size)
+
+
+class MaskingConfig(Section):
+    """Which target positions are masked, and what the encoder sees of them (METHOD §4)."""
+
+    kind: Literal["infill", "span", "uniform"]
+    """`infill`: denoising, the source is made from the target; `span`, `uniform`: a given source, whole spans or
+    as many single positions as a uniform draw says."""
+    ratio: Share = 0.3
+    """Share of the target the spans add up to before overlaps."""
+    mean_span_length: Annotated[float, Field(gt=0)] = 3.0
+    visible_share: Share = 0.5
+    """`infill`: share of spans left readable in the encoder input."""
+    rotate_probability: Share = 0.0
+    """`infill`: probability that the encoder input is rotated at a random place."""
+    full_share: Share = 0.0
+    """Probability that a target is masked as a whole, as decoding finds it at first, instead of as `kind` says."""
+
+
+class ObjectiveConfig(Section):
+    """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
+
+    name: Literal["janus", "ar", "cmlm", "cmlmc", "joint", "bang", "bang_nar"] = "janus"
+    """JANUS, or one of its rivals (docs/reference/objectives.md). Weights of terms that an objective lacks are 0."""
+    recipe: Literal["pretraining", "translation"] = "pretraining"
+    ce_ar: Weight
+    ce_nar: Weight
+    ce_aux: Weight
+    ce_correction: Weight = 0.0
+    """`cmlmc`: weight of the tokens to be corrected."""
+    kl_ar_aux: Weight
+    kl_aux_nar: Weight
+    kl_ar_nar: Weight
+    length: Weight
+    label_smoothing: Probability
+    r_drop: Weight = 0.0
+    """R-Drop's alpha (Wu et al. 2021): each sample is drawn twice, with two dropouts, and the symmetric KL between the
+    two predictions of a stream counts alpha / 2 times its cross-entropy's weight. Twice the work of a step."""
+    normalize_by: Literal["slots", "tokens"]
+    """Divide each term by the number of its own slots, or every term by the number of target tokens."""
+    masking: MaskingConfig
+    bang_streams: Annotated[int, Field(gt=0, le=32)] = 9
+    """`bang`: its predicting streams."""
+
+    @property
+    def draws(self) -> int:
+        """How often a batch has each sample."""
+        return 2 if self.r_drop else 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        recipe = _defaults(given.get("recipe"), given.get("name"))
+        filled = {**recipe, **given}
+        if isinstance(given.get("masking"), dict):
+            filled["masking"] = {**recipe["masking"], **given["masking"]}
+        return filled
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretraining": {
+        **dict(
+            ce_ar=0.5,
+            ce_nar=0.5,
+            ce_aux=0.5,
+            kl_ar_aux=0.5,
+            kl_aux_nar=0.5,
+            kl_ar_nar=0.0,
+            length=0.0,
+        ),
+        **dict(label_smoothing=0.0, normalize_by="tokens", masking={"kind": "infill"}),
+    },
+    "translation": {
+        **dict(
+            ce_ar=1.0,
+            ce_nar=0.5,
+            ce_aux=0.5,
+            kl_ar_aux=3.0,
+            kl_aux_nar=1.0,
+            kl_ar_nar=1.0,
+            length=0.1,
+        ),
+        **dict(label_smoothing=0.1, normalize_by="slots"),
+        **dict(masking={"kind": "span", "ratio": 0.7, "mean_span_length": 2.0}),
+    },
+}
+
+
+WEIGHTS = (
+    "ce_ar",
+    "ce_nar",
+    "ce_aux",
+    "ce_correction",
+    "kl_ar_aux",
+    "kl_aux_nar",
+    "kl_ar_nar",
+    "length",
+)
+OWN_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "janus": tuple(name for name in WEIGHTS if name != "ce_correction"),
+    "ar": ("ce_ar",),
+    "cmlm": ("ce_nar", "length"),
+    "cmlmc": ("ce_nar", "ce_correction", "length"),
+    "joint": ("ce_ar", "ce_nar", "kl_ar_nar", "length"),
+    "bang": (),
+    "bang_nar": ("ce_nar",),
+}
+"""Which weights each objective has."""
+
+
+def _defaults(recipe_name: Any, objective: Any) -> dict[str, Any]:
+    """Defaults of the objective. A wrong name is reported as itself, not as the lack of all that it stands for."""
+    recipe = RECIPES["translation" if recipe_name == "translation" else "pretraining"]
+    if not isinstance(objective, str) or objective not in OWN_WEIGHTS or objective == "janus":
+        return recipe
+    weight = 0.5 if objective == "cmlmc" else 1.0  # the mean of the two
+    plain = {
+        name: weight * name.startswith("ce_") for name in OWN_WEIGHTS[objective] if name != "length"
+    }
+    length = recipe["length"] if "length" in OWN_WEIGHTS[objective] else 0.0
+    masking = dict(recipe["masking"])
+    if objective in ("cmlm", "cmlmc") and masking["kind"] == "span":
+        masking["kind"] = "uniform"
+    return {**recipe, **dict.fromkeys(WEIGHTS, 0.0), **plain, "length": length, "masking": masking}
+
+
+class CorpusConfig(Section):
+    """One corpus of the mixture."""
+
+    path: str
+    """Folder of shards with its `manifest.json`: a local path or any fsspec URL."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DataConfig(Section):
+    """What is read, in which batches. A step reads `global_batch_size`, whatever the number of ranks."""
+
+    train: Annotated[tuple[CorpusConfig, ...], Field(min_length=1, strict=False)]
+    valid: str | None = None
+    """Corpus for the validation loss."""
+    batch_unit: Literal["tokens", "sequences"] = "tokens"
+    """Unit of the two sizes below. A batch of n sequences costs n times its longest source or target."""
+    global_batch_size: Positive
+    """A step, over all ranks and accumulation steps."""
+    micro_batch_size: Positive
+    """One forward pass of one rank. Gradient accumulation is derived."""
+    window: Positive = 16384
+    """Samples among which batches of like length are formed."""
+    shuffle_shards: Positive = 16
+    """Shards among which samples are shuffled."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do about a sample that is damaged, empty or too long: stop, or leave it out and count it. A store that
+    cannot be reached and a damaged index always stop the run."""
+    num_workers: Count = 1
+    """Processes per rank that read and build batches ahead."""
+    cache_dir: str | None = None
+    """Where shards read from a URL are kept (default: `.cache/janus_pt` in the home folder)."""
+
+
+class OptimizerConfig(Section):
+    """AdamW; biases and LayerNorms are not decayed."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Weight = 0.01
+    clip_norm: Weight = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer's learning rate is this share of the one's above it; heads have `lr`, embeddings the lowest."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Patterns of parameters that are not trained: parts of their names, as in `encoder`, `embed_tokens`,
+    `decoder.layers.0`, `encoder.layers.*.fc1`."""
+
+
+class AdapterConfig(Section):
+    """Small trained parts on a frozen model. Names and meanings are those of the library peft where it has them."""
+
+    kind: Literal["lora", "bottleneck"] = "lora"
+    """`lora`: low-rank matrices beside the linear layers (Hu et al. 2022); `bottleneck`: two small layers behind a
+    sublayer (Houlsby et al. 2019), which cannot be merged."""
+    r: Positive = 8
+    """Rank, or width of the bottleneck."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 8.0
+    """`lora`: the product of its matrices counts `lora_alpha / r` times."""
+    lora_dropout: Probability = 0.0
+    """`lora`: dropout of its input."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`; by default
+    `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
+    modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ("embed_length",)
+    """Patterns of parameters that are trained, and saved, as well. Pretraining leaves the length head untrained."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """`target_modules` or what stands for it."""
+        return (
+            self.target_modules
+            or {"lora": ("q_proj", "v_proj"), "bottleneck": ("out_proj", "fc2")}[self.kind]
+        )
+
+
+class ScheduleConfig(Section):
+    """Learning rate: linear warm-up, then a decay that reaches `final_lr` at `run.max_steps` (not `inverse_sqrt`)."""
+
+    kind: Literal["inverse_sqrt", "polynomial", "cosine"] = "polynomial"
+    warmup_steps: Count = 0
+    final_lr: Weight = 0.0
+    power: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ParallelConfig(Section):
+    """How the model is spread over processes; the data-parallel size is what remains of the world size."""
+
+    tensor_parallel_size: Positive = 1
+    """Ranks that share each layer: attention heads, feed-forward columns and the vocabulary are split over them."""
+    pipeline_parallel_size: Positive = 1
+    """Stages that the layers are dealt out to in order, balanced by their cost."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What the data-parallel ranks share out: 0 nothing, 1 the optimizer state, 2 also gradients, 3 also weights."""
+    offload_optimizer: bool = False
+    """Keep the optimizer state, and do the update, in the host's memory."""
+    offload_parameters: bool = False
+    """Keep the weights in the host's memory between uses; ZeRO-3 only."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+VOCAB_MULTIPLE = 8
+"""Rows of each tensor-parallel rank's part of the vocabulary are a multiple of this, as matrix units like them."""
+
+
+def padded_vocab_size(vocab_size: int, tensor_parallel_size: int) -> int:
+    """Rows of the embedding table in training: real tokens, then padding that no loss ever sees."""
+    multiple = VOCAB_MULTIPLE * tensor_parallel_size
+    return -(-vocab_size // multiple) * multiple
+
+
+class PrecisionConfig(Section):
+    """Arithmetic of the forward and backward pass; master weights and optimizer state are float32."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written and which are kept."""
+
+    every: Positive = 1000
+    """Steps between two checkpoints; one is always written at the end."""
+    keep_last: Positive = 2
+    keep_best: Annotated[int, Field(ge=0, strict=False)] = 1
+    """Checkpoints with the best validations that are kept as well: the lowest loss, or the highest
+    `validation.metric`."""
+    verify: Literal["full", "quick"] = "full"
+    """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
+
+
+class ValidationConfig(Section):
+    """Besides the loss, validation decodes a split of a task and scores it, as launchers/evaluate.py does."""
+
+    task: str
+    """A row of janus_pt/tasks/table.py, as in docs/guides/tasks.md."""
+    data: str
+    """The task's data folder."""
+    split: str = "dev"
+    mode: str = "ar"
+    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
+    options: dict[str, Any] = {}
+    """Of the mode, over those of the task's row (docs/guides/decoding.md)."""
+    metric: str
+    """The value that says which validation is the best: `bleu`, `rougeL`, ..."""
+    sentences: Positive | None = None
+    """Only the first of the split are decoded."""
+
+
+class TrackingConfig(Section):
+    """MLflow; `metrics.jsonl` in the run folder is written in any case."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///runs/mlflow.db"
+    experiment: str = "janus_pt"
+    system_metrics: bool = True
+
+
+class RunConfig(Section):
+    """The run itself."""
+
+    output_dir: str
+    seed: Count = 1
+    max_steps: Positive
+    log_every: Positive = 10
+    eval_every: Count = 0
+    """Steps between two validations; 0 validates at the end only."""
+    patience: Count = 0
+    """Validations in a row that are not the best so far after which the run ends; 0: it goes on to `max_steps`. What is
+    exported is then the best checkpoint."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
+    max_left_out: Positive = 10
+    """Steps in a row without a finite gradient, each left out, after which the run saves and stops."""
+    peer_timeout: Annotated[float, Field(ge=1)] = 600.0
+    """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
+    init_from: str | None = None
+    """Export folder whose weights the run starts from."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """The device's peak for MFU; found out when not given."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig = Field(default_factory=lambda: ObjectiveConfig.model_validate({}))
+    data: DataConfig
+    adapter: AdapterConfig | None = None
+    """Fine-tuning: train these small parts, and freeze the rest."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig | None = None
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunConfig
+    deepspeed: dict[str, Any] = {}
+    """Added to DeepSpeed's derived configuration; a key that is derived is an error."""
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of one step, over all ranks."""
+        return self.data.global_batch_size // self.data.micro_batch_size

@@ -1,0 +1,1 @@
+"""From an export folder to text: loading, batching, files, servers."""

@@ -1,0 +1,127 @@
+"""What is wrong with the part of a configuration that says what is trained: adapters, freezing, decay of the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, ParallelConfig
+
+Problem = tuple[tuple[str | int, ...], str]
+
+
+def trained_problems(valid: Mapping[str, Any]) -> Iterator[Problem]:
+    """Problems of the sections in `valid`, which are fine by themselves."""
+    model, run, parallel = (valid.get(name) for name in ("model", "run", "parallel"))
+    adapter: AdapterConfig | None = valid.get("adapter")
+    optimizer: OptimizerConfig | None = valid.get("optimizer")
+    if adapter:
+        yield from _adapter_problems(adapter, parallel)
+        if run and run.init_from is None:
+            yield ("adapter",), "needs a model that it is put on: set run.init_from"
+        if model:
+            yield from _target_problems(adapter, model)
+    if optimizer:
+        yield from _optimizer_problems(optimizer, model, parallel, adapter is not None)
+
+
+def _adapter_problems(adapter: AdapterConfig, parallel: ParallelConfig | None) -> Iterator[Problem]:
+    if adapter.kind == "bottleneck":
+        for name in sorted(adapter.model_fields_set & {"lora_alpha", "lora_dropout"}):
+            yield ("adapter", name), 'is of kind "lora" only: remove it'
+        if parallel and adapter.r % parallel.tensor_parallel_size:
+            reason = f"must be a multiple of parallel.tensor_parallel_size ({parallel.tensor_parallel_size})"
+            yield ("adapter", "r"), f"{reason}, but is {adapter.r}"
+    if parallel and parallel.pipeline_parallel_size > 1:
+        yield ("adapter",), "does not work with pipelines: set parallel.pipeline_parallel_size to 1"
+
+
+def _target_problems(adapter: AdapterConfig, model: ModelConfig) -> Iterator[Problem]:
+    from janus_pt.model.adapters import (
+        COLUMN,
+        ROW,
+        matches,
+        target_layers,
+        trained_with,
+    )  # imports torch: only here
+    from janus_pt.model.initialize import full_shapes
+
+    names = list(full_shapes(model))
+    layers = target_layers(adapter, names)
+    possible = ROW if adapter.kind == "bottleneck" else COLUMN + ROW
+    for index, pattern in enumerate(adapter.target_modules or ()):
+        if not any(matches(pattern, layer) for layer in layers):
+            yield (
+                ("adapter", "target_modules", index),
+                f"{pattern!r} is no layer; they are called {', '.join(possible)}",
+            )
+    for index, pattern in enumerate(adapter.modules_to_save):
+        if not any(matches(pattern, name) for name in names):
+            yield ("adapter", "modules_to_save", index), _no_such(pattern, names)
+    if problem := _lone_bias({name for name in names if not trained_with(adapter, name)}, names):
+        yield ("adapter", "modules_to_save"), problem
+
+
+def _optimizer_problems(
+    optimizer: OptimizerConfig,
+    model: ModelConfig | None,
+    parallel: ParallelConfig | None,
+    adapted: bool,
+) -> Iterator[Problem]:
+    if parallel and parallel.pipeline_parallel_size > 1:
+        # DeepSpeed reduces a norm for each group of the optimizer, and stages would have different ones.
+        for name, used in (
+            ("freeze", optimizer.freeze),
+            ("layer_lr_decay", optimizer.layer_lr_decay < 1),
+        ):
+            if used:
+                yield (
+                    ("optimizer", name),
+                    "does not work with pipelines: set parallel.pipeline_parallel_size to 1",
+                )
+    if optimizer.freeze and adapted:
+        yield (
+            ("optimizer", "freeze"),
+            "all but the adapter is frozen already: remove one of the two",
+        )
+    elif optimizer.freeze and model:
+        yield from _freeze_problems(optimizer.freeze, model)
+
+
+def _freeze_problems(freeze: tuple[str, ...], model: ModelConfig) -> Iterator[Problem]:
+    from janus_pt.model.adapters import matches  # imports torch: only where it is needed
+    from janus_pt.model.initialize import full_shapes
+
+    names = list(full_shapes(model))
+    for index, pattern in enumerate(freeze):
+        if not any(matches(pattern, name) for name in names):
+            yield ("optimizer", "freeze", index), _no_such(pattern, names)
+    frozen = {name for name in names if any(matches(pattern, name) for pattern in freeze)}
+    if len(frozen) == len(names):
+        yield ("optimizer", "freeze"), "leaves nothing to train: remove a pattern"
+    elif problem := _lone_bias(frozen, names):
+        yield ("optimizer", "freeze"), problem
+
+
+def _lone_bias(frozen: set[str], names: list[str]) -> str | None:
+    """What is said of a bias that would get no gradient: that of a column-parallel layer whose weight is frozen."""
+    from janus_pt.model.adapters import COLUMN
+
+    for name in names:
+        layer, _, kind = name.rpartition(".")
+        if (
+            kind == "bias"
+            and layer.rpartition(".")[2] in COLUMN
+            and name not in frozen
+            and f"{layer}.weight" in frozen
+        ):
+            return f"megatron-core makes no gradient for {name} if the weight beside it is frozen: treat both alike"
+    return None
+
+
+def _no_such(pattern: str, names: list[str]) -> str:
+    """What is said of a pattern that fits no parameter."""
+    parts = dict.fromkeys(
+        part for name in names for part in name.split(".") if not part.isdecimal()
+    )
+    return f"{pattern!r} fits no parameter; use parts of their names: {', '.join(parts)}"

@@ -1,0 +1,121 @@
+"""The JANUS Transformer: one encoder, one decoder for all streams, one embedding for everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.model.attention import LayerCache
+from janus_pt.model.dropout import Seed
+from janus_pt.model.encoder_decoder import Decoder, Encoder
+from janus_pt.model.layer_factory import PLAIN, Layers
+from janus_pt.model.masks import DecoderMasks, encoder_mask, make_decoder_masks, uses_block_masks
+from janus_pt.model.padding import split_samples
+from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
+
+
+class JanusTransformer(nn.Module):
+    """Encoder-decoder Transformer over slots (Liang et al. 2022).
+
+    `embed_tokens` serves source, target and the output projection, but for a source with a vocabulary of its own, which
+    has `embed_source`. `layers` decides how the weights are sharded; by default they are not. Weights are torch's
+    defaults until `initialize_weights` or `load_weights` gave others.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = layers.embedding(config.vocab_size, config.hidden_size)
+        if config.source_vocab_size is not None:
+            self.embed_source = layers.embedding(config.source_vocab_size, config.hidden_size)
+        self.encoder = Encoder(config, layers)
+        self.decoder = Decoder(config, layers)
+        self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        self.output_projection: Callable[[Tensor], Tensor] | None = None
+        """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
+        self.adapter: AdapterConfig | None = None
+        """What `adapters.add_adapters` has put on its linear layers."""
+
+    def recompute_activations(self, recompute: bool) -> None:
+        """Turn activation checkpointing of every block on or off."""
+        self.encoder.recompute = self.decoder.recompute = recompute
+
+    def seed_dropout(self, seed: Seed | None) -> None:
+        """What the dropout of forward passes from now on is a function of; None leaves it to torch's generators."""
+        self.encoder.seed = self.decoder.seed = seed
+
+    def blocks(self, source: Source) -> bool:
+        """Whether masks for this source, if it is packed, are FlexAttention's; others are dense."""
+        return uses_block_masks(
+            source.tokens.device, self.config.attention_dropout if self.training else 0.0
+        )
+
+    def embed_sources(self, tokens: Tensor) -> Tensor:
+        """Embedded source tokens `[batch, source, hidden]`."""
+        shared = self.config.source_vocab_size is None
+        return self.embed_tokens(tokens) if shared else self.embed_source(tokens)
+
+    def encode(self, source: Source) -> Tensor:
+        """Encoder output `[rows, source, hidden]`; meaningless at padding."""
+        embedded = self.embed_sources(source.tokens)
+        return self.encoder(
+            embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source))
+        )
+
+    def readings(
+        self, slots: Slots, source: Source, dtype: torch.dtype
+    ) -> Callable[[bool], DecoderMasks]:
+        """What the decoder's last layer (true) and its others read."""
+        return make_decoder_masks(
+            slots, source, dtype, self.blocks(source), self.config.causal_self_attention
+        )
+
+    def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
+        """Hidden states `[1, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
+        reading = self.readings(slots, source, encoder_out.dtype)
+        return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, reading)
+
+    def decode_step(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        num_content: int,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        caches: list[LayerCache],
+    ) -> Tensor:
+        """Some slots of sentences that are being decoded: hidden states `[rows, slots, hidden]`.
+
+        Args:
+            tokens, positions: `[rows, slots]`, content slots first. If queries follow, only they are returned.
+            self_mask: `[rows, 1, slots, keys]`, keys being the places in the caches' reach; None: all may be read.
+            cross_mask: `[sources, 1, 1, source]`; None: the sources have no padding.
+            caches: one a layer; new content slots enter them if they keep any, query slots never do.
+        """
+        embedded = self.embed_tokens(tokens)
+        return self.decoder.read_on(embedded, positions, num_content, self_mask, cross_mask, caches)
+
+    def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
+        """Scores of the target lengths `[samples, length_classes]` from the mean of the encoder output."""
+        real = source.samples >= 0
+        if source.layout is not None:
+            real = source.layout.indices[0] >= 0
+            encoder_out = split_samples(encoder_out[0, :, None], source.layout)[0][0]
+        real = real.unsqueeze(-1).to(encoder_out.dtype)
+        pooled = (encoder_out * real).sum(1) / real.sum(1).clamp(min=1)
+        return self.embed_length(pooled)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""
+        if self.output_projection is not None:
+            return self.output_projection(hidden)
+        return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
+
+    def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
+        """`decode`'s hidden states `[1, slots, hidden]` and length scores `[samples, length_classes]`."""
+        encoder_out = self.encode(source)
+        return self.decode(slots, encoder_out, source), self.length_logits(encoder_out, source)

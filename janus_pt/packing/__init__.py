@@ -1,0 +1,1 @@
+"""The packed row of slots: what the model and the objectives share."""

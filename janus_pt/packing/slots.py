@@ -1,0 +1,166 @@
+"""Slots: the packed decoder sequence, and the one visibility function.
+
+A *slot* is one place in the decoder's input. All streams of all objectives are slots of one sequence; what a
+slot may read is decided by a few small integers, never by a stored matrix.
+
+Content slots come first in the sequence and are the only keys and values; query slots follow and only read. All
+samples of a batch share one sequence, source and slots alike.
+
+field     meaning
+--------  ----------------------------------------------------------------------------------------------------
+token     token id
+position  row of the position table
+segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked);
+          -1 is padding, which reads nothing
+rank      of a content slot: its place on the segment's rank line
+until     the slot reads keys of rank in [0, until) ...
+start     ... and in [start, stop)
+stop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from janus_pt.packing.buffer import map_leaves
+from janus_pt.packing.padded import ROW_STEP, IntArray, PaddedLayout, make_padded_layout, round_up
+
+FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
+TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
+
+MASK_RANK = 1 << 20
+"""Mask symbols that are keys have ranks from here on: the interval [start, stop) addresses them alone."""
+NEVER = 1 << 21
+"""Above every rank: the end of an interval that is open to the right."""
+
+CAUSAL, MASKED = 0, 1
+"""The two segments of a sample: slots that read only the past, and slots that read both sides."""
+
+SlotArray = np.ndarray[Any, np.dtype[np.int32]]
+
+
+def visible(
+    query_segment: Any, until: Any, start: Any, stop: Any, key_segment: Any, key_rank: Any
+) -> Any:
+    """Whether a slot may read a key; elementwise on whatever broadcasts (arrays, FlexAttention's scalars)."""
+    known = (key_rank >= 0) & (key_rank < until)
+    masks = (key_rank >= start) & (key_rank < stop)
+    return (query_segment == key_segment) & (known | masks)
+
+
+def make_slots(
+    token: Any,
+    position: Any,
+    segment: int,
+    rank: Any = -1,
+    until: Any = 0,
+    start: Any = 0,
+    stop: Any = 0,
+) -> SlotArray:
+    """Slots `[length, 7]` of one sample; every field is an array `[length]` or one number for all slots."""
+    table = np.empty((np.size(position), len(FIELDS)), dtype=np.int32)
+    for column, values in enumerate((token, position, segment, rank, until, start, stop)):
+        table[:, column] = values
+    return table
+
+
+PADDING = make_slots(0, 0, -1)[0]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A batch of packed decoder sequences in one row: all that the model knows of an objective.
+
+    `table` is `[1, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots are the content slots. No
+    slot before `first_predicting` predicts: the last layer skips them. The layouts have one part for each side in use:
+    `query_layout` covers all slots, `predicting_layout` the slots from `first_predicting` on, counted from there, and
+    `key_layout` the content slots.
+    """
+
+    table: Tensor
+    num_content: int
+    first_predicting: int
+    query_layout: PaddedLayout
+    predicting_layout: PaddedLayout
+    key_layout: PaddedLayout
+
+    def __getitem__(self, field: int) -> Tensor:
+        return self.table[..., field]
+
+    @property
+    def samples(self) -> Tensor:
+        """The sample that each slot belongs to, `[1, slots]`; -1 at padding."""
+        return self.table[..., SEGMENT] >> 1
+
+
+def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
+    """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on the same sides."""
+    samples, sides = table[:, SEGMENT] >> 1, table[:, SEGMENT] & 1
+    there = np.unique(sides[:num_content][samples[:num_content] >= 0])
+    side, size = np.searchsorted(there, sides), (int(samples.max()) + 1, len(there))
+    query_layout, predicting_layout, key_layout = (
+        make_padded_layout(samples[part], side[part], *size)
+        for part in (slice(None), slice(first_predicting, None), slice(num_content))
+    )
+    for rows, keys in zip(query_layout.indices, key_layout.indices, strict=True):
+        assert ((rows[:, 0] < 0) | (keys[:, 0] >= 0)).all(), "a slot's side has nothing to read"
+    return Slots(
+        torch.from_numpy(table)[None],
+        num_content,
+        first_predicting,
+        query_layout,
+        predicting_layout,
+        key_layout,
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A batch of encoder inputs; all tensors `[rows, length]`, `samples` is -1 at padding.
+
+    In training all samples are packed in one row, with one grid. In decoding each has a row to itself.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    samples: Tensor
+    layout: PaddedLayout | None = None
+
+    def to(self, device: torch.device) -> Source:
+        """The same source on another device; the copy is asynchronous from pinned memory."""
+        moved: Source = map_leaves(
+            self, Tensor, lambda tensor: tensor.to(device, non_blocking=True)
+        )
+        return moved
+
+
+def pack_sources(sequences: Sequence[IntArray]) -> Source:
+    """All sources in one row; `sequences` are 1-d integer arrays, none empty."""
+    lengths = np.array([len(s) for s in sequences])
+    count = int(lengths.sum())
+    tokens, positions, samples = np.zeros((3, round_up(count, ROW_STEP)), dtype=np.int32)
+    tokens[:count] = np.concatenate(sequences)
+    positions[:count] = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    samples[:] = -1
+    samples[:count] = np.repeat(np.arange(len(lengths)), lengths)
+    grids = make_padded_layout(samples, np.zeros_like(samples), len(lengths), 1)
+    row = [torch.from_numpy(x)[None] for x in (tokens, positions, samples)]
+    return Source(row[0], row[1], row[2], grids)
+
+
+def pad_sources(sequences: list[Any], pad_token_id: int) -> Source:
+    """One source a row, padded on the right to the longest; `sequences` are 1-d integer arrays."""
+    lengths = np.array([len(s) for s in sequences])
+    columns = np.arange(lengths.max(initial=1))
+    inside = columns < lengths[:, None]
+    tokens = np.full(inside.shape, pad_token_id, dtype=np.int32)
+    tokens[inside] = np.concatenate(sequences)
+    positions = np.where(inside, columns, 0).astype(np.int32)
+    samples = np.where(inside, 0, -1).astype(np.int32)
+    return Source(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(samples))

@@ -1,0 +1,1 @@
+"""Files, errors, processes, text: what every room needs. Knows nothing of models."""

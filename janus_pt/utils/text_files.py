@@ -1,0 +1,90 @@
+"""Text files of tasks: lines, line-by-line files, JSON lines. Plain or .gz."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from janus_pt.utils.errors import UserError
+
+
+def read_lines(path: str | Path) -> list[str]:
+    r"""The lines of a UTF-8 file without their ends (`\n` or `\r\n`); `FILE.gz` is read where FILE is not there.
+
+    Raises:
+        UserError: the file is missing, empty, damaged or not UTF-8.
+    """
+    path = Path(path)
+    packed = path.with_name(path.name + ".gz")
+    if not path.exists() and packed.exists():
+        path = packed
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if not content:
+        raise UserError(f"{path}: the file is empty")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not valid UTF-8; convert it") from None
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_objects(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file. `UserError` names a line that holds none."""
+    objects = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: broken JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object")
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path}, line {number}: not valid Unicode: half of a surrogate pair"
+            ) from None
+        objects.append(value)
+    return objects
+
+
+def check_equally_long(lines: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `UserError` unless all files have the same number of lines."""
+    (first, lines_of_first), *others = lines.items()
+    for path, own in others:
+        if len(own) != len(lines_of_first):
+            raise UserError(
+                f"{path}: {len(own)} lines, but {first} has {len(lines_of_first)}; they go together line by line"
+            )
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise `UserError` unless a file can be written there: told before the work is done, not after."""
+    path = Path(path)
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file. `UserError` if it cannot be written."""
+    try:
+        Path(path).write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,25 @@
+"""The memory formula against what a training step takes on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.measured_memory import CASES, estimate, measured
+
+CHECKED = [
+    "float32, ZeRO-1",
+    "float32, ZeRO-0, large vocabulary",
+    "float32, ZeRO-2, 2 micro-batches, deep",
+    "bfloat16, ZeRO-1, 2 micro-batches",
+    "float32, ZeRO-1, activation checkpointing",
+    "float32, ZeRO-1, tensor 2",
+    "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches",
+]
+"""The others take as long and show no other part of the formula."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_estimate_is_near_what_is_measured(name: str) -> None:
+    case = CASES[name]
+    assert [stage.peak for stage in estimate(case)] == pytest.approx(measured(case), rel=0.15)
