@@ -302,7 +302,10 @@ def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Proble
             f"must be a multiple of data.micro_batch_size ({micro}), but is {batch}: use {nearest}",
         )
     elif world_size and batch // micro % world_size:
-        reason = f"a step of {batch // micro} micro-batches of {micro} cannot be shared by {world_size} data-parallel ranks"
+        reason = (
+            f"a step of {batch // micro} micro-batches of {micro} "
+            f"cannot be shared by {world_size} data-parallel ranks"
+        )
         yield path, f"{reason}: use a multiple of {micro * world_size}"
 
 

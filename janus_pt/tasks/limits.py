@@ -26,7 +26,10 @@ def validation_problems(valid: Mapping[str, Any]) -> Iterator[Problem]:
         yield ("validation",), "comes with that of the loss: set data.valid, too"
     for name, most in (("pipeline_parallel_size", 1), ("zero_stage", 2)):
         if parallel and (value := getattr(parallel, name)) > most:
-            reason = f"decodes with weights that are whole or sharded over tensor-parallel ranks, but parallel.{name} is"
+            reason = (
+                "decodes with weights that are whole or sharded over tensor-parallel ranks, "
+                f"but parallel.{name} is"
+            )
             yield ("validation",), f"{reason} {value}: lower it to {most}, or remove this section"
     yield from _task_problems(validation)
 

@@ -129,9 +129,10 @@ def test_readers_that_come_together_fetch_a_file_once(
         return really_open(*args)
 
     monkeypatch.setattr(fsspec, "open", slowly)
-    fetch = lambda _: local_copy(
-        f"memory://together/{shard.file}", shard.sha256, tmp_path / "cache"
-    )  # noqa: E731
+
+    def fetch(_: int) -> Path:
+        return local_copy(f"memory://together/{shard.file}", shard.sha256, tmp_path / "cache")
+
     with ThreadPoolExecutor(4) as pool:
         copies = set(pool.map(fetch, range(4)))
     assert len(opened) == len(copies) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -240,9 +239,10 @@ def test_metrics_that_the_disk_does_not_take_are_written_later(
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     records = [{"step": step, "loss/ar": 1 / step} for step in range(1, 21)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limited: Callable[[int], None] = lambda size: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (size, hard)
-    )  # noqa: E731
+
+    def limited(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
     try:
         for number, record in enumerate(records):
             limited(150 if 5 <= number < 15 else soft)

@@ -43,9 +43,10 @@ def inputs(
     seed: int, rows: int, masked: int, size: int, padded: int, width: int = 6
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(
-        *shape, dtype=torch.float64, generator=generator
-    ).requires_grad_()  # noqa: E731
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
     hidden = {"ar": make(rows, width), "nar": make(masked, width), "aux": make(masked, width)}
     return hidden, make(padded, width), torch.randint(size, (rows,), generator=generator)
 
