@@ -29,9 +29,9 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
 )
 
 from janus_pt.checkpoint import universal
-from janus_pt.checkpoint.store import FILES, LATEST, STATE, put_in_place, steps_in
+from janus_pt.checkpoint.store import FILES, LATEST, STATE, steps_in
 from janus_pt.utils.errors import warn
-from janus_pt.utils.files import write_atomically
+from janus_pt.utils.files import replace_folder, write_atomically
 
 EXIT_NOT_SAVED = 12
 """Of a run some of whose checkpoints could not be written."""
@@ -180,7 +180,7 @@ class AsyncCheckpointer:
             path.unlink()
         write_atomically(staging / FILES, json.dumps(listed, indent=1))
         final = self._folder / f"step_{step}"
-        put_in_place(staging, final)
+        replace_folder(staging, final)
         write_atomically(self._folder / LATEST, final.name)
         prune(self._folder, self._keep_last, best)
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from janus_pt.checkpoint import universal
 from janus_pt.checkpoint.layout import Layout, describe
 from janus_pt.utils.errors import UserError, warn
-from janus_pt.utils.files import file_hash, sync, write_atomically
+from janus_pt.utils.files import file_hash, staged_folder, sync, write_atomically
 
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
@@ -152,16 +152,11 @@ def convert(checkpoint: Path, target: Path | None = None, workers: int = 1) -> P
     if (target / FILES).exists() and verify(target) is None:
         return target
     state = json.loads((checkpoint / STATE).read_text())
-    staging = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with staged_folder(target) as staging:
         universal.write(checkpoint, staging, state["layout"], workers)
         for name in (STATE, "config.json"):
             shutil.copy(checkpoint / name, staging / name)
         seal(staging)
-        put_in_place(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -200,14 +195,3 @@ def seal(folder: Path) -> None:
             "sha256": file_hash(path),
         }
     write_atomically(folder / FILES, json.dumps(listed, indent=1))
-
-
-def put_in_place(staging: Path, final: Path) -> None:
-    """Rename a sealed folder; one that is there is replaced."""
-    old = final.with_name(f".{final.name}.old.partial")
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    staging.rename(final)
-    sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)

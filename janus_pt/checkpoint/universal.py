@@ -78,7 +78,7 @@ def is_universal(checkpoint: Path) -> bool:
 
 
 def write(checkpoint: Path, target: Path, layout: Layout, workers: int = 1) -> None:
-    """Convert the DeepSpeed files of `checkpoint`, written on `layout`, into the new folder `target`.
+    """Convert the DeepSpeed files of `checkpoint`, written on `layout`, into the empty folder `target`.
 
     Raises:
         UserError: DeepSpeed cannot convert that layout.
@@ -88,7 +88,6 @@ def write(checkpoint: Path, target: Path, layout: Layout, workers: int = 1) -> N
             f"{checkpoint}: was written with parallel.zero_stage 0, whose checkpoints fit only the layout that wrote "
             "them; go on with that layout and stage 1 or higher from the next run on"
         )
-    target.mkdir(parents=True)
     arguments = Namespace(
         input_folder=str(checkpoint),
         output_folder=str(target),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from janus_pt.utils.errors import UserError, warn
+from janus_pt.utils.files import open_atomically
 
 CHUNK = 1 << 20
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -94,22 +95,18 @@ def local_copy(url: str, sha256: str, cache_dir: str | Path | None = None) -> Pa
 
 def _download(url: str, sha256: str, copy: Path) -> None:
     digest = hashlib.sha256()
-    part = copy.with_name(f".partial-{uuid.uuid4().hex}")
-    try:
-        with part.open("wb") as target, fsspec.open(url, "rb", **_options(url)) as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                target.write(chunk)
-            target.flush()
-            os.fsync(target.fileno())
+    with (
+        open_atomically(copy, writer=uuid.uuid4().hex) as target,
+        fsspec.open(url, "rb", **_options(url)) as file,
+    ):
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
         if digest.hexdigest() != sha256:
             raise Damaged(
                 f"{url}: its sha256 is {digest.hexdigest()}, the corpus was built with {sha256}; "
                 "the file is damaged or has been replaced"
             )
-        os.replace(part, copy)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _attempted(url: str, action: Callable[[], Result]) -> Result:

@@ -9,7 +9,6 @@ config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from janus_pt.model.positions import SinusoidalPositions
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
-from janus_pt.utils.files import file_hash, sync
+from janus_pt.utils.files import file_hash, staged_folder
 
 FORMAT = "janus_pt model"
 VERSION = 1
@@ -125,16 +124,8 @@ def write_folder(directory: Path, names: Set[str], fill: Callable[[Path], None])
     target = directory.resolve()
     if target.exists() and not _may_be_replaced(target, names):
         raise UserError(f"{target}: exists and is no exported model; choose another folder")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        fill(partial)
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        _put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with staged_folder(target) as folder:
+        fill(folder)
 
 
 def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: ModelConfig) -> None:
@@ -236,19 +227,3 @@ def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
     except (OSError, UserError):
         return False
     return ours and found <= names
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what is there is put aside first, and removed last."""
-    old = target.with_name(f".{target.name}.old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.inference.text_files import decode_portions
 from janus_pt.utils.errors import UserError
-from janus_pt.utils.files import file_hash, make_folder, sync
+from janus_pt.utils.files import file_hash, make_folder, write_bytes_atomically
 from janus_pt.utils.text_files import read_lines
 
 PORTION = 1024
@@ -163,28 +163,14 @@ def _part(parts: Path, place: int, side: str) -> Path:
 def _write_part(parts: Path, place: int, pairs: list[tuple[str, str]]) -> None:
     """Sources first: a portion is there when its targets are."""
     for column, side in enumerate(SIDES):
-        path = _part(parts, place, side)
-        _put(
-            path,
-            "".join(pair[column] + "\n" for pair in pairs).encode(),
-            path.with_name(f".{path.name}.partial"),
-        )
+        content = "".join(pair[column] + "\n" for pair in pairs)
+        write_bytes_atomically(_part(parts, place, side), content.encode())
 
 
 def _join(parts: list[Path], target: Path, number: int) -> None:
     """All portions in one file; processes that do so at the same time write the same."""
-    _put(
-        target,
-        b"".join(part.read_bytes() for part in parts),
-        target.with_name(f".{target.name}.partial{number}"),
-    )
-
-
-def _put(path: Path, content: bytes, partial: Path) -> None:
-    partial.write_bytes(content)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    content = b"".join(part.read_bytes() for part in parts)
+    write_bytes_atomically(target, content, writer=str(number))
 
 
 def _claim(path: Path, wanted: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from janus_pt.utils.errors import UserError
 
@@ -34,10 +38,75 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
+@contextmanager
+def open_atomically(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    A reader sees the old content or the new, never a part. Content and name are on disk afterwards.
+
+    Args:
+        writer: tells processes apart that may write the same file at the same time.
+    """
+    partial = path.with_name(f".{path.name}.partial{writer}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            # Content before name: after a power cut the name must not stand for an empty file.
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    # The new name itself is only on disk once the folder that lists it is.
     sync(path.parent)
+
+
+def write_bytes_atomically(path: Path, content: bytes, writer: str = "") -> None:
+    """Replace a file at once, as `open_atomically` does."""
+    with open_atomically(path, writer) as file:
+        file.write(content)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a UTF-8 text file at once, as `open_atomically` does."""
+    write_bytes_atomically(path, text.encode())
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `target` when the block ends.
+
+    If the block fails, the new folder vanishes and `target` stays as it was. All files are on disk
+    before the folder gets its name. Not for several processes at once.
+    """
+    staging = target.with_name(f".{target.name}.partial")
+    # A killed process may have left one behind.
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for path in (*staging.rglob("*"), staging):
+            sync(path)
+        replace_folder(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(staging: Path, target: Path) -> None:
+    """Rename the folder `staging` to `target`; what was there before is removed.
+
+    If the rename fails, `target` is put back.
+    """
+    # No system call swaps two folders portably, so the old one is put aside first and removed last.
+    old = target.with_name(f".{target.name}.old.partial")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

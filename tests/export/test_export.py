@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import janus_pt.export.folder
+import janus_pt.utils.files
 from janus_pt import JanusModel
 from janus_pt.export.folder import CONFIG, TOKENIZER, WEIGHTS, load_export, save_export
 from janus_pt.packing.slots import pad_sources
@@ -303,9 +305,21 @@ def test_an_export_is_replaced_and_nothing_else_is(
     assert (folder / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("step", ["write_tensors", "sync", "file_hash"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (janus_pt.export.folder, "write_tensors"),
+        (janus_pt.export.folder, "file_hash"),
+        (janus_pt.utils.files, "sync"),
+    ],
+)
 def test_a_failed_export_leaves_the_old_one(
-    folder: Path, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    folder: Path,
+    tokenizer_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    step: str,
 ) -> None:
     def disk_full(*_: object) -> None:
         raise OSError("no space left on device")
@@ -313,7 +327,7 @@ def test_a_failed_export_leaves_the_old_one(
     model = model_for(tokenizer_path, torch.float64)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patched:
-        patched.setattr(janus_pt.export.folder, step, disk_full)
+        patched.setattr(module, step, disk_full)
         with pytest.raises(OSError, match="no space left"):
             save_export(folder, model.state_dict(), model.config, tokenizer_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -326,7 +340,7 @@ def test_a_failed_rename_puts_the_old_one_back(
     rename = Path.rename
 
     def fails(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial"):
+        if self.name == ".export.partial":
             raise OSError("gone")
         return rename(self, target)
 

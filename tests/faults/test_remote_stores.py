@@ -47,7 +47,7 @@ def test_what_passes_is_tried_again(
     assert (
         told.count("trying again in") == (0 if fault == "slow" else 3) and "Traceback" not in told
     )
-    assert not [path for path in (tmp_path / "cache").rglob(".partial-*")]
+    assert not [path for path in (tmp_path / "cache").rglob(".*.partial*")]
 
 
 @pytest.mark.parametrize("file", [MANIFEST, INDEX, SHARD])
@@ -102,5 +102,5 @@ def test_half_a_download_left_by_a_kill_is_not_taken_for_a_file(
     shard = open_corpus(server.url, str(cache)).manifest.shards[0]
     folder = cache / shard.sha256[:2]
     folder.mkdir(parents=True)
-    (folder / ".partial-0123").write_bytes(np.random.default_rng(0).bytes(100))
+    (folder / f".{shard.sha256}.tar.partial0123").write_bytes(np.random.default_rng(0).bytes(100))
     assert read(server, cache) == expected(server)
