@@ -20,7 +20,9 @@ Weight = Annotated[float, Field(ge=0.0)]
 class Section(BaseModel):
     """A part of the configuration: frozen, strict about types, no unknown keys, no infinities."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(Section):

@@ -1,0 +1,99 @@
+"""Private parts of other libraries that we rely on: a test each, which says what to look at when one moves.
+
+`docs/architecture.md` lists them, with the reason why each is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import requires, version
+
+import deepspeed
+import pytest
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
+
+from tests.support.ranks import free_port
+
+
+def test_deepspeed_and_megatron_are_the_pinned_ones() -> None:
+    requirements = [line.partition(";")[0].strip() for line in requires("janus_pt") or []]
+    pinned = [requirement for requirement in requirements if "==" in requirement]
+    assert sorted(pinned) == [
+        f"deepspeed=={version('deepspeed')}",
+        f"megatron-core=={version('megatron-core')}",
+    ]
+
+
+@pytest.mark.parametrize("optimizer", [BF16_Optimizer, DeepSpeedZeroOptimizer])
+def test_deepspeed_links_moments_lazily_and_once(optimizer: type) -> None:
+    """checkpoint/universal.py resets the flag, so that moments are linked again."""
+    source = inspect.getsource(optimizer._lazy_init_hp_params_optimizer_state)
+    assert "if not self._hp_optimizer_states_linked" in source
+    assert "self._hp_optimizer_states_linked = True" in source
+
+
+def test_deepspeed_looks_for_an_overflow_where_the_optimizer_asks() -> None:
+    """parallel/engine.py sets `check_grad_overflow`, so that float32 runs are looked at, too."""
+    assert "or self.check_grad_overflow" in inspect.getsource(DeepSpeedZeroOptimizer.step)
+
+
+def test_the_engine_keeps_the_gradient_norm_where_we_put_it() -> None:
+    """parallel/engine.py sets `_global_grad_norm` with ZeRO-0 in float32."""
+    assert "self._global_grad_norm" in inspect.getsource(DeepSpeedEngine.get_global_grad_norm)
+
+
+def test_deepspeed_asks_its_table_before_it_compiles_an_operator() -> None:
+    """parallel/groups.py marks operators in `__compatible_ops__` as not available."""
+    assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
+
+
+def test_pipelines_find_their_ties_through_the_methods_we_override() -> None:
+    """parallel/pipeline.py makes the ties between stages' embeddings itself."""
+    assert "self._index_tied_modules()" in inspect.getsource(PipelineModule.__init__)
+    assert "get_tied_weights_and_groups" in inspect.getsource(PipelineEngine)
+    assert "ds_pipe_replicated" in inspect.getsource(deepspeed.runtime.utils)
+
+
+@pytest.mark.parametrize("layer", [ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding])
+def test_megatron_still_stores_an_extra_state(layer: type) -> None:
+    """parallel/tensor.py turns it off for linear layers; if it is gone, so can our class be."""
+    stores = layer.__dict__.get("get_extra_state") or layer.__dict__.get("set_extra_state")
+    assert bool(stores) == (layer is not VocabParallelEmbedding)
+
+
+def test_the_default_store_is_reachable() -> None:
+    """train/watch/heartbeat.py writes heartbeats to the store that the ranks met in."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    if dist.is_initialized():
+        assert isinstance(_get_default_store(), dist.Store)
+        return
+    store = dist.TCPStore("127.0.0.1", free_port(), 1, True)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        _get_default_store().set("heartbeat", "7")
+        assert isinstance(_get_default_store(), dist.Store)
+        assert _get_default_store().get("heartbeat") == b"7"
+    finally:
+        dist.destroy_process_group()
+
+
+def test_block_masks_are_made_of_what_we_give() -> None:
+    """model/block_masks.py hands FlexAttention its tables of blocks."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    parameters = inspect.signature(BlockMask.from_kv_blocks).parameters
+    expected = {"kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "mask_mod"}
+    assert expected <= set(parameters)
+    assert torch.nn.attention.flex_attention.flex_attention is not None
