@@ -1,4 +1,4 @@
-"""Metrics on n-grams of translations: sacrebleu's own, and two other definitions of BLEU that papers report."""
+"""Metrics on n-grams of translations: sacrebleu's, and two more definitions of BLEU from papers."""
 
 from __future__ import annotations
 
@@ -7,151 +7,176 @@ import re
 import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import cast
 
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-from sacrebleu.metrics.base import Metric
+from sacrebleu.metrics.base import Metric as SacrebleuMetric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, Result
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from janus_pt.tasks.outputs import Metrics, Outputs
+from janus_pt.tasks.outputs import Outputs, Scores
+from janus_pt.utils.extras import require
 
-TINY, SMALL = 1e-15, 1e-9
-"""What COCO's BLEU adds to matches and to totals; its smoothing, if one can call it so."""
+COCO_MATCHES_EPSILON, COCO_TOTALS_EPSILON = 1e-15, 1e-9
+"""What COCO's BLEU adds to the matches and to the totals, which is all its smoothing."""
 SMOOTHED_ORDERS = 4
+"""Orders of n-grams that NLTK's smoothing method 7 sees in GLGE's script."""
 BOOTSTRAP_SAMPLES = 1000
 COMPOUND = re.compile(r"(\S)-(\S)")
 
 
-def streams(outputs: Outputs) -> list[list[str | None]]:
-    """The references as sacrebleu reads them: first references, second ones …; None where an output has fewer."""
+def reference_streams(outputs: Outputs) -> list[list[str | None]]:
+    """The references as sacrebleu reads them: all first references, all second ones, and so on.
+
+    An output with fewer references than others has None in the later streams.
+    """
     return [list(stream) for stream in zip_longest(*outputs.references)]
 
 
-def sacrebleu_metric(name: str, metric: Metric, outputs: Outputs) -> Metrics:
-    """One of sacrebleu's corpus metrics, with its signature."""
-    score = metric.corpus_score(outputs.predictions, streams(outputs)).score  # type: ignore[arg-type]
-    return Metrics({name: score}, {name: metric.get_signature().format()})
+def sacrebleu_scores(name: str, metric: SacrebleuMetric, outputs: Outputs) -> Scores:
+    """The corpus score of one of sacrebleu's metrics, with sacrebleu's signature."""
+    streams = reference_streams(outputs)
+    score = metric.corpus_score(outputs.predictions, streams).score  # type: ignore[arg-type]
+    # The signature names the number of references, which sacrebleu knows only after scoring.
+    return Scores({name: score}, {name: metric.get_signature().format()})
 
 
-def bleu(outputs: Outputs, tokenize: str = "13a") -> Metrics:
+def bleu(outputs: Outputs, tokenize: str = "13a") -> Scores:
     """sacrebleu's BLEU; `tokenize` is one of its tokenizers."""
-    return sacrebleu_metric("bleu", BLEU(tokenize=tokenize), outputs)
+    return sacrebleu_scores("bleu", BLEU(tokenize=tokenize), outputs)
 
 
-def chrf(outputs: Outputs) -> Metrics:
+def chrf(outputs: Outputs) -> Scores:
     """sacrebleu's chrF2."""
-    return sacrebleu_metric("chrf", CHRF(), outputs)
+    return sacrebleu_scores("chrf", CHRF(), outputs)
 
 
-def ter(outputs: Outputs) -> Metrics:
-    """sacrebleu's TER: less is better."""
-    return sacrebleu_metric("ter", TER(), outputs)
+def ter(outputs: Outputs) -> Scores:
+    """sacrebleu's TER, an error rate: less is better."""
+    return sacrebleu_scores("ter", TER(), outputs)
 
 
-def legacy_compound_bleu(outputs: Outputs) -> Metrics:
-    """Compound-split tokenised BLEU, as older papers on WMT14 report it; comparable to nothing but itself.
+def legacy_compound_bleu(outputs: Outputs) -> Scores:
+    """Compound-split tokenised BLEU, as older papers on WMT14 report it.
 
-    sacrebleu's 13a tokens (instead of Moses'), hyphened words taken apart, no smoothing; as fairseq's
-    `compound_split_bleu.sh` otherwise.
+    sacrebleu's 13a tokens in place of Moses', hyphenated words split, no smoothing; otherwise as
+    fairseq's `compound_split_bleu.sh`. Comparable to no other BLEU.
     """
     tokenizer = Tokenizer13a()
 
-    def split(text: str) -> str:
+    def split_compounds(text: str) -> str:
         return COMPOUND.sub(r"\1 ##AT##-##AT## \2", tokenizer(text))
 
+    # `force` silences sacrebleu's warning about text that is tokenised already, as this one is.
     metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    return sacrebleu_metric("legacy_compound_bleu", metric, outputs.mapped(split))
+    return sacrebleu_scores("legacy_compound_bleu", metric, outputs.map_texts(split_compounds))
 
 
 def coco_bleu(outputs: Outputs) -> list[float]:
-    """Corpus BLEU-1 to BLEU-4 of COCO's caption evaluation and nlg-eval (GLGE's question generation), 0 to 100.
+    """Corpus BLEU-1 to BLEU-4 of COCO's caption evaluation and nlg-eval, 0 to 100.
 
-    Tokens are what whitespace separates; the reference nearest in length counts for the brevity penalty.
+    GLGE scores question generation with it. Tokens are split at whitespace; the brevity penalty
+    takes the reference nearest in length.
     """
-    found = BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(
-        outputs.predictions,
-        streams(outputs),  # type: ignore[arg-type]
-    )
-    ratio = (found.sys_len + TINY) / (found.ref_len + SMALL)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    product, scores = 1.0, []
-    for order, (matches, total) in enumerate(zip(found.counts, found.totals, strict=True), start=1):
-        product *= (matches + TINY) / (total + SMALL)
-        scores.append(100 * penalty * product ** (1 / order))
+    # sacrebleu counts the n-grams; COCO's own smoothing and penalty are applied to its counts.
+    metric = BLEU(tokenize="none", smooth_method="none", force=True)
+    streams = reference_streams(outputs)
+    counts = metric.corpus_score(outputs.predictions, streams)  # type: ignore[arg-type]
+    ratio = (counts.sys_len + COCO_MATCHES_EPSILON) / (counts.ref_len + COCO_TOTALS_EPSILON)
+    brevity_penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+    product = 1.0
+    scores = []
+    for order, (matches, total) in enumerate(zip(counts.counts, counts.totals, strict=True), 1):
+        product *= (matches + COCO_MATCHES_EPSILON) / (total + COCO_TOTALS_EPSILON)
+        geometric_mean = product ** (1 / order)
+        scores.append(100 * brevity_penalty * geometric_mean)
     return scores
 
 
-def bleu4(outputs: Outputs) -> Metrics:
+def bleu4(outputs: Outputs) -> Scores:
     """Corpus BLEU-4 as `coco_bleu` defines it."""
-    return Metrics(
-        {"bleu4": coco_bleu(outputs)[3]},
-        {"bleu4": "corpus, as COCO and nlg-eval, whitespace tokens"},
-    )
+    signature = "corpus, as COCO and nlg-eval, whitespace tokens"
+    return Scores({"bleu4": coco_bleu(outputs)[3]}, {"bleu4": signature})
 
 
-def corpus_bleu(outputs: Outputs) -> Metrics:
+def corpus_bleu(outputs: Outputs) -> Scores:
     """Corpus BLEU-1 and BLEU-2 as `coco_bleu` defines them."""
     scores = coco_bleu(outputs)
-    how = "corpus, as COCO and nlg-eval, whitespace tokens"
-    return Metrics({f"corpus_bleu{n}": scores[n - 1] for n in (1, 2)}, {"corpus_bleu": how})
+    values = {"corpus_bleu1": scores[0], "corpus_bleu2": scores[1]}
+    signature = "corpus, as COCO and nlg-eval, whitespace tokens"
+    return Scores(values, {"corpus_bleu": signature})
 
 
-def sentence_bleu_means(outputs: Outputs) -> Metrics:
-    """Mean sentence BLEU-1 and BLEU-2 with NLTK's smoothing method 7: GLGE's PersonaChat.
+def sentence_bleu_means(outputs: Outputs) -> Scores:
+    """Mean sentence BLEU-1 and BLEU-2 with NLTK's smoothing method 7: GLGE's for PersonaChat.
 
-    Method 7 averages neighbouring orders, so four orders are given, the last two with weight 0, as GLGE's script
-    does; with one or two the numbers would be others. The method takes precision + 1 for the order below the first, so
-    that the values of good sentences exceed 100.
+    Method 7 takes precision + 1 for the order below the first, so that the values of good sentences
+    exceed 100.
     """
-    smoothing = SmoothingFunction().method7
-    values = {}
-    for order in (1, 2):
-        weights = [1 / order] * order + [0] * (SMOOTHED_ORDERS - order)
-        total = 0.0
-        for prediction, references in outputs:
-            tokens = prediction.split()
-            if tokens:
-                with (
-                    warnings.catch_warnings()
-                ):  # short sentences have no 4-grams; smoothing is there for that
-                    warnings.simplefilter("ignore")
-                    total += sentence_bleu(
-                        [r.split() for r in references], tokens, weights, smoothing
-                    )
-        values[f"sentence_bleu{order}"] = 100 * total / len(outputs)
-    return Metrics(
-        values, {"sentence_bleu": "mean of sentences, NLTK smoothing method 7, whitespace tokens"}
-    )
+    values = {f"sentence_bleu{order}": _mean_sentence_bleu(outputs, order) for order in (1, 2)}
+    signature = "mean of sentences, NLTK smoothing method 7, whitespace tokens"
+    return Scores(values, {"sentence_bleu": signature})
+
+
+def _mean_sentence_bleu(outputs: Outputs, order: int) -> float:
+    """Mean over the outputs of NLTK's sentence BLEU of orders 1 to `order`, times 100."""
+    nltk = require("nltk.translate.bleu_score", "tasks")
+    smoothing = nltk.SmoothingFunction().method7
+    # Method 7 averages neighbouring orders. GLGE's script gives four, the higher ones with weight 0;
+    # with one or two the values would be different.
+    weights = [1 / order] * order + [0] * (SMOOTHED_ORDERS - order)
+    total = 0.0
+    for prediction, references in outputs:
+        tokens = prediction.split()
+        # NLTK divides by the length: an empty prediction scores 0.
+        if not tokens:
+            continue
+        reference_tokens = [reference.split() for reference in references]
+        with warnings.catch_warnings():
+            # NLTK warns of sentences without 4-grams, which the smoothing is there for.
+            warnings.simplefilter("ignore")
+            total += nltk.sentence_bleu(reference_tokens, tokens, weights, smoothing)
+    return 100 * total / len(outputs)
 
 
 def paired_bootstrap(
     outputs: Outputs, baseline: Sequence[str], tokenize: str = "13a"
 ) -> dict[str, dict[str, float]]:
-    """sacrebleu's paired bootstrap of BLEU and chrF against another system's outputs for the same references.
+    """sacrebleu's paired bootstrap of BLEU and chrF against another system's predictions.
 
-    For each metric: the `system`'s and the `baseline`'s mean over resamples, half the width of their 95 % intervals
-    (`system_ci`, `baseline_ci`), `p_value` of the null hypothesis that both are equally good, and `difference`, by how
-    much the system's score itself is above the baseline's.
+    Args:
+        baseline: the other system's predictions, for the same references.
+
+    Returns:
+        metric -> `system` and `baseline`, the mean over the resamples; `system_ci` and
+        `baseline_ci`, half the width of the 95 % interval; `p_value` of the null hypothesis that
+        both are equally good; `difference`, the system's score minus the baseline's.
     """
     systems = [("baseline", list(baseline)), ("system", list(outputs.predictions))]
     metrics = {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF()}
-    test = PairedTest(systems, metrics, streams(outputs), "bs", BOOTSTRAP_SAMPLES)  # type: ignore[arg-type]
-    found: dict[str, list[Any]] = test()[1]
-    results = [values for name, values in found.items() if name != "System"]
-    return {name: _compared(*pair) for name, pair in zip(metrics, results, strict=True)}
+    streams = reference_streams(outputs)
+    test = PairedTest(systems, metrics, streams, "bs", BOOTSTRAP_SAMPLES)  # type: ignore[arg-type]
+    _, columns = test()
+    # The column "System" has the systems' names; the others come in the order of `metrics`.
+    results = [results for name, results in columns.items() if name != "System"]
+    comparisons = {}
+    for name, pair in zip(metrics, results, strict=True):
+        baseline_result, system_result = cast(list[Result], pair)
+        comparisons[name] = _comparison(baseline_result, system_result)
+    return comparisons
 
 
-def _compared(baseline: Any, system: Any) -> dict[str, float]:
-    """Two of sacrebleu's results as plain numbers."""
-    means = {
+def _comparison(baseline: Result, system: Result) -> dict[str, float]:
+    """sacrebleu's results of two systems as plain numbers."""
+    numbers: dict[str, float | None] = {
         "baseline": baseline.mean,
         "baseline_ci": baseline.ci,
         "system": system.mean,
         "system_ci": system.ci,
+        "p_value": system.p_value,
+        "difference": system.score - baseline.score,
     }
-    means |= {"p_value": system.p_value, "difference": system.score - baseline.score}
-    return {name: float(value) for name, value in means.items()}
+    # sacrebleu gives numpy's numbers, which JSON does not know. None is only for other tests than this.
+    return {name: float(number) for name, number in numbers.items() if number is not None}

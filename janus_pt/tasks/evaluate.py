@@ -10,8 +10,8 @@ from typing import Any
 
 from janus_pt.generate.modes import MODES, check_scored_options
 from janus_pt.inference.janus_model import Generation, JanusModel
-from janus_pt.tasks.metrics import compute
-from janus_pt.tasks.outputs import Metrics, Outputs, pair_up
+from janus_pt.tasks.metrics import check_metrics, compute
+from janus_pt.tasks.outputs import Outputs, Scores, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
@@ -48,6 +48,7 @@ def evaluate(
         UserError: an unknown task, mode or option, or data that cannot be read.
     """
     task = find_task(task_name)
+    check_metrics(task.metrics)
     options = decoding_options(task, modes, changes)
     examples = read_split(task, data, split)
     check_writable(output)
@@ -122,7 +123,7 @@ def text_of(generation: Generation) -> str:
     return " ".join(generation.text.split())
 
 
-def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Metrics:
+def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Scores:
     """The task's metrics, on what its row says is compared."""
     return compute(comparable(task, texts, examples), task.metrics)
 
@@ -130,7 +131,7 @@ def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Metric
 def comparable(task: Task, texts: Sequence[str], examples: TaskSplit) -> Outputs:
     """Outputs with their references, grouped and in lower case where the task's row says so."""
     outputs = pair_up(texts, [examples.targets], examples.sources if task.group_by_source else None)
-    return outputs.mapped(str.lower) if task.lowercase else outputs
+    return outputs.map_texts(str.lower) if task.lowercase else outputs
 
 
 def print_table(report: Mapping[str, Any]) -> None:

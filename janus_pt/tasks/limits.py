@@ -9,7 +9,6 @@ from janus_pt.config.schema import CheckpointConfig, RunConfig, ValidationConfig
 from janus_pt.utils.errors import UserError
 
 Problem = tuple[tuple[str | int, ...], str]
-LOWER_IS_BETTER = "ter"
 
 
 def validation_problems(valid: Mapping[str, Any]) -> Iterator[Problem]:
@@ -54,8 +53,7 @@ def _patience_problems(run: RunConfig, checkpoint: CheckpointConfig) -> Iterator
 
 def _task_problems(validation: ValidationConfig) -> Iterator[Problem]:
     from janus_pt.generate.modes import MODES, check_scored_options  # imports torch: only here
-    from janus_pt.tasks.metrics import compute
-    from janus_pt.tasks.outputs import Outputs
+    from janus_pt.tasks.metrics import check_metrics, values_to_maximize
     from janus_pt.tasks.table import find_task
 
     if validation.mode not in MODES:
@@ -68,11 +66,11 @@ def _task_problems(validation: ValidationConfig) -> Iterator[Problem]:
     except UserError as error:
         yield ("validation", "task"), str(error).removeprefix("task: ")
         return
-    values = [
-        name
-        for name in compute(Outputs(["a"], [["a"]]), task.metrics).values
-        if name != LOWER_IS_BETTER
-    ]
+    try:
+        check_metrics(task.metrics)
+    except UserError as error:
+        yield ("validation", "task"), f"its metrics cannot be computed here: {error}"
+    values = values_to_maximize(task.metrics)
     if validation.metric not in values:
         reason = f"must be one of {', '.join(values)} for this task, the higher the better"
         yield ("validation", "metric"), f"{reason}, but is {validation.metric!r}"

@@ -1,35 +1,75 @@
-"""Scoring: metrics by name. Every value is on the scale of 0 to 100 and comes with how it was computed."""
+"""Metrics by name. Every value is on the scale of 0 to 100 and comes with a signature.
+
+A new metric is a function from `Outputs` to `Scores` and one row of `METRICS`: see
+docs/extending/add_a_metric.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 
 from sacrebleu.metrics.bleu import BLEU
 
 from janus_pt.tasks import bleu, overlap
-from janus_pt.tasks.outputs import Metrics, Outputs
+from janus_pt.tasks.outputs import Outputs, Scores
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.extras import require
 
-METRICS: Mapping[str, Callable[[Outputs], Metrics]] = {
-    "bleu": bleu.bleu,
-    "chrf": bleu.chrf,
-    "ter": bleu.ter,
-    "legacy_compound_bleu": bleu.legacy_compound_bleu,
-    "bleu4": bleu.bleu4,
-    "corpus_bleu": bleu.corpus_bleu,
-    "sentence_bleu": bleu.sentence_bleu_means,
-    "rouge": overlap.rouge,
-    "coco_rougeL": overlap.coco_rouge_l,
-    "meteor": overlap.meteor,
-    "distinct": overlap.distinct,
-    "coqa_f1": overlap.coqa_f1,
+DEFAULT_TOKENIZER = "13a"
+"""sacrebleu's tokenizer for `bleu`, and its own default."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of `METRICS`.
+
+    Attributes:
+        compute: the scores of some outputs; their values are called as in `values`.
+        values: names of the values, of one metric or of several computed together.
+        higher_is_better: whether a larger value means better outputs; false for error rates.
+        package: package of the extra `tasks` that `compute` imports, if any.
+    """
+
+    compute: Callable[[Outputs], Scores]
+    values: tuple[str, ...]
+    higher_is_better: bool = True
+    package: str | None = None
+
+
+METRICS: Mapping[str, Metric] = {
+    "bleu": Metric(bleu.bleu, ("bleu",)),
+    "chrf": Metric(bleu.chrf, ("chrf",)),
+    "ter": Metric(bleu.ter, ("ter",), higher_is_better=False),
+    "legacy_compound_bleu": Metric(bleu.legacy_compound_bleu, ("legacy_compound_bleu",)),
+    "bleu4": Metric(bleu.bleu4, ("bleu4",)),
+    "corpus_bleu": Metric(bleu.corpus_bleu, ("corpus_bleu1", "corpus_bleu2")),
+    "sentence_bleu": Metric(
+        bleu.sentence_bleu_means, ("sentence_bleu1", "sentence_bleu2"), package="nltk"
+    ),
+    "rouge": Metric(overlap.rouge, overlap.ROUGE_TYPES, package="rouge_score"),
+    "coco_rougeL": Metric(overlap.coco_rouge_l, ("coco_rougeL",), package="rouge_score"),
+    "meteor": Metric(overlap.meteor, ("meteor",), package="nltk"),
+    "distinct": Metric(overlap.distinct, ("distinct1", "distinct2")),
+    "coqa_f1": Metric(overlap.coqa_f1, ("coqa_f1",)),
 }
 
 
-def check_metrics(names: Sequence[str], tokenize: str = "13a") -> None:
-    """Raise `UserError` unless all metrics, and sacrebleu's tokenizer, are known."""
+def values_to_maximize(names: Sequence[str]) -> list[str]:
+    """Names of the values that the metrics called `names` give and of which more is better."""
+    return [
+        value for name in names if METRICS[name].higher_is_better for value in METRICS[name].values
+    ]
+
+
+def check_metrics(names: Sequence[str], tokenize: str = DEFAULT_TOKENIZER) -> None:
+    """Check that metrics can be computed here, so that no decoding is done in vain.
+
+    Raises:
+        UserError: a metric or sacrebleu's tokenizer is unknown, or a package that it needs is
+            not installed.
+    """
     if not names:
         raise UserError(f"no metrics asked for; there are: {', '.join(METRICS)}")
     for name in names:
@@ -39,34 +79,41 @@ def check_metrics(names: Sequence[str], tokenize: str = "13a") -> None:
             raise UserError(
                 f"metrics: there is no {name!r}; {meant}There are: {', '.join(METRICS)}"
             )
-    if tokenize not in BLEU.TOKENIZERS:
-        raise UserError(
-            f"tokenize: sacrebleu has no {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}"
-        )
+        package = METRICS[name].package
+        if package is not None:
+            require(package, "tasks")
+    _check_tokenizer(tokenize)
+
+
+def _check_tokenizer(name: str) -> None:
+    if name not in BLEU.TOKENIZERS:
+        available = ", ".join(BLEU.TOKENIZERS)
+        raise UserError(f"tokenize: sacrebleu has no {name!r}; it has: {available}")
     try:
-        BLEU(tokenize=tokenize)
-    except (
-        RuntimeError,
-        ImportError,
-        OSError,
-    ) as error:  # it wants another package, or a file from the network
-        raise UserError(
-            f"tokenize: sacrebleu cannot use {tokenize!r} here: {' '.join(str(error).split())}"
-        ) from None
+        BLEU(tokenize=name)
+    # Some tokenizers need another package or a file from the network; sacrebleu then raises these.
+    except (RuntimeError, ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"tokenize: sacrebleu cannot use {name!r} here: {reason}") from None
 
 
-def compute(outputs: Outputs, names: Sequence[str], tokenize: str = "13a") -> Metrics:
-    """The metrics called `names`; `tokenize` is the tokenizer of `bleu`.
+def compute(outputs: Outputs, names: Sequence[str], tokenize: str = DEFAULT_TOKENIZER) -> Scores:
+    """Compute the metrics called `names`.
+
+    Args:
+        tokenize: sacrebleu's tokenizer for `bleu`; the other metrics have none to choose.
 
     Raises:
-        UserError: no metric is called so.
+        UserError: as `check_metrics`.
     """
     check_metrics(names, tokenize)
     values: dict[str, float] = {}
     signatures: dict[str, str] = {}
+    # A name given twice is computed once.
     for name in dict.fromkeys(names):
-        metric = partial(bleu.bleu, tokenize=tokenize) if name == "bleu" else METRICS[name]
-        found = metric(outputs)
-        values.update(found.values)
-        signatures.update(found.signatures)
-    return Metrics(values, signatures)
+        # Only BLEU has a tokenizer to choose.
+        is_bleu = name == "bleu"
+        scores = bleu.bleu(outputs, tokenize) if is_bleu else METRICS[name].compute(outputs)
+        values.update(scores.values)
+        signatures.update(scores.signatures)
+    return Scores(values, signatures)

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -22,10 +23,10 @@ from janus_pt.tasks.bleu import (
     coco_bleu,
     legacy_compound_bleu,
     paired_bootstrap,
+    reference_streams,
     sentence_bleu_means,
-    streams,
 )
-from janus_pt.tasks.metrics import METRICS, compute
+from janus_pt.tasks.metrics import METRICS, check_metrics, compute, values_to_maximize
 from janus_pt.tasks.outputs import Outputs, pair_up
 from janus_pt.tasks.overlap import coco_rouge_l, coqa_f1, distinct, meteor, rouge
 from janus_pt.tasks.score import glge_overall, overall_of_reports
@@ -55,12 +56,12 @@ def test_stated_bleu() -> None:
             found = compute(outputs, ["bleu"], case["opts"].get("tokenize", "13a"))
             assert found.values["bleu"] == pytest.approx(case["bleu"], abs=1e-5)
         options = {"smooth_method": "exp", **case["opts"]}
-        assert BLEU(**options).corpus_score(case["hyps"], streams(outputs)).score == pytest.approx(
-            case["bleu"]
-        )
+        assert BLEU(**options).corpus_score(
+            case["hyps"], reference_streams(outputs)
+        ).score == pytest.approx(case["bleu"])
     for case in cases["max_order"]:
         score = BLEU(max_ngram_order=case["order"]).corpus_score(
-            case["hyps"], streams(pair_up(case["hyps"], case["refs"]))
+            case["hyps"], reference_streams(pair_up(case["hyps"], case["refs"]))
         )
         assert score.score == pytest.approx(case["bleu"], abs=0.01)
     for case in cases["sentence_effective_order"]:
@@ -313,7 +314,7 @@ def test_compound_splitting_counts_parts_of_hyphened_words() -> None:
     )
     expected = (
         BLEU(tokenize="none", smooth_method="none")
-        .corpus_score(split.predictions, streams(split))
+        .corpus_score(split.predictions, reference_streams(split))
         .score
     )
     assert legacy_compound_bleu(outputs).values["legacy_compound_bleu"] == pytest.approx(expected)
@@ -354,7 +355,7 @@ def test_identical_sources_are_one_output_with_the_last_prediction() -> None:
         ["p1", "p2", "p3"], [["r1", "r2", "r3"], ["s1", "s2", "s3"]], ["a", "b", "a "]
     )
     assert list(outputs) == [("p3", ["r1", "s1", "r3", "s3"]), ("p2", ["r2", "s2"])]
-    assert streams(outputs) == [["r1", "r2"], ["s1", "s2"], ["r3", None], ["s3", None]]
+    assert reference_streams(outputs) == [["r1", "r2"], ["s1", "s2"], ["r3", None], ["s3", None]]
     found = compute(
         Outputs(["a b c d", "e f g h"], [["a b c d", "x"], ["e f g h"]]), ["bleu", "chrf", "ter"]
     )
@@ -396,6 +397,34 @@ def test_overall_of_reports(tmp_path: Path) -> None:
         overall_of_reports([*reports[:-1], write("dev", names[-1], "dev")], "nar")
     with pytest.raises(UserError, match="has no row for mode 'ar', only nar"):
         overall_of_reports(reports, "ar")
+
+
+def test_metrics_give_the_values_that_they_declare() -> None:
+    outputs = Outputs(["a b c d e"], [["a b c d f"]])
+    for name, metric in METRICS.items():
+        assert tuple(metric.compute(outputs).values) == metric.values, name
+    assert values_to_maximize(["ter", "corpus_bleu"]) == ["corpus_bleu1", "corpus_bleu2"]
+
+
+def test_metrics_declare_which_direction_is_better() -> None:
+    reference = "a b c d e f g h"
+    good, bad = (Outputs([text], [[reference]]) for text in ("a b c d e f g x", "y y y y y y y y"))
+    for name, metric in METRICS.items():
+        better, worse = metric.compute(good).values, metric.compute(bad).values
+        for value in metric.values:
+            assert (better[value] > worse[value]) == metric.higher_is_better, (name, value)
+
+
+@pytest.mark.parametrize(("metric", "package"), [("rouge", "rouge_score"), ("meteor", "nltk")])
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, metric: str, package: str
+) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package} is not installed; .*'janus_pt\[tasks\]'"):
+        check_metrics([metric])
+    check_metrics(["bleu", "coqa_f1"])
 
 
 def test_rows_ask_for_metrics_that_give_their_scores() -> None:

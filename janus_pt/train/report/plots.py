@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from janus_pt.train.report.metrics_file import read_metrics
+from janus_pt.utils.extras import require
 
 STREAMS = {"ar": ("AR", "#1f77b4"), "aux": ("AUX", "#2ca02c"), "nar": ("NAR", "#d95f02")}
 """Name and colour of each stream's curve."""
 
 
 def plot_losses(metrics_path: Path, png_path: Path) -> None:
-    """Draw every stream's training (thin) and validation (thick) loss over the steps of a metrics file."""
-    from matplotlib.figure import Figure  # slow to import, and needed once, at the end
+    """Draw every stream's training (thin) and validation (thick) loss over the steps of a metrics file.
 
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     records = read_metrics(metrics_path)
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    # Slow to import, and needed once, at the end.
+    figure = require("matplotlib.figure", "plots").Figure(
+        figsize=(9, 5), dpi=120, layout="constrained"
+    )
     axes = figure.add_subplot()
     for stream, (name, colour) in STREAMS.items():
         for key, label, style in (

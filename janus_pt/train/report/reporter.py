@@ -25,6 +25,7 @@ from janus_pt.train.report.tracking import Tracker
 from janus_pt.train.run import Run
 from janus_pt.train.schedule import learning_rate
 from janus_pt.train.step import SIZES
+from janus_pt.utils.extras import is_installed
 from janus_pt.utils.files import write_atomically
 from janus_pt.utils.redact import redact
 
@@ -100,12 +101,18 @@ class Reporter:
         if not self.first:
             return
         curve = self.run.folder / "loss.png"
-        plot_losses(self.metrics.path, curve)
+        # The picture is an extra: a run that has trained to its end must not fail over it.
+        has_curve = is_installed("matplotlib")
+        if has_curve:
+            plot_losses(self.metrics.path, curve)
         if self.tracker is not None:
-            self.tracker.log_artifact(curve)
+            if has_curve:
+                self.tracker.log_artifact(curve)
             self.tracker.log_artifact(export, "export")
         self.progress.close()
-        print(f"model: {export}\ncurve: {curve}\nmetrics: {self.metrics.path}")
+        missing = "none: pip install 'janus_pt[plots]'"
+        print(f"model: {export}\ncurve: {curve if has_curve else missing}")
+        print(f"metrics: {self.metrics.path}")
 
     def stopped(self, why: str, saved: bool, failed: bool) -> None:
         """Tell that the run stops before its end, by `why`, and how to go on."""
