@@ -41,7 +41,7 @@ def train_and_decode(cells: Sequence[Cell], data: Data, jobs: int, lock: int) ->
     """
     for cell in cells:
         _claim_folder(cell)
-    open_experiment(data.output.parent, cells)
+    open_experiment(cells)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(_do, cell, data, lock) for cell in cells]
         try:

@@ -13,10 +13,9 @@ import pytest
 
 from janus_pt.train.report import tracking
 from janus_pt.train.report.metrics_file import MetricsFile
-from janus_pt.train.report.tracking import Tracker
 from tests.faults.mlflow_server import MlflowServer
 from tests.support.runs import launch, read_records, write_run_config
-from tests.train.test_tracking import configuration, history, wait_for
+from tests.train.test_tracking import configuration, history, start_tracker, wait_for
 
 pytestmark = pytest.mark.slow
 AT_ONCE_S = 1.0
@@ -45,7 +44,7 @@ class Training:
     def __init__(self, folder: Path, uri: str, resumed: bool = False) -> None:
         self.config = configuration(folder, uri)
         self.metrics = MetricsFile(folder / "metrics.jsonl")
-        self.tracker = Tracker(self.config, resumed=resumed)
+        self.tracker = start_tracker(self.config, resumed)
 
     def steps(self, first: int, last: int) -> float:
         """Tell these steps; the seconds it took."""

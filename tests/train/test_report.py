@@ -19,15 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.train.report import metrics_file as monitor
+from janus_pt.train.report import progress as progress_module
 from janus_pt.train.report.metrics_file import (
     MetricsFile,
-    ProgressLine,
     flops_per_step,
     metrics_after,
     peak_flops,
     read_metrics,
 )
 from janus_pt.train.report.plots import STREAMS, plot_losses
+from janus_pt.train.report.progress import ProgressLine
 from janus_pt.utils.errors import UserError
 
 
@@ -123,7 +124,7 @@ RECORD = {
 
 def test_progress_on_a_terminal_is_one_line_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 30.0, 45.0])
-    monkeypatch.setattr(monitor.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
     stream = Terminal()
     progress = ProgressLine(100, step=10, stream=stream)
     progress.update({**RECORD, "tokens_per_s": 12345.0, "mfu": 0.312})
@@ -140,7 +141,7 @@ def test_progress_on_a_terminal_is_one_line_rewritten(monkeypatch: pytest.Monkey
 
 def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = ProgressLine(30, stream=stream)
     for step in range(1, 31):

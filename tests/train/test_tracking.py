@@ -1,4 +1,4 @@
-"""MLflow: what is sent is read back through its own client; what fails is told once and harms nothing."""
+"""MLflow: what is sent is read back through its own client; what fails is reported once and harms nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from janus_pt.config.reader import read_config
+from janus_pt.config.reader import read_config, to_json
 from janus_pt.config.schema import Config
 from janus_pt.export.folder import save_export
 from janus_pt.train.report import tracking
 from janus_pt.train.report.metrics_file import MetricsFile
+from janus_pt.train.report.mlflow_store import resolve_store
 from janus_pt.train.report.tracking import Tracker, flatten
+from janus_pt.utils.redact import redact
 from tests.support.models import tiny_model, tokenizer_bytes
 
 
@@ -56,6 +58,10 @@ def configuration(folder: Path, uri: str, system_metrics: bool = False, lr: floa
     )
 
 
+def start_tracker(config: Config, resumed: bool) -> Tracker:
+    return Tracker(config.run, config.tracking, redact(to_json(config)), resumed)
+
+
 def runs(uri: str) -> list[Any]:
     from mlflow import MlflowClient
 
@@ -84,7 +90,7 @@ def test_run_is_read_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     folder = tmp_path / "run"
-    tracker = Tracker(configuration(folder, uri, system_metrics=True), resumed=False)
+    tracker = start_tracker(configuration(folder, uri, system_metrics=True), resumed=False)
     metrics = MetricsFile(folder / "metrics.jsonl")
     for step in range(1, 6):
         metrics.append({"step": step, "loss/ar": 1 / step, "lr": step * 1e-4})
@@ -123,7 +129,7 @@ def test_finetuning_is_nested_in_the_run_that_made_its_model(
     tmp_path: Path, uri: str, empty_store: Path
 ) -> None:
     """In the store that has this run; in another one a tag names it."""
-    Tracker(configuration(tmp_path / "pretraining", uri), resumed=False).finish()
+    start_tracker(configuration(tmp_path / "pretraining", uri), resumed=False).finish()
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes(300))
     model = tiny_model(vocab_size=300)
     run_id = json.loads((tmp_path / "pretraining/mlflow_run.json").read_text())["run_id"]
@@ -135,7 +141,7 @@ def test_finetuning_is_nested_in_the_run_that_made_its_model(
     for store in (uri, f"sqlite:///{tmp_path / 'other.db'}"):
         config = configuration(tmp_path / "finetuning", store)
         started = config.run.model_copy(update={"init_from": str(tmp_path / "export")})
-        Tracker(config.model_copy(update={"run": started}), resumed=False).finish()
+        start_tracker(config.model_copy(update={"run": started}), resumed=False).finish()
         tags += [run.data.tags for run in runs(store) if run.info.run_id != run_id]
     assert [tag["init_from_run"] for tag in tags] == [run_id, run_id]
     assert [tag.get("mlflow.parentRunId") for tag in tags] == [run_id, None]
@@ -144,7 +150,7 @@ def test_finetuning_is_nested_in_the_run_that_made_its_model(
 def test_resumed_job_continues_the_run(tmp_path: Path, uri: str) -> None:
     folder = tmp_path / "run"
     metrics = MetricsFile(folder / "metrics.jsonl")
-    first = Tracker(configuration(folder, uri), resumed=False)
+    first = start_tracker(configuration(folder, uri), resumed=False)
     for step in range(1, 8):
         metrics.append({"step": step, "loss/ar": float(step)})
     first.finish("KILLED")
@@ -153,14 +159,14 @@ def test_resumed_job_continues_the_run(tmp_path: Path, uri: str) -> None:
     metrics.truncate_after(4)
     for step in range(5, 11):
         metrics.append({"step": step, "loss/ar": float(step)})
-    Tracker(configuration(folder, uri, lr=0.5), resumed=True).finish("FAILED")
+    start_tracker(configuration(folder, uri, lr=0.5), resumed=True).finish("FAILED")
     [run] = runs(uri)
     assert run.info.status == "FAILED" and run.data.params["optimizer.lr"] == "0.001"
     assert history(uri, run.info.run_id, "loss/ar") == [
         (step, float(step)) for step in range(1, 11)
     ]
 
-    Tracker(configuration(folder, uri, lr=0.5), resumed=False).finish()
+    start_tracker(configuration(folder, uri, lr=0.5), resumed=False).finish()
     assert sorted(run.info.status for run in runs(uri)) == ["FAILED", "FINISHED"]
 
 
@@ -181,12 +187,12 @@ def test_what_an_outage_kept_back_is_sent_later(
     monkeypatch.setattr(tracking, "METRICS_PER_CALL", 4)
     folder = tmp_path / "run"
     metrics = MetricsFile(folder / "metrics.jsonl")
-    tracker = Tracker(configuration(folder, uri), resumed=False)
+    tracker = start_tracker(configuration(folder, uri), resumed=False)
     for step in range(1, 4):
         metrics.append({"step": step, "loss/ar": float(step)})
         seen = len(calls)
         wait_for(lambda seen=seen: len(calls) > seen)
-    wait_for(lambda: not tracker._tasks)
+    wait_for(lambda: not tracker._pending)
     tracker.finish()
     [run] = runs(uri)
     assert history(uri, run.info.run_id, "loss/ar") == [(step, float(step)) for step in range(1, 4)]
@@ -197,7 +203,7 @@ def test_what_an_outage_kept_back_is_sent_later(
 def test_an_artifact_that_cannot_be_stored_does_not_keep_the_run_open(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker(configuration(tmp_path / "run", uri), resumed=False)
+    tracker = start_tracker(configuration(tmp_path / "run", uri), resumed=False)
     tracker.log_artifact(tmp_path / "nothing")
     tracker.finish()
     assert [run.info.status for run in runs(uri)] == ["FINISHED"]
@@ -207,6 +213,7 @@ def test_an_artifact_that_cannot_be_stored_does_not_keep_the_run_open(
 UNREACHABLE = """
 import sys
 from pathlib import Path
+from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config
 from janus_pt.train.report.tracking import Tracker
 folder = Path(sys.argv[1])
@@ -215,7 +222,7 @@ config = Config.model_validate({
     "data": {"train": [{"path": "x"}], "global_batch_size": 8, "micro_batch_size": 8},
     "tracking": {"uri": sys.argv[2]},
 })
-tracker = Tracker(config, resumed=False)
+tracker = Tracker(config.run, config.tracking, to_json(config), resumed=False)
 tracker.log_artifact(folder)
 tracker.finish()
 """
@@ -244,7 +251,7 @@ def test_unreachable_server_costs_one_warning(tmp_path: Path) -> None:
 def test_bad_uri_costs_one_warning(
     tmp_path: Path, uri: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Tracker(configuration(tmp_path / "run", uri), resumed=False).finish()
+    start_tracker(configuration(tmp_path / "run", uri), resumed=False).finish()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: MLflow at {uri} {expected}")
 
@@ -253,7 +260,7 @@ def test_mlflow_absent_costs_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    tracker = Tracker(configuration(tmp_path / "run", "sqlite:///x.db"), resumed=False)
+    tracker = start_tracker(configuration(tmp_path / "run", "sqlite:///x.db"), resumed=False)
     tracker.finish()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: MLflow at sqlite:///x.db is not installed")
@@ -262,8 +269,8 @@ def test_mlflow_absent_costs_one_warning(
 def test_server_that_hangs_delays_the_end_only_so_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "_open", lambda *_: time.sleep(2))
-    tracker = Tracker(configuration(tmp_path / "run", "http://slow"), resumed=False)
+    monkeypatch.setattr(tracking, "_open_session", lambda *_: time.sleep(2))
+    tracker = start_tracker(configuration(tmp_path / "run", "http://slow"), resumed=False)
     started = time.monotonic()
     tracker.finish(seconds=0.2)
     assert time.monotonic() - started < 1.5
@@ -274,13 +281,13 @@ def test_relative_sqlite_path_is_made_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    resolved, artifacts = tracking._store("sqlite:///runs/mlflow.db?timeout=5")
+    resolved, artifacts = resolve_store("sqlite:///runs/mlflow.db?timeout=5")
     assert (
         resolved == f"sqlite:///{tmp_path}/runs/mlflow.db?timeout=5"
         and artifacts == f"file://{tmp_path}/runs/mlartifacts"
     )
     assert (tmp_path / "runs").is_dir()
-    assert tracking._store("http://host:5000/x") == ("http://host:5000/x", None)
+    assert resolve_store("http://host:5000/x") == ("http://host:5000/x", None)
 
 
 def test_flatten() -> None:

@@ -1,29 +1,22 @@
-"""Seeing a run: `metrics.jsonl`, the progress line, and what share of the machine's arithmetic is used."""
+"""`metrics.jsonl` of a run folder: one JSON object a line, the record of what a run did."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
 
 import torch
-from tqdm import tqdm
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.utils.errors import UserError, warn
 from janus_pt.utils.files import write_atomically
 
 Record = dict[str, float]
-"""What is known of one step: "step" and metrics by name."""
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Where the progress line cannot be rewritten in place, one is printed this often."""
+"""One line: "step" and metrics by name."""
 
 CONTENT_READ = 1 / 3
 """Share of its sample's content slots that a slot reads on average: half of the AR ones, or the NAR ones."""
@@ -50,127 +43,84 @@ PEAK_TFLOPS = {
 
 
 class MetricsFile:
-    """`metrics.jsonl` of a run folder: one JSON object a line, the truth about what a run did."""
+    """Writes `metrics.jsonl`. On the first rank only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._waiting = b""
+        self._unwritten = b""
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Write one record; it has left the process when this returns. NaN and infinities become null.
+        """Write one record; it has left the process on return. NaN and infinities become null.
 
-        What the disk does not take is told once, kept, and written with a later record.
+        If the disk does not take it, one warning is printed; the record is kept in memory and
+        written with a later one.
         """
-        line, size = _line(record).encode(), None
+        content = self._unwritten + _to_line(record).encode()
+        size_before: int | None = None
         try:
+            # Unbuffered: a record must survive the process, and a full disk must be noticed here.
             with self.path.open("ab", buffering=0) as file:
-                size = file.tell()
-                if file.write(self._waiting + line) < len(self._waiting + line):
+                size_before = file.tell()
+                if file.write(content) < len(content):
                     raise OSError("no space for a whole line")
-            self._waiting = b""
+            self._unwritten = b""
         except OSError as error:
-            if not self._waiting:
+            if not self._unwritten:
                 warn(
-                    f"{self.path}: cannot be written: {error}; training goes on, metrics are kept until it can be"
+                    f"{self.path}: cannot be written: {error}; training goes on, metrics are kept "
+                    "until it can be"
                 )
-            self._waiting += line
-            if size is not None:
-                os.truncate(self.path, size)
+            self._unwritten = content
+            # A part may have been written. The next record must not begin behind half a line.
+            if size_before is not None:
+                os.truncate(self.path, size_before)
 
     def truncate_after(self, step: int) -> None:
-        """Drop the records of later steps, which a resumed run computes again, and a line cut short by a crash."""
-        if self.path.exists():
-            kept = [record for record in read_metrics(self.path) if record["step"] <= step]
-            write_atomically(self.path, "".join(map(_line, kept)))
-
-
-def _line(record: Mapping[str, float]) -> str:
-    finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
-    return json.dumps(finite) + "\n"
+        """Drop records of later steps, which a resumed run repeats, and a line torn by a crash."""
+        if not self.path.exists():
+            return
+        lines = [_to_line(record) for record in read_metrics(self.path) if record["step"] <= step]
+        write_atomically(self.path, "".join(lines))
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All records of a metrics file, null as NaN. A last line without its end is left out.
+    """All records of a metrics file, null as NaN. A last line without its end is skipped.
 
     Raises:
         UserError: another line is no record.
     """
-    return metrics_after(path, 0)[0]
+    records, _ = metrics_after(path, 0)
+    return records
 
 
 def metrics_after(path: Path, offset: int) -> tuple[list[Record], int]:
-    """The whole records from byte `offset` on, and the offset to go on from; see `read_metrics`."""
+    """The whole records from byte `offset` on, and the offset after them; see `read_metrics`."""
     with path.open("rb") as file:
         file.seek(offset)
         content = file.read()
+    # The file may be read while the training writes to it: the last line counts once it ends.
     content = content[: content.rfind(b"\n") + 1]
     records = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            record = {
-                key: math.nan if value is None else value for key, value in json.loads(line).items()
-            }
-            record["step"] = int(record["step"])
+            records.append(_from_line(line))
         except (ValueError, KeyError, AttributeError, TypeError):
-            place = (
-                f"{path}: line {number}"
-                if offset == 0
-                else f"{path}: line {number} from byte {offset} on"
-            )
-            raise UserError(f"{place} is no record of metrics; remove it") from None
-        records.append(record)
+            position = f"line {number} from byte {offset} on" if offset else f"line {number}"
+            raise UserError(f"{path}: {position} is no record of metrics; remove it") from None
     return records, offset + len(content)
 
 
-class ProgressLine:
-    """One line on the first rank that says how the run goes, rewritten in place on a terminal."""
-
-    def __init__(self, max_steps: int, step: int = 0, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
-        self.max_steps = max_steps
-        self.stream = stream
-        self.bar = tqdm(
-            file=stream, disable=not stream.isatty(), bar_format="{desc}", dynamic_ncols=True
-        )
-        self.start = (step, time.monotonic())
-        self.last_line = -math.inf
-
-    def update(self, record: Mapping[str, float]) -> None:
-        """Show a record of `metrics.jsonl`; a validation gets a line that stays."""
-        text = describe(record, self.max_steps)
-        if any(key.startswith("valid/") for key in record):
-            tqdm.write(text, file=self.stream)
-            return
-        now, step, (first, started) = time.monotonic(), int(record["step"]), self.start
-        if step > first:
-            left = (self.max_steps - step) * (now - started) / (step - first)
-            text += f"  ETA {timedelta(seconds=round(left))}"
-        if not self.bar.disable:
-            self.bar.set_description_str(text)
-        elif now - self.last_line >= SECONDS_BETWEEN_LINES or step == self.max_steps:
-            self.last_line = now
-            tqdm.write(text, file=self.stream)
-
-    def close(self) -> None:
-        """Leave the last line as it stands."""
-        self.bar.close()
+def _to_line(record: Mapping[str, float]) -> str:
+    # JSON has neither NaN nor infinities, and strict readers refuse Python's extension.
+    finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+    return json.dumps(finite) + "\n"
 
 
-def describe(record: Mapping[str, float], max_steps: int) -> str:
-    """A record as text: step, every loss, tokens per second, MFU."""
-    parts = [f"step {int(record['step'])}/{max_steps}"]
-    if any(key.startswith("valid/") for key in record):
-        parts.append("validation")
-    parts += [
-        f"{key.rpartition('loss/')[2]} {value:.3f}"
-        for key, value in record.items()
-        if "loss/" in key
-    ]
-    if "tokens_per_s" in record:
-        parts.append(f"{tqdm.format_sizeof(record['tokens_per_s'])} tokens/s")
-    if "mfu" in record:
-        parts.append(f"MFU {record['mfu']:.1%}")
-    return "  ".join(parts)
+def _from_line(line: bytes) -> Record:
+    values = json.loads(line)
+    record = {key: math.nan if value is None else value for key, value in values.items()}
+    record["step"] = int(record["step"])
+    return record
 
 
 def flops_per_step(

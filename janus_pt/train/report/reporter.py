@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, the progress line, MLflow, and the curve at the end. First rank only."""
+"""Reports on a run: `metrics.jsonl`, the progress line, MLflow, and the curve at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,11 +15,11 @@ from janus_pt.config.reader import to_json
 from janus_pt.train.report.metrics_file import (
     CONTENT_READ,
     MetricsFile,
-    ProgressLine,
     flops_per_step,
     peak_flops,
 )
 from janus_pt.train.report.plots import plot_losses
+from janus_pt.train.report.progress import ProgressLine
 from janus_pt.train.report.tracking import Tracker
 from janus_pt.train.run import Run
 from janus_pt.train.schedule import learning_rate
@@ -31,74 +30,84 @@ from janus_pt.utils.redact import redact
 
 
 class Reporter:
-    """Takes the numbers of steps and validations and tells them; on other ranks it does nothing.
+    """Takes the numbers of steps and validations and reports them; on other ranks it does nothing.
 
     Leaving the context ends the MLflow run as finished, failed or killed.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.first = dist.get_rank() == 0
+        self.is_first = dist.get_rank() == 0
         self.status = "FINISHED"
 
     def __enter__(self) -> Reporter:
-        if not self.first:
+        if not self.is_first:
             return self
         run, config = self.run, self.run.config
+        config_json = redact(to_json(config))
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.folder / "config.json", redact(to_json(config)))
+        write_atomically(run.folder / "config.json", config_json)
         self.metrics = MetricsFile(run.folder / "metrics.jsonl")
-        self.metrics.truncate_after(run.step if run.step else -1)
+        # Before the tracker starts, which sends what the file has. A new run drops all records of
+        # an older one, also that of the validation before the first step.
+        self.metrics.truncate_after(run.step if run.step > 0 else -1)
         self.progress = ProgressLine(config.run.max_steps, run.step)
-        self.tracker = Tracker(config, resumed=run.step > 0) if config.tracking.enabled else None
-        dtype = getattr(torch, config.precision.dtype)
-        peak = config.run.peak_tflops
-        one = peak * 1e12 if peak else peak_flops(run.engine.device, dtype)
-        on_cpu = (
-            run.engine.device.type == "cpu"
-        )  # where the processes of a node share what was measured
-        self.peak = one if on_cpu else one * dist.get_world_size()
+        self.tracker: Tracker | None = None
+        if config.tracking.enabled:
+            resumed = run.step > 0
+            self.tracker = Tracker(config.run, config.tracking, config_json, resumed)
+        self.peak = self._job_peak_flops()
         self._restart_clock()
         return self
 
-    def _restart_clock(self) -> None:
-        self.since, self.counts_then = time.monotonic(), self.run.counts.clone()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.is_first:
+            return
+        self.progress.close()
+        if self.tracker is not None:
+            if kind is not None:
+                self.status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            self.tracker.finish(self.status)
 
     def train_step(self, numbers: dict[str, float]) -> None:
-        """Tell a step's numbers, as `step.report` gives them."""
-        if not self.first:
+        """Report a step's numbers, as `step.report` gives them."""
+        if not self.is_first:
             return
         run, config = self.run, self.run.config
-        trained = dict(
-            zip(SIZES, (run.counts - self.counts_then)[-len(SIZES) :].tolist(), strict=True)
-        )
-        seconds = time.monotonic() - self.since
+        trained = self._sizes(run.counts - self.counts_before)
+        total = self._sizes(run.counts)
+        seconds = time.monotonic() - self.started
         self._restart_clock()
-        self._tell(
+        rate = learning_rate(run.step, config.optimizer, config.schedule, config.run.max_steps)
+        self._write(
             {
                 **_losses(numbers),
-                "lr": learning_rate(
-                    run.step, config.optimizer, config.schedule, config.run.max_steps
-                ),
+                "lr": rate,
                 "grad_norm": float(run.engine.get_global_grad_norm()),
-                "tokens": float(run.counts[len(run.loss.names) + SIZES.index("target_tokens")]),
+                "tokens": total["target_tokens"],
                 "tokens_per_s": trained["target_tokens"] / seconds,
                 "left_out_steps": float(run.numbers.left_out),
-                "left_out_samples": run.loader.samples
-                - float(run.counts[-len(SIZES) + SIZES.index("sentences")]),
+                # The loader counts what it has drawn, the counts what reached a step.
+                "left_out_samples": run.loader.samples - total["sentences"],
                 "mfu": self._flops(trained) / seconds / self.peak,
             }
         )
 
     def validation(self, numbers: dict[str, float]) -> None:
-        """Tell the validation losses after the current step."""
-        if self.first:
-            self._tell({f"valid/{key}": value for key, value in _losses(numbers).items()})
+        """Report the validation losses after the current step."""
+        if self.is_first:
+            self._write({f"valid/{key}": value for key, value in _losses(numbers).items()})
+            # The time of a validation must not count as time of training.
             self._restart_clock()
 
     def finished(self, export: Path) -> None:
-        """Tell that the model lies in `export`."""
-        if not self.first:
+        """Report that the model is in `export`."""
+        if not self.is_first:
             return
         curve = self.run.folder / "loss.png"
         # The picture is an extra: a run that has trained to its end must not fail over it.
@@ -115,36 +124,43 @@ class Reporter:
         print(f"metrics: {self.metrics.path}")
 
     def stopped(self, why: str, saved: bool, failed: bool) -> None:
-        """Tell that the run stops before its end, by `why`, and how to go on."""
+        """Report that the run stops before its end, by `why`, and how to go on."""
         self.status = "FAILED" if failed else "KILLED"
-        if self.first:
-            run = self.run
-            told = f"saved after step {run.step}" if saved else "not everything could be saved"
-            tqdm.write(f"stopped by {why}: {told}; --resume auto goes on", file=sys.stderr)
+        if self.is_first:
+            saving = "not everything could be saved"
+            if saved:
+                saving = f"saved after step {self.run.step}"
+            tqdm.write(f"stopped by {why}: {saving}; --resume auto goes on", file=sys.stderr)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not self.first:
-            return
-        self.progress.close()
-        if self.tracker is not None:
-            if kind is not None:
-                self.status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-            self.tracker.finish(self.status)
-
-    def _tell(self, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, float]) -> None:
         record = {"step": self.run.step, **record}
         self.metrics.append(record)
         self.progress.update(record)
 
+    def _restart_clock(self) -> None:
+        self.started = time.monotonic()
+        self.counts_before = self.run.counts.clone()
+
+    def _sizes(self, counts: torch.Tensor) -> dict[str, float]:
+        """`SIZES` by name, which stand behind the counts of the loss terms. Waits for the device."""
+        return dict(zip(SIZES, counts[-len(SIZES) :].tolist(), strict=True))
+
+    def _job_peak_flops(self) -> float:
+        """Operations per second that the devices of the whole job could do at best."""
+        config, device = self.run.config, self.run.engine.device
+        dtype = getattr(torch, config.precision.dtype)
+        given = config.run.peak_tflops
+        peak = given * 1e12 if given else peak_flops(device, dtype)
+        # The processes of a node share its CPU, and what was measured is the node's.
+        return peak if device.type == "cpu" else peak * dist.get_world_size()
+
     def _flops(self, trained: dict[str, float]) -> float:
-        sentences = self.run.config.objective.draws * max(trained["sentences"], 1.0)
+        """Operations of the steps since the last report."""
+        config = self.run.config
+        # Every sample stands as often in the row as the objective draws its masking.
+        sentences = config.objective.draws * max(trained["sentences"], 1.0)
         return flops_per_step(
-            self.run.config.model,
+            config.model,
             trained["source_tokens"],
             trained["content_slots"],
             trained["query_slots"],
