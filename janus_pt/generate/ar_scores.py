@@ -15,7 +15,7 @@ class ArScores(NamedTuple):
     """Log-probabilities under P_AR.
 
     Attributes:
-        tokens: of each token after those before it, `[rows, length]`; 0 at padding.
+        tokens: of each token after the tokens before it, `[rows, length]`; 0 at padding.
         ends: of eos after the first t tokens, `[rows, length + 1]`; -inf beyond the text.
     """
 
@@ -23,21 +23,33 @@ class ArScores(NamedTuple):
     ends: Tensor
 
     def whole(self, lengths: Tensor) -> Tensor:
-        """Of each text with its eos, `[rows]`."""
-        return self.tokens.sum(dim=1) + self.ends.gather(1, lengths[:, None])[:, 0]
+        """Log-probability of each text with its eos, `[rows]`."""
+        end = self.ends.gather(1, lengths[:, None])[:, 0]
+        return self.tokens.sum(dim=1) + end
 
 
 def score_with_ar(
     model: JanusTransformer, memory: SourceMemory, tokens: Tensor, lengths: Tensor
 ) -> ArScores:
-    """Score texts `tokens [rows, length]` of `lengths [rows]`; rows are sources × copies, source by source."""
+    """Score texts `tokens [rows, length]` of `lengths [rows]`.
+
+    Rows are sources × copies, source by source.
+    """
     config = model.config
+    # bos and all tokens: position t is read to predict token t, the last one to predict eos.
     bos = torch.full_like(tokens[:, :1], config.bos_token_id)
     block = torch.cat((bos, tokens), dim=1)
+    width = block.shape[1]
     decoder = IncrementalDecoder(model, memory)
-    log_probs = decoder.read_block(block, torch.zeros_like(lengths), block.shape[1])
-    place = torch.arange(block.shape[1], device=tokens.device)
-    chosen = log_probs[:, :-1].gather(2, tokens[..., None])[..., 0]
-    chosen = chosen.masked_fill(place[:-1] >= lengths[:, None], 0)
-    ends = log_probs[..., config.eos_token_id].masked_fill(place > lengths[:, None], -torch.inf)
-    return ArScores(chosen, ends)
+    start = torch.zeros_like(lengths)
+    log_probs = decoder.read_block(block, start, width)
+    position = torch.arange(width, device=tokens.device)
+
+    token_scores = log_probs[:, :-1].gather(2, tokens[..., None])[..., 0]
+    is_padding = position[:-1] >= lengths[:, None]
+    token_scores = token_scores.masked_fill(is_padding, 0)
+
+    # Position `lengths` is still inside: there eos comes after the whole text.
+    beyond_text = position > lengths[:, None]
+    ends = log_probs[..., config.eos_token_id].masked_fill(beyond_text, -torch.inf)
+    return ArScores(token_scores, ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,31 +10,33 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from janus_pt.config.schema import Count, Positive
+from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.beam import beam_search
 from janus_pt.generate.constraints import Rules
-from janus_pt.generate.hypotheses import Hypotheses, LengthOptions, score_dtype
-from janus_pt.generate.incremental import IncrementalDecoder, read_sources
-from janus_pt.generate.sampling import sample, sampling_keys, uniform
+from janus_pt.generate.counter_rng import sampling_keys, uniform
+from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses, score_dtype
+from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
+from janus_pt.generate.sampling import sample
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
 LEAVE_SHARE = 8
-"""Finished sentences leave the batch when they are an eighth of it: moving the others costs, too."""
+"""Finished sentences leave when they are one in so many: moving the others costs time, too."""
 
 
-class AutoregressiveOptions(LengthOptions):
-    """Options of left-to-right decoding; names and meanings are those of Hugging Face's `generate`."""
+class AutoregressiveOptions(DecodingOptions):
+    """Left-to-right decoding; options have the names and meanings of Hugging Face's `generate`."""
 
     num_beams: Positive = 1
     """Width of the beam search; 1 is greedy search."""
     length_penalty: float = 1.0
-    """A hypothesis' score is its log-probability over the number of its tokens, eos counted, to this power."""
+    """The score is the log-probability over the number of tokens, eos counted, to this power."""
     num_return_sequences: Positive = 1
     """Outputs for each input, best first."""
     no_repeat_ngram_size: Count = 0
     """No n-gram of this size is written twice; 0: no rule."""
     do_sample: bool = False
-    """Draw each token, instead of searching."""
+    """Draw each token instead of searching."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Logits are divided by it before a token is drawn."""
     top_k: Count = 0
@@ -47,17 +50,27 @@ class AutoregressiveOptions(LengthOptions):
     def _fit_together(self) -> AutoregressiveOptions:
         if self.do_sample and self.num_beams > 1:
             raise ValueError("num_beams: sampling has no beams; leave out num_beams or do_sample")
-        drawn = {"temperature", "top_k", "top_p", "seed"} & self.model_fields_set
-        if drawn and not self.do_sample:
+        sampling_options = {"temperature", "top_k", "top_p", "seed"} & self.model_fields_set
+        if sampling_options and not self.do_sample:
+            # The first by name, so that the message does not depend on the order of a set.
             raise ValueError(
-                f"{min(drawn)}: has no effect without do_sample; set do_sample, or leave it out"
+                f"{min(sampling_options)}: has no effect without do_sample; set do_sample, or leave it out"
             )
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError(
-                f"num_return_sequences: {self.num_return_sequences} is more than the {self.num_beams} beams; "
-                "raise num_beams, or set do_sample"
+                f"num_return_sequences: {self.num_return_sequences} is more than the "
+                f"{self.num_beams} beams; raise num_beams, or set do_sample"
             )
         return self
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that are wanted for each source."""
+        return self.num_return_sequences
+
+    def decode(self, model: JanusTransformer, source: Source) -> Hypotheses:
+        """Hypotheses of `autoregressive`."""
+        return autoregressive(model, source, self)
 
 
 @torch.inference_mode()
@@ -70,16 +83,17 @@ def autoregressive(
         UserError: the bounds on the length leave none that the model can write.
     """
     config = model.config
+    # bos takes one position, and tokens begin at the offset.
     longest = options.longest(config.max_positions - 1 - config.ar_position_offset)
     rules = Rules(
         config, options.min_length, longest, options.no_repeat_ngram_size, source.tokens.device
     )
     if options.num_beams > 1:
         return beam_search(model, source, rules, longest, options.num_beams, options.length_penalty)
-    return _one_by_one(model, source, rules, longest, options)
+    return _greedy_or_sampled(model, source, rules, longest, options)
 
 
-def _one_by_one(
+def _greedy_or_sampled(
     model: JanusTransformer,
     source: Source,
     rules: Rules,
@@ -87,87 +101,121 @@ def _one_by_one(
     options: AutoregressiveOptions,
 ) -> Hypotheses:
     """Greedy search, or `num_return_sequences` samples of each source."""
+    config = model.config
     copies = options.num_return_sequences if options.do_sample else 1
-    keys = sampling_keys(source, options.seed, copies) if options.do_sample else None
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    rows = torch.arange(len(memory) * copies, device=source.tokens.device)
-    found = _Written(len(rows), longest, model.config.pad_token_id, memory.length_logits)
-    newest = torch.full_like(rows, model.config.bos_token_id)
-    finished = torch.zeros_like(rows, dtype=torch.bool)
+    rows = _start(memory, source, copies, longest, config.bos_token_id, options)
+    outputs = _Outputs(
+        torch.zeros_like(rows.tokens), torch.zeros_like(rows.scores), torch.zeros_like(rows.lengths)
+    )
     for step in range(longest + 1):
-        log_probs = rules.apply(decoder.step(newest), found.tokens[:, :step])
-        if keys is None:
-            score, newest = log_probs.max(dim=-1)
-        else:
-            score, newest = sample(
-                log_probs, uniform(keys, step), options.temperature, options.top_k, options.top_p
+        # Step 1: P_AR of the next token, without the tokens that the rules forbid.
+        log_probs = rules.apply(decoder.step(rows.newest), rows.tokens[:, :step])
+        # Step 2: choose a token for each row.
+        if options.do_sample:
+            rows.newest, score = sample(
+                log_probs,
+                uniform(rows.keys, step),
+                options.temperature,
+                options.top_k,
+                options.top_p,
             )
-        finished |= newest == model.config.eos_token_id
-        found.write(step, newest, score, finished)
-        ended = finished.view(-1, copies).all(dim=1)
-        leaving = int(ended.sum())
-        if leaving == len(ended):
+        else:
+            score, rows.newest = log_probs.max(dim=-1)
+        # Step 3: write it. A finished row writes on until it leaves, but its length stays as it
+        # is, and what lies beyond the length is not read.
+        rows.finished |= rows.newest == config.eos_token_id
+        rows.tokens[:, step] = rows.newest
+        rows.scores[:, step] = score
+        rows.lengths += ~rows.finished
+        # Step 4: sources all of whose rows are finished leave. This waits for the device.
+        source_finished = rows.finished.view(-1, copies).all(dim=1)
+        num_finished = int(source_finished.sum())
+        if num_finished == len(source_finished):
             break
-        if leaving * LEAVE_SHARE >= len(ended):
-            sources = (~ended).nonzero()[:, 0]
-            going = (sources[:, None] * copies + torch.arange(copies, device=rows.device)).flatten()
+        if num_finished * LEAVE_SHARE >= len(source_finished):
+            sources = (~source_finished).nonzero()[:, 0]
+            going = rows_of_sources(sources, copies)
             decoder.keep(sources, going)
-            found.keep(going)
-            newest, finished = newest[going], finished[going]
-            keys = None if keys is None else keys[going]
-    return found.hypotheses(copies, options.length_penalty)
+            rows.leave(going, outputs)
+    rows.put_back(outputs)
+    return outputs.hypotheses(copies, options.length_penalty, config.pad_token_id)
 
 
-class _Written:
-    """Tokens `[rows, longest]` and their scores, eos with its own, of the rows that go on; and those put aside."""
+@dataclass
+class _Rows(ActiveRows):
+    """Rows that are being written.
 
-    def __init__(self, rows: int, longest: int, pad_token_id: int, like: Tensor) -> None:
-        self.tokens = torch.full((rows, longest + 1), pad_token_id, device=like.device)
-        self._scores = torch.zeros(self.tokens.shape, dtype=score_dtype(like), device=like.device)
-        self._lengths = torch.zeros_like(self.tokens[:, 0])
-        self._rows = torch.arange(rows, device=like.device)
-        self._aside: list[tuple[Tensor, ...]] = []
-        self._pad = pad_token_id
+    Attributes:
+        tokens, scores: `[active, longest + 1]`, eos included.
+        lengths: `[active]`, without eos.
+        newest: `[active]`: the token that is read next.
+        finished: `[active]`: whether eos has been written.
+        keys: `[active]`: each row's random key; not read in greedy search.
+    """
 
-    def write(self, step: int, token: Tensor, score: Tensor, finished: Tensor) -> None:
-        """The next token of each row; what a finished row gets is not read."""
-        self.tokens[:, step] = token
-        self._scores[:, step] = score
-        self._lengths += ~finished
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+    newest: Tensor
+    finished: Tensor
+    keys: Tensor
 
-    def keep(self, going: Tensor) -> None:
-        """Put all rows but `going` aside."""
-        whole = (self._rows, self.tokens, self._scores, self._lengths)
-        self._aside.append(
-            whole
-        )  # the rows that go on are in it, too; what becomes of them is put over it at the end
-        self._rows, self.tokens, self._scores, self._lengths = (x[going] for x in whole)
 
-    def hypotheses(self, copies: int, length_penalty: float) -> Hypotheses:
-        """All rows in their first order, `copies` to a source."""
-        tokens, scores, lengths = self._gathered()
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        scores = scores.masked_fill(place > lengths[:, None], 0)
-        total = scores.sum(dim=1) / (lengths + 1).to(scores.dtype) ** length_penalty
-        inside = place < lengths[:, None]
-        width = max(1, int(lengths.max()))
-        tokens = tokens.masked_fill(~inside, self._pad)[:, :width].unflatten(0, (-1, copies))
-        scores = scores.masked_fill(~inside, 0)[:, :width].unflatten(0, (-1, copies))
-        lengths = lengths.unflatten(0, (-1, copies))
-        passes = lengths.amax(dim=1) + 1
-        return Hypotheses(
-            tokens, scores, lengths, total.unflatten(0, (-1, copies)), passes
-        ).best_first()
+def _start(
+    memory: SourceMemory,
+    source: Source,
+    copies: int,
+    longest: int,
+    bos_token_id: int,
+    options: AutoregressiveOptions,
+) -> _Rows:
+    """All rows, sources × `copies`, before the first step."""
+    index = torch.arange(len(memory) * copies, device=memory.device)
+    tokens = index.new_zeros(len(index), longest + 1)
+    dtype = score_dtype(memory.length_logits)
+    keys = sampling_keys(source, options.seed, copies) if options.do_sample else index
+    return _Rows(
+        index=index,
+        tokens=tokens,
+        scores=torch.zeros_like(tokens, dtype=dtype),
+        lengths=torch.zeros_like(index),
+        newest=torch.full_like(index, bos_token_id),
+        finished=torch.zeros_like(index, dtype=torch.bool),
+        keys=keys,
+    )
 
-    def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
-        if not self._aside:
-            return self.tokens, self._scores, self._lengths
-        _, tokens, scores, lengths = self._aside[0]
-        for rows, *later in (
-            *self._aside[1:],
-            (self._rows, self.tokens, self._scores, self._lengths),
-        ):
-            for whole, part in zip((tokens, scores, lengths), later, strict=True):
-                whole[rows] = part
-        return tokens, scores, lengths
+
+@dataclass
+class _Outputs:
+    """Tokens, scores and lengths of the whole batch, as in `_Rows`."""
+
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+
+    def hypotheses(self, copies: int, length_penalty: float, pad_token_id: int) -> Hypotheses:
+        """The outputs, `copies` to a source, best first."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        # eos stands at position `length`. Its log-probability counts in the score of the output,
+        # but it is no token of it.
+        beyond_end = position > self.lengths[:, None]
+        log_prob = self.scores.masked_fill(beyond_end, 0).sum(dim=1)
+        num_predicted = (self.lengths + 1).to(log_prob.dtype)
+        score = log_prob / num_predicted**length_penalty
+
+        outside = position >= self.lengths[:, None]
+        width = max(1, int(self.lengths.max()))
+        tokens = self.tokens.masked_fill(outside, pad_token_id)[:, :width]
+        token_scores = self.scores.masked_fill(outside, 0)[:, :width]
+        lengths = self.lengths.unflatten(0, (-1, copies))
+        hypotheses = Hypotheses(
+            tokens=tokens.unflatten(0, (-1, copies)),
+            token_scores=token_scores.unflatten(0, (-1, copies)),
+            lengths=lengths,
+            scores=score.unflatten(0, (-1, copies)),
+            # A pass for each token of the longest copy, and one for its eos.
+            passes=lengths.amax(dim=1) + 1,
+        )
+        return hypotheses.best_first()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from janus_pt.generate.constraints import NOTHING, Rules
+from janus_pt.config.schema import ModelConfig
+from janus_pt.generate.active_rows import ActiveRows
+from janus_pt.generate.constraints import Rules
 from janus_pt.generate.hypotheses import Hypotheses, score_dtype
-from janus_pt.generate.incremental import IncrementalDecoder, read_sources
+from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
@@ -17,129 +21,176 @@ def beam_search(
     source: Source,
     rules: Rules,
     longest: int,
-    beams: int,
+    num_beams: int,
     length_penalty: float,
 ) -> Hypotheses:
-    """The `beams` best hypotheses found for each source, best first.
+    """The `num_beams` best hypotheses found for each source, best first.
 
-    A step looks at the 2 · `beams` best continuations. An eos among the first `beams` of them finishes a
-    hypothesis; the best others go on. A sentence is done when `beams` hypotheses are finished, and leaves the batch;
-    at the maximum length all that are left must end.
+    A step looks at the 2 · `num_beams` best continuations. An eos among the first `num_beams` of
+    them finishes a hypothesis; the best others go on. A sentence is done when `num_beams`
+    hypotheses are finished, and leaves the batch; at the maximum length all hypotheses must end.
     """
-    config, device = model.config, source.tokens.device
+    config = model.config
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    going = _Going(
-        (len(memory), beams, longest),
-        config.pad_token_id,
-        score_dtype(memory.length_logits),
-        device,
-    )
-    finished = _Finished(going, length_penalty)
-    newest = torch.full_like(going.tokens[..., 0], config.bos_token_id)
+    beams = _start(memory, num_beams, longest, config)
+    finished = _Finished.empty(beams)
     for step in range(longest + 1):
-        log_probs = rules.apply(
-            decoder.step(newest.flatten()), going.tokens[..., :step].flatten(0, 1)
-        )
-        log_probs = log_probs.unflatten(0, newest.shape) + going.total[..., None]
-        total, choice = log_probs.flatten(1).topk(2 * beams)
-        parent, token = choice // config.vocab_size, choice % config.vocab_size
+        # Step 1: P_AR of the next token of every beam, without the tokens that the rules forbid.
+        written = beams.tokens[..., :step].flatten(0, 1)
+        log_probs = rules.apply(decoder.step(beams.newest.flatten()), written)
+        # Step 2: the best continuations of a sentence over all its beams. Each beam has one eos,
+        # so 2 · num_beams of them hold num_beams that go on.
+        continued = log_probs.unflatten(0, beams.newest.shape) + beams.total[..., None]
+        total, choice = continued.flatten(1).topk(2 * num_beams)
+        parent = choice // config.vocab_size
+        token = choice % config.vocab_size
+        # Step 3: put the hypotheses that end among the first num_beams aside.
         ends = (token == config.eos_token_id) & total.isfinite()
-        complete = finished.add(going, parent[:, :beams], total[:, :beams], ends[:, :beams])
-        leaving = int(complete.sum())
-        if step == longest or leaving == len(complete):
+        complete = finished.add(beams, step, parent, total, ends, length_penalty)
+        num_complete = int(complete.sum())
+        if step == longest or num_complete == len(complete):
             break
-        stay = ends.byte().argsort(dim=1, stable=True)[:, :beams]
-        newest = token.gather(1, stay)
-        rows = going.extend(parent.gather(1, stay), newest, total.gather(1, stay))
-        if leaving:
+        # Step 4: go on with the best that do not end; the sort is stable, so they stay in order.
+        best = ends.byte().argsort(dim=1, stable=True)[:, :num_beams]
+        rows = beams.extend(
+            step, parent.gather(1, best), token.gather(1, best), total.gather(1, best)
+        )
+        # Step 5: complete sentences leave, and the cache follows its beams.
+        if num_complete:
             sentences = (~complete).nonzero()[:, 0]
-            newest = newest[sentences]
-            going.keep(sentences)
+            beams.keep(sentences)
             decoder.keep(sentences, rows[sentences].flatten())
         else:
             decoder.reorder(rows.flatten())
-    return finished.hypotheses()
+    return finished.hypotheses(num_beams)
 
 
-class _Going:
-    """Unfinished hypotheses: tokens and the log-probability of each prefix, both `[sentences, beams, longest]`.
+@dataclass
+class _Beams(ActiveRows):
+    """Unfinished hypotheses; a row is a sentence with its beams.
 
-    `total [sentences, beams]` is that of the whole; at first only one hypothesis of each sentence is alive.
+    Attributes:
+        tokens: `[sentences, beams, longest]`.
+        prefixes: log-probability of each prefix, same shape.
+        total: of the whole hypothesis, `[sentences, beams]`.
+        newest: its last token, same shape: the one that is read next.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        pad_token_id: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.length = 0
-        self.tokens = torch.full(shape, pad_token_id, device=device)
-        self.prefixes = torch.zeros(shape, dtype=dtype, device=device)
-        self.total = torch.full(shape[:2], NOTHING, dtype=dtype, device=device)
-        self.total[:, 0] = 0
-        self.sentences = torch.arange(shape[0], device=device)
+    tokens: Tensor
+    prefixes: Tensor
+    total: Tensor
+    newest: Tensor
 
-    def hypotheses(self, parent: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and prefixes of the hypotheses `parent [sentences, n]`, each `[sentences, n, longest]`."""
+    def select(self, parent: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and prefixes of the beams `parent [sentences, n]`, `[sentences, n, longest]`."""
         row = torch.arange(len(parent), device=parent.device)[:, None]
         return self.tokens[row, parent], self.prefixes[row, parent]
 
-    def extend(self, parent: Tensor, token: Tensor, total: Tensor) -> Tensor:
-        """Go on with `token` after `parent`; the rows they come from. All are `[sentences, beams]`."""
-        self.tokens, self.prefixes = self.hypotheses(parent)
-        self.tokens[..., self.length], self.prefixes[..., self.length] = token, total
-        self.total = total
-        self.length += 1
-        return torch.arange(len(parent), device=parent.device)[:, None] * parent.shape[1] + parent
-
-    def keep(self, sentences: Tensor) -> None:
-        """Go on with these sentences only."""
-        self.tokens, self.prefixes, self.total, self.sentences = (
-            x[sentences] for x in (self.tokens, self.prefixes, self.total, self.sentences)
-        )
-
-
-class _Finished:
-    """Finished hypotheses in the order of finishing: `beams` places a sentence, and one for what comes too late."""
-
-    def __init__(self, going: _Going, length_penalty: float) -> None:
-        _, self._beams, _ = going.tokens.shape
-        self._length_penalty = length_penalty
-        self._tokens = going.tokens[:, :1].repeat(1, self._beams + 1, 1)
-        self._prefixes = going.prefixes[:, :1].repeat(1, self._beams + 1, 1)
-        self._scores = torch.full_like(self._prefixes[..., 0], NOTHING)
-        self._lengths = torch.zeros_like(self._tokens[..., 0])
-        self._count = torch.zeros_like(self._tokens[:, 0, 0])
-        self._passes = torch.zeros_like(self._count)
-
-    def add(self, going: _Going, parent: Tensor, total: Tensor, ends: Tensor) -> Tensor:
-        """Take the hypotheses that `ends [sentences, beams]` marks: those of `parent` with eos after them.
+    def extend(self, step: int, parent: Tensor, token: Tensor, total: Tensor) -> Tensor:
+        """Write `token` after the beams `parent`; all are `[sentences, beams]`.
 
         Returns:
-            Which of the sentences that go on now have all their hypotheses.
+            The decoder's row of each parent, same shape.
         """
-        sentences = going.sentences
-        self._passes[sentences] += 1
-        before = self._count[sentences]
-        place = before[:, None] + ends.cumsum(1) - 1
-        place = place.where(ends, self._beams).clamp(max=self._beams)
-        self._count[sentences] = count = before + ends.sum(1)
-        row = sentences[:, None]
-        self._tokens[row, place], self._prefixes[row, place] = going.hypotheses(parent)
-        self._scores[row, place] = total / (going.length + 1) ** self._length_penalty
-        self._lengths[row, place] = going.length
-        return count >= self._beams
+        self.tokens, self.prefixes = self.select(parent)
+        self.tokens[..., step] = token
+        self.prefixes[..., step] = total
+        self.total = total
+        self.newest = token
+        num_sentences, num_beams = parent.shape
+        first_row = torch.arange(num_sentences, device=parent.device)[:, None] * num_beams
+        return first_row + parent
 
-    def hypotheses(self) -> Hypotheses:
+
+def _start(memory: SourceMemory, num_beams: int, longest: int, config: ModelConfig) -> _Beams:
+    """All sentences before the first step."""
+    index = torch.arange(len(memory), device=memory.device)
+    tokens = index.new_full((len(memory), num_beams, longest), config.pad_token_id)
+    prefixes = torch.zeros_like(tokens, dtype=score_dtype(memory.length_logits))
+    # All beams would write the same: only the first one may be continued in the first step.
+    total = torch.full_like(prefixes[..., 0], -torch.inf)
+    total[:, 0] = 0
+    newest = index.new_full((len(memory), num_beams), config.bos_token_id)
+    return _Beams(index, tokens, prefixes, total, newest)
+
+
+@dataclass
+class _Finished:
+    """Finished hypotheses of all sentences, in the order in which they finished.
+
+    The places are `[batch, beams + 1]`. The last one takes the rejected hypotheses: every write then
+    has one shape, and none waits for the device.
+    """
+
+    tokens: Tensor
+    prefixes: Tensor
+    scores: Tensor
+    lengths: Tensor
+    count: Tensor
+    passes: Tensor
+
+    @classmethod
+    def empty(cls, beams: _Beams) -> _Finished:
+        """Places for the whole batch, before the first step."""
+        num_sentences, num_beams, _ = beams.tokens.shape
+        shape = (num_sentences, num_beams + 1)
+        return cls(
+            tokens=beams.tokens[:, :1].repeat(1, num_beams + 1, 1),
+            prefixes=beams.prefixes[:, :1].repeat(1, num_beams + 1, 1),
+            scores=beams.prefixes.new_full(shape, -torch.inf),
+            lengths=beams.tokens.new_zeros(shape),
+            count=torch.zeros_like(beams.index),
+            passes=torch.zeros_like(beams.index),
+        )
+
+    def add(
+        self,
+        beams: _Beams,
+        step: int,
+        parent: Tensor,
+        total: Tensor,
+        ends: Tensor,
+        length_penalty: float,
+    ) -> Tensor:
+        """Take the hypotheses of `step` tokens that end among the first `beams` continuations.
+
+        Args:
+            parent, total, ends: `[sentences, 2 · beams]`: the beam that is continued, the
+                log-probability, and whether the continuation is eos.
+
+        Returns:
+            Which of the active sentences now have all their hypotheses.
+        """
+        num_beams = beams.tokens.shape[1]
+        parent, total, ends = parent[:, :num_beams], total[:, :num_beams], ends[:, :num_beams]
+        self.passes[beams.index] += 1
+        # The next free places; the last one for hypotheses that do not end or come too late.
+        before = self.count[beams.index]
+        place = before[:, None] + ends.cumsum(1) - 1
+        place = place.where(ends, num_beams).clamp(max=num_beams)
+        count = before + ends.sum(1)
+        self.count[beams.index] = count
+
+        row = beams.index[:, None]
+        self.tokens[row, place], self.prefixes[row, place] = beams.select(parent)
+        self.scores[row, place] = total / (step + 1) ** length_penalty
+        self.lengths[row, place] = step
+        return count >= num_beams
+
+    def hypotheses(self, num_beams: int) -> Hypotheses:
         """All of them, best first."""
-        tokens, prefixes, scores, lengths = (
-            x[:, : self._beams] for x in (self._tokens, self._prefixes, self._scores, self._lengths)
+        prefixes = self.prefixes[:, :num_beams]
+        lengths = self.lengths[:, :num_beams]
+        # A token's log-probability is the difference of two prefixes'.
+        token_scores = prefixes.diff(dim=-1, prepend=torch.zeros_like(prefixes[..., :1]))
+        position = torch.arange(prefixes.shape[-1], device=prefixes.device)
+        token_scores = token_scores.where(position < lengths[..., None], 0)
+        hypotheses = Hypotheses(
+            tokens=self.tokens[:, :num_beams],
+            token_scores=token_scores,
+            lengths=lengths,
+            scores=self.scores[:, :num_beams],
+            passes=self.passes,
         )
-        written = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[..., None]
-        token_scores = prefixes.diff(dim=-1, prepend=torch.zeros_like(prefixes[..., :1])).where(
-            written, 0
-        )
-        return Hypotheses(tokens, token_scores, lengths, scores, self._passes).best_first()
+        return hypotheses.best_first()

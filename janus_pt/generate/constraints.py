@@ -1,25 +1,43 @@
-"""What may not be written: special symbols, an end too early or too late, an n-gram twice."""
+"""Which tokens must not be written: special symbols, an end too early or too late, an n-gram again."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
 
-NOTHING = float("-inf")
-"""Score of what is not allowed."""
+
+def forbidden_in_ar(config: ModelConfig) -> list[int]:
+    """Symbols that P_AR must not write; eos is not one, since it ends the output."""
+    symbols = {config.pad_token_id, config.bos_token_id, config.mask_token_id}
+    # unk is an ordinary output of P_AR, also in models where it serves as the mask symbol.
+    return sorted(symbols - {config.unk_token_id})
 
 
-def never_written(config: ModelConfig) -> list[int]:
-    """Symbols that P_AR must not produce; unk is one that it may, also where it serves as the mask symbol."""
-    return sorted(
-        {config.pad_token_id, config.bos_token_id, config.mask_token_id} - {config.unk_token_id}
-    )
+def forbidden_in_nar(config: ModelConfig) -> list[int]:
+    """Symbols that P_NAR must not write: all special ones, since its outputs have a known length."""
+    symbols = {
+        config.pad_token_id,
+        config.bos_token_id,
+        config.eos_token_id,
+        config.unk_token_id,
+        config.mask_token_id,
+    }
+    return sorted(symbols)
+
+
+def vocabulary_mask(ids: Iterable[int], vocab_size: int, device: torch.device) -> Tensor:
+    """Boolean `[vocab]`, true at `ids`."""
+    mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    mask[list(ids)] = True
+    return mask
 
 
 class Rules:
-    """Bars continuations. All rows are equally long."""
+    """Forbids tokens in left-to-right decoding. All rows have the same number of tokens."""
 
     def __init__(
         self,
@@ -29,38 +47,47 @@ class Rules:
         no_repeat_ngram_size: int,
         device: torch.device,
     ) -> None:
+        """`shortest`, `longest`: tokens of an output; `no_repeat_ngram_size`: 0 for no such rule."""
         self._eos = config.eos_token_id
-        self._shortest, self._longest, self._ngram = shortest, longest, no_repeat_ngram_size
-        barred = never_written(config)
-        self._barred = torch.tensor(barred, device=device)
-        self._barred_early = torch.tensor([*barred, self._eos], device=device)
+        self._shortest = shortest
+        self._longest = longest
+        self._ngram_size = no_repeat_ngram_size
+        # Both sets are on the device from the start: a step then copies nothing to it.
+        forbidden = forbidden_in_ar(config)
+        self._forbidden = torch.tensor(forbidden, device=device)
+        self._forbidden_early = torch.tensor([*forbidden, self._eos], device=device)
 
     def apply(self, log_probs: Tensor, written: Tensor) -> Tensor:
-        """Give `log_probs [rows, vocab]`, in place, -inf where the tokens `written [rows, step]` bar a token.
+        """Set `log_probs [rows, vocab]` to -inf where a token is forbidden, in place.
 
-        At the longest length nothing but eos is left.
+        Args:
+            written: the tokens so far, `[rows, step]`.
+
+        Returns:
+            `log_probs`. At the longest length only eos is left.
         """
         step = written.shape[1]
         if step == self._longest:
-            eos = log_probs[:, self._eos].clone()
-            log_probs.fill_(NOTHING)
-            log_probs[:, self._eos] = eos
+            end = log_probs[:, self._eos].clone()
+            log_probs.fill_(-torch.inf)
+            log_probs[:, self._eos] = end
             return log_probs
-        log_probs.index_fill_(
-            1, self._barred_early if step < self._shortest else self._barred, NOTHING
-        )
-        if self._ngram and step + 1 >= self._ngram:
-            self._bar_repetitions(log_probs, written)
+        forbidden = self._forbidden_early if step < self._shortest else self._forbidden
+        log_probs.index_fill_(1, forbidden, -torch.inf)
+        # Of fewer than n tokens there is no n-gram yet that could come again.
+        if self._ngram_size and step >= self._ngram_size:
+            self._forbid_repetitions(log_probs, written)
         return log_probs
 
-    def _bar_repetitions(self, log_probs: Tensor, written: Tensor) -> None:
-        """No token that would end an n-gram for the second time."""
-        if written.shape[1] < self._ngram:
-            return
-        ngrams = written.unfold(1, self._ngram, 1)
-        recent = written[:, None, written.shape[1] - self._ngram + 1 :]
-        again = (ngrams[..., :-1] == recent).all(-1)
+    def _forbid_repetitions(self, log_probs: Tensor, written: Tensor) -> None:
+        """Forbid every token that would end an n-gram for the second time."""
+        ngrams = written.unfold(1, self._ngram_size, 1)
+        prefixes = ngrams[..., :-1]
+        last_tokens = ngrams[..., -1]
+        # The n - 1 newest tokens would begin the next n-gram.
+        newest = written[:, None, written.shape[1] - self._ngram_size + 1 :]
+        repeated = (prefixes == newest).all(-1)
+        row = torch.arange(len(written), device=written.device)[:, None].expand_as(repeated)
         penalty = torch.zeros_like(log_probs)
-        row = torch.arange(len(written), device=written.device)[:, None].expand_as(again)
-        penalty[row[again], ngrams[..., -1][again]] = NOTHING
+        penalty[row[repeated], last_tokens[repeated]] = -torch.inf
         log_probs += penalty

@@ -18,11 +18,12 @@ from janus_pt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class SourceMemory:
-    """A batch of sources as the decoder reads them; made once, for all passes and both ways of decoding.
+    """A batch of sources as the decoder reads them; made once, for all passes of all modes.
 
     Attributes:
-        layers: each decoder layer's cross-attention keys and values, `[sources, heads, source, head_size]`.
-        mask: which places are no padding, `[sources, 1, 1, source]`; None if none is.
+        layers: each decoder layer's cross-attention keys and values,
+            `[sources, heads, source, head_size]`.
+        mask: true where there is no padding, `[sources, 1, 1, source]`; None if there is none.
         length_logits: `[sources, length_classes]`.
     """
 
@@ -35,7 +36,7 @@ class SourceMemory:
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """The device of all tensors."""
         return self.length_logits.device
 
     def select(self, sources: Tensor) -> SourceMemory:
@@ -56,12 +57,13 @@ def read_sources(model: JanusTransformer, source: Source) -> SourceMemory:
         for layer in model.decoder.layers
     ]
     real = source.samples >= 0
+    # Without a mask attention takes a faster kernel in all passes: worth waiting for the device.
     mask = None if bool(real.all()) else real[:, None, None, :]
     return SourceMemory(layers, mask, model.length_logits(encoder_out, source))
 
 
 class IncrementalDecoder:
-    """P_AR with what was read kept. Rows are `[sources × copies]`, source by source.
+    """P_AR with a cache. Rows are `[sources × copies]`, source by source.
 
     Only content slots enter the cache, once each; query slots, if the model has them, never do.
 
@@ -70,6 +72,7 @@ class IncrementalDecoder:
     """
 
     def __init__(self, model: JanusTransformer, memory: SourceMemory) -> None:
+        # Such a model's mask symbols read to the left alone (BANG's): no stream of it is P_AR.
         if model.config.causal_self_attention:
             raise UserError(
                 "mode: this model has model.causal_self_attention and no P_AR; decode it with nar"
@@ -80,56 +83,72 @@ class IncrementalDecoder:
         self._length = 0
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read each row's next token, `[rows]`, bos first; log-probabilities of the one after it, `[rows, vocab]`."""
-        position = torch.full_like(
-            tokens[:, None], self._length + self._model.config.ar_position_offset
-        )
-        self._write_at(self._length, self._length + 1)
+        """Read each row's next token, bos first.
+
+        Args:
+            tokens: `[rows]`.
+
+        Returns:
+            Log-probabilities of the token after it, `[rows, vocab]`.
+        """
+        block = tokens[:, None]
+        position = torch.full_like(block, self._length + self._model.config.ar_position_offset)
+        # All rows are equally long, so the cache takes an integer: a plain copy, no indexing.
+        self._set_write_positions(self._length, self._length + 1)
         self._length += 1
-        return self._read(tokens[:, None], position, None)[:, 0]
+        # No mask: the newest token reads everything in the cache.
+        return self._read(block, position, None)[:, 0]
 
     def read_block(self, tokens: Tensor, start: Tensor, reach: int) -> Tensor:
-        """Read several tokens at once, row r's from place `start[r]` on, over whatever was there before.
+        """Read several tokens at once, from another place in each row.
+
+        What the cache held at these places is overwritten. What was read after a token that turns
+        out to be wrong is harmless: it is out of sight until it is written again.
 
         Args:
             tokens: `[rows, block]`.
-            start: `[rows]`; everything before must have been read.
+            start: `[rows]`: place of the first token; everything before must have been read.
             reach: more than the last place that is written in any row.
 
         Returns:
-            For each token the log-probabilities of the one after it, `[rows, block, vocab]`. What comes after a
-            token that turns out wrong is harmless: it is out of sight until it is written anew.
+            Log-probabilities of the token after each, `[rows, block, vocab]`.
         """
         config = self._model.config
         place = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        sight = torch.arange(reach, device=tokens.device) <= place[:, :, None]
+        visible = torch.arange(reach, device=tokens.device) <= place[:, :, None]
+        # Rows that are ahead may reach beyond the last position; what they read there is not used.
         position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
-        self._write_at(place, reach)
-        return self._read(tokens, position, sight[:, None])
+        self._set_write_positions(place, reach)
+        return self._read(tokens, position, visible[:, None])
 
-    def _read(self, tokens: Tensor, position: Tensor, sight: Tensor | None) -> Tensor:
-        """Enter content slots `[rows, length]`, with their queries if P_AR is read off these."""
-        config, num_content = self._model.config, tokens.shape[1]
+    def _read(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """Read content slots `[rows, length]`, with their query slots if P_AR is predicted there."""
+        config = self._model.config
+        num_content = tokens.shape[1]
         if config.ar_stream == "query":
-            tokens = torch.cat((tokens, torch.full_like(tokens, config.mask_token_id)), dim=1)
+            # A query slot has its content slot's position and sees the same keys.
+            queries = torch.full_like(tokens, config.mask_token_id)
+            tokens = torch.cat((tokens, queries), dim=1)
             position = torch.cat((position, position), dim=1)
-            sight = None if sight is None else torch.cat((sight, sight), dim=2)
+            mask = None if mask is None else torch.cat((mask, mask), dim=2)
         hidden = self._model.decode_step(
-            tokens, position, num_content, sight, self._memory.mask, self._caches
+            tokens, position, num_content, mask, self._memory.mask, self._caches
         )
         return log_probabilities(self._model, hidden)
 
-    def _write_at(self, places: int | Tensor, reach: int) -> None:
+    def _set_write_positions(self, places: int | Tensor, reach: int) -> None:
         for cache in self._caches:
-            cache.places, cache.reach = places, reach
+            cache.places = places
+            cache.reach = reach
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what row `rows[i]` has read; both belong to one source."""
+        # The sources' memory stays where it is: it is the same for both rows.
         for cache in self._caches:
             cache.select(rows)
 
     def keep(self, sources: Tensor, rows: Tensor) -> None:
-        """Go on with some sources only: `sources` of them, and their `rows`."""
+        """Go on with `sources` alone, and with their `rows`."""
         self._memory = self._memory.select(sources)
         for cache, memory in zip(self._caches, self._memory.layers, strict=True):
             cache.memory = memory
@@ -137,6 +156,6 @@ class IncrementalDecoder:
 
 
 def log_probabilities(model: JanusTransformer, hidden: Tensor) -> Tensor:
-    """Of the vocabulary, for hidden states `[..., hidden]`; in float32 at least."""
+    """Log-probabilities of the vocabulary, for hidden states `[..., hidden]`; float32 at least."""
     logits = model.logits(hidden)
     return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits))

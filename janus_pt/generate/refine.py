@@ -1,4 +1,4 @@
-"""Filling masks in a given number of passes: the loop inside mask-predict and inside speculative drafts."""
+"""Filling masks in a given number of passes: the loop of mask-predict and of speculative drafts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.generate.hypotheses import is_one_of, score_dtype
+from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
+from janus_pt.generate.constraints import vocabulary_mask
+from janus_pt.generate.hypotheses import score_dtype
 from janus_pt.generate.incremental import SourceMemory, log_probabilities
 from janus_pt.model.attention import LayerCache
 from janus_pt.model.transformer import JanusTransformer
 
-CHUNK_ELEMENTS = {"cpu": 1 << 20}
-"""Logits computed at once, however many slots are masked: what stays in a CPU's cache ..."""
+CPU_CHUNK_ELEMENTS = 1 << 20
+"""Logits that are computed at once on a CPU, however many slots are masked: they stay in its cache."""
 DEVICE_CHUNK_ELEMENTS = 1 << 24
-"""... and on other devices 64 MiB in float32."""
+"""The same on other devices: 64 MiB in float32."""
 BOUNDARY = 2
 """bos and eos: what a target has more than an output."""
 
@@ -29,7 +31,7 @@ class Draft:
     Attributes:
         tokens: `[rows, length + 2]`: bos, tokens and masks, eos, padding.
         lengths: `[rows]`, without bos and eos.
-        masked: which are to be written, boolean, as `tokens`.
+        masked: the tokens that are to be written, boolean, as `tokens`.
     """
 
     tokens: Tensor
@@ -39,7 +41,7 @@ class Draft:
 
 @dataclass
 class Refined:
-    """What became of a draft.
+    """A draft whose masks have been written.
 
     Attributes:
         tokens: `[rows, length]`, without bos; eos and padding follow the last token.
@@ -51,20 +53,17 @@ class Refined:
     scores: Tensor
     passes: Tensor
 
-    def inner(self) -> Refined:
-        """Without the columns of bos and of the longest row's eos."""
-        return Refined(self.tokens[:, 1:-1], self.scores[:, 1:-1], self.passes)
-
 
 def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
     """`bos mask … mask eos` for each of `lengths [rows]`."""
-    place = torch.arange(int(lengths.max()) + BOUNDARY, device=lengths.device)
+    position = torch.arange(int(lengths.max()) + BOUNDARY, device=lengths.device)
     last = lengths[:, None] + 1
-    tokens = torch.full_like(place, config.mask_token_id).where(place < last, config.pad_token_id)
-    tokens = tokens.masked_fill(place == 0, config.bos_token_id).masked_fill(
-        place == last, config.eos_token_id
-    )
-    return Draft(tokens, lengths, (place > 0) & (place < last))
+    masked = (position > 0) & (position < last)
+    tokens = torch.full_like(position, config.pad_token_id).expand_as(masked)
+    tokens = tokens.masked_fill(masked, config.mask_token_id)
+    tokens = tokens.masked_fill(position == 0, config.bos_token_id)
+    tokens = tokens.masked_fill(position == last, config.eos_token_id)
+    return Draft(tokens, lengths, masked)
 
 
 def refine(
@@ -79,84 +78,101 @@ def refine(
 ) -> Refined:
     """Write a draft's masks in `iterations` decoder passes.
 
-    Each pass predicts all masks at once; after pass t of T the k · (T - t) // T least confident of the k tokens that
-    were masked at first are masked again, the others keep their scores.
+    Each pass predicts all masks at once. After pass t of T the k · (T - t) // T least confident of
+    the k tokens that were masked at first are masked again; the others keep their scores.
 
     Args:
         draft: its rows are sources × copies, source by source.
-        forbidden: tokens that are never chosen; scores are of the full distribution all the same.
-        adaptive: a source stops when a pass has changed no token of its copies. What is compared are the whole
-            outputs, before anything is masked again, so no mask is ever left.
+        forbidden: tokens that are never chosen. Scores are of the full distribution all the same.
+        adaptive: a source stops when a pass has changed no token of its copies. Whole outputs are
+            compared, before anything is masked again, so no mask is ever left.
         rescore_all: every pass writes all of the k tokens, whether masked or not.
-        look: called after each pass with the rows' tokens, their scores, and which of them the pass has written.
+        look: called after each pass with the rows' tokens, their scores, and a boolean that is true
+            where the pass has written.
     """
-    barred = is_one_of(forbidden, model.config.vocab_size, draft.tokens.device)
-    live = _Live(draft, memory)
-    result = Refined(live.tokens.clone(), live.scores.clone(), torch.zeros_like(draft.lengths))
-    masked = draft.masked
+    forbidden_mask = vocabulary_mask(forbidden, model.config.vocab_size, draft.tokens.device)
+    rows = _start(draft, memory)
+    outputs = Refined(rows.tokens.clone(), rows.scores.clone(), rows.passes.clone())
+    visible = visible_mask(rows.lengths, rows.tokens.shape[1])
+    masked = rows.writable
     for done in range(1, iterations + 1):
-        hidden = read_visible(model, live.memory, live.tokens, live.mask)
-        chosen = live.writable if rescore_all else masked
-        best, score = most_probable(model, hidden[chosen], barred)
-        live.tokens[chosen], live.scores[chosen] = best, score
+        # Step 1: write all masks from one pass over everything that is visible.
+        written = rows.writable if rescore_all else masked
+        hidden = read_visible(model, memory, rows.tokens, visible)
+        token, score = most_probable(model, hidden[written], forbidden_mask)
+        rows.tokens[written] = token
+        rows.scores[written] = score
+        rows.passes += 1
         if look is not None:
-            look(live.tokens, live.scores, chosen)
-        if done == iterations or (adaptive and not live.part_with_unchanged(result, done)):
+            look(rows.tokens, rows.scores, written)
+        # The last pass masks nothing again.
+        if done == iterations:
             break
-        confidence = live.scores.masked_fill(~live.writable, torch.inf)
-        masked = _lowest(confidence, live.writable.sum(dim=1) * (iterations - done) // iterations)
-        live.tokens.masked_fill_(masked, model.config.mask_token_id)
-    live.store(result, done)
-    return result.inner()
+        # Step 2: sources that this pass has not changed leave.
+        if adaptive:
+            going = _changed_sources(rows, len(memory))
+            if not len(going):
+                break
+            if len(going) < len(memory):
+                rows.leave(rows_of_sources(going, len(rows.index) // len(memory)), outputs)
+                memory = memory.select(going)
+                visible = visible_mask(rows.lengths, rows.tokens.shape[1])
+            rows.previous = rows.tokens.clone()
+        # Step 3: mask the least confident tokens again, fewer after each pass.
+        num_masked = rows.writable.sum(dim=1) * (iterations - done) // iterations
+        confidence = rows.scores.masked_fill(~rows.writable, torch.inf)
+        masked = _lowest(confidence, num_masked)
+        rows.tokens.masked_fill_(masked, model.config.mask_token_id)
+    rows.put_back(outputs)
+    # Without the columns of bos and of the longest row's eos.
+    return Refined(outputs.tokens[:, 1:-1], outputs.scores[:, 1:-1], outputs.passes)
 
 
-class _Live:
-    """The rows that go on: a copy of the draft's tokens, and their scores."""
+@dataclass
+class _Rows(ActiveRows):
+    """Rows that are being written; `tokens`, `scores` and `passes` as in `Refined`, with bos.
 
-    def __init__(self, draft: Draft, memory: SourceMemory) -> None:
-        self.memory = memory
-        self.tokens, self.writable, self._lengths = (
-            draft.tokens.clone(),
-            draft.masked,
-            draft.lengths,
-        )
-        self._before = draft.tokens
-        self.scores = torch.zeros(
-            self.tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device
-        )
-        self._rows = torch.arange(len(self.tokens), device=memory.device)
-        self.mask = visible_mask(self._lengths, self.tokens.shape[1])
+    Attributes:
+        writable: the tokens that were masked at first, boolean, as `tokens`.
+        lengths: `[active]`, without bos and eos.
+        previous: the tokens after the pass before, before any was masked again; as `tokens`.
+    """
 
-    def store(self, result: Refined, passes: int) -> None:
-        """Write these rows into the result; rows that go on overwrite it."""
-        result.tokens[self._rows], result.scores[self._rows] = self.tokens, self.scores
-        result.passes[self._rows] = passes
+    tokens: Tensor
+    scores: Tensor
+    passes: Tensor
+    writable: Tensor
+    lengths: Tensor
+    previous: Tensor
 
-    def part_with_unchanged(self, result: Refined, passes: int) -> bool:
-        """Store the sources that are as they were a pass ago, and go on without them; False if no other is left."""
-        same = (self.tokens == self._before).all(dim=1).view(len(self.memory), -1).all(dim=1)
-        if bool(same.all()):
-            return False
-        if bool(same.any()):
-            self.store(result, passes)
-            self._keep(~same)
-        self._before = self.tokens.clone()
-        return True
 
-    def _keep(self, sources: Tensor) -> None:
-        rows = sources.repeat_interleave(len(self._rows) // len(sources)).nonzero()[:, 0]
-        self.memory = self.memory.select(sources.nonzero()[:, 0])
-        self.tokens, self.scores, self.writable = (
-            self.tokens[rows],
-            self.scores[rows],
-            self.writable[rows],
-        )
-        self._rows, self._lengths = self._rows[rows], self._lengths[rows]
-        self.mask = visible_mask(self._lengths, self.tokens.shape[1])
+def _start(draft: Draft, memory: SourceMemory) -> _Rows:
+    """All rows of a draft before the first pass; the draft itself stays as it is."""
+    dtype = score_dtype(memory.length_logits)
+    return _Rows(
+        index=torch.arange(len(draft.tokens), device=memory.device),
+        tokens=draft.tokens.clone(),
+        scores=torch.zeros(draft.tokens.shape, dtype=dtype, device=memory.device),
+        passes=torch.zeros_like(draft.lengths),
+        writable=draft.masked,
+        lengths=draft.lengths,
+        previous=draft.tokens,
+    )
+
+
+def _changed_sources(rows: _Rows, num_sources: int) -> Tensor:
+    """Active sources of which the newest pass has changed a token in any copy, ascending."""
+    row_changed = (rows.tokens != rows.previous).any(dim=1)
+    # The copies of a source stop together: they are compared with each other in the end.
+    source_changed = row_changed.view(num_sources, -1).any(dim=1)
+    return source_changed.nonzero()[:, 0]
 
 
 def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
-    """What is no padding in rows of `lengths` tokens with bos and eos, `[rows, 1, 1, width]`; None if all is."""
+    """True at bos, tokens and eos of rows of `lengths` tokens, `[rows, 1, 1, width]`.
+
+    None if there is no padding: attention then needs no mask.
+    """
     real = torch.arange(width, device=lengths.device) < lengths[:, None] + BOUNDARY
     return None if bool(real.all()) else real[:, None, None, :]
 
@@ -164,26 +180,41 @@ def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
 def read_visible(
     model: JanusTransformer, memory: SourceMemory, tokens: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Hidden states `[rows, width, hidden]` of tokens and masks that all read each other: P_NAR's visible part."""
+    """Hidden states `[rows, width, hidden]` of tokens and masks that all read each other.
+
+    P_NAR's visible part. `mask` is `visible_mask`'s.
+    """
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    # Every pass reads other tokens: nothing of self-attention can be kept.
     caches = [LayerCache(layer, keep=False) for layer in memory.layers]
     return model.decode_step(tokens, positions, tokens.shape[1], mask, memory.mask, caches)
 
 
-def most_probable(model: JanusTransformer, hidden: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-    """The best token that is not barred, and its log-probability, for each of `hidden [slots, hidden]`."""
-    parts = []
-    elements = CHUNK_ELEMENTS.get(hidden.device.type, DEVICE_CHUNK_ELEMENTS)
-    for part in hidden.split(max(1, elements // len(barred))):
-        log_probs = log_probabilities(model, part)
-        score, token = log_probs.masked_fill_(barred, -torch.inf).max(dim=-1)
-        parts.append((token, score))
-    tokens, scores = zip(*parts, strict=True)
+def most_probable(
+    model: JanusTransformer, hidden: Tensor, forbidden_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best token that is not forbidden, and its log-probability, for each hidden state.
+
+    Args:
+        hidden: `[slots, hidden]`.
+        forbidden_mask: boolean `[vocab]`.
+    """
+    on_cpu = hidden.device.type == "cpu"
+    elements = CPU_CHUNK_ELEMENTS if on_cpu else DEVICE_CHUNK_ELEMENTS
+    tokens = []
+    scores = []
+    for chunk in hidden.split(max(1, elements // len(forbidden_mask))):
+        log_probs = log_probabilities(model, chunk)
+        # After the softmax, so that the score is of the full distribution.
+        score, token = log_probs.masked_fill_(forbidden_mask, -torch.inf).max(dim=-1)
+        tokens.append(token)
+        scores.append(score)
     return torch.cat(tokens), torch.cat(scores)
 
 
 def _lowest(scores: Tensor, count: Tensor) -> Tensor:
-    """True at the `count [rows]` lowest of each row of `scores [rows, places]`."""
+    """True at the `count [rows]` lowest of each row of `scores [rows, positions]`."""
+    # Stable, so that equal scores are masked from the left, on every device.
     order = scores.argsort(dim=1, stable=True)
     chosen = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
     return torch.zeros_like(chosen).scatter(1, order, chosen)

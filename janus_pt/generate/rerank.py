@@ -1,4 +1,4 @@
-"""Reranking: P_NAR writes an output of every length, P_AR of the same weights says which is best."""
+"""Reranking: P_NAR writes an output of every length, P_AR of the same weights chooses among them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import torch
 from janus_pt.config.schema import Positive, Share
 from janus_pt.generate.ar_scores import score_with_ar
 from janus_pt.generate.hypotheses import Hypotheses
-from janus_pt.generate.mask_predict import MaskPredictOptions, candidates
+from janus_pt.generate.mask_predict import MaskPredictOptions, hypotheses_by_length
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
 
 class RerankOptions(MaskPredictOptions):
-    """Options of mask-predict, and how its outputs are compared."""
+    """Mask-predict, and how its outputs are compared."""
 
     length_beam: Positive = 5
     """Lengths that are tried: the most probable one and its neighbours."""
     ar_weight: Share = 1.0
     """Weight of P_AR's mean log-probability (eos counted) against P_NAR's, which gets the rest."""
+
+    def decode(self, model: JanusTransformer, source: Source) -> Hypotheses:
+        """Hypotheses of `rerank`."""
+        return rerank(model, source, self)
 
 
 @torch.inference_mode()
@@ -29,13 +33,15 @@ def rerank(model: JanusTransformer, source: Source, options: RerankOptions) -> H
 
     `token_scores` are P_NAR's. An empty hypothesis comes last.
     """
-    found, memory = candidates(model, source, options)
-    scored = score_with_ar(model, memory, found.tokens.flatten(0, 1), found.lengths.flatten())
-    ar = scored.whole(found.lengths.flatten()).view_as(found.scores) / (found.lengths + 1)
-    score = (
-        ar
-        if options.ar_weight == 1
-        else options.ar_weight * ar + (1 - options.ar_weight) * found.scores
-    )
-    score = score.masked_fill(found.lengths == 0, -torch.inf)
-    return replace(found, scores=score, passes=found.passes + 1).best_first()
+    hypotheses, memory = hypotheses_by_length(model, source, options)
+    lengths = hypotheses.lengths
+    ar_scores = score_with_ar(model, memory, hypotheses.tokens.flatten(0, 1), lengths.flatten())
+    log_prob = ar_scores.whole(lengths.flatten()).view_as(hypotheses.scores)
+    ar_mean = log_prob / (lengths + 1)
+    if options.ar_weight == 1:
+        # Not the mixture: an empty hypothesis has -inf under P_NAR, and 0 · -inf is NaN.
+        scores = ar_mean
+    else:
+        scores = options.ar_weight * ar_mean + (1 - options.ar_weight) * hypotheses.scores
+    scores = scores.masked_fill(lengths == 0, -torch.inf)
+    return replace(hypotheses, scores=scores, passes=hypotheses.passes + 1).best_first()

@@ -1,14 +1,15 @@
-"""Speculative decoding with one model: P_NAR drafts, P_AR verifies. The output is greedy search's, token for token.
+"""Speculative decoding with one model: P_NAR drafts, P_AR verifies. The output is greedy search's.
 
-P_NAR drafts what follows the tokens kept so far (all masks at once, the kept tokens visible on the left), and P_AR
-reads a block of the draft in one parallel pass. The longest prefix on which greedy search agrees is kept, and P_AR's
-own next token. What is left of the draft is tried next; when nothing of a block could be kept, the rest is drafted
-again. Keys and values of what is kept stay in the cache. In the manner of Xia et al. 2023 and Leviathan et al. 2023,
-where drafter and verifier are two models.
+P_NAR drafts what follows the tokens kept so far: all masks at once, the kept tokens visible on the
+left. P_AR reads a block of the draft in one parallel pass. The longest prefix on which greedy search
+agrees is kept, and P_AR's own next token. The rest of the draft is tried next; when nothing of a
+block could be kept, the rest is drafted again. Keys and values of kept tokens stay in the cache. In
+the manner of Xia et al. 2023 and Leviathan et al. 2023, whose drafter and verifier are two models.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -16,22 +17,25 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from janus_pt.config.schema import Count, ModelConfig, Positive
-from janus_pt.generate.constraints import NOTHING, never_written
-from janus_pt.generate.hypotheses import Hypotheses, LengthOptions, score_dtype
+from janus_pt.generate.active_rows import ActiveRows
+from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar
+from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses, score_dtype
 from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
-from janus_pt.generate.mask_predict import never_generated
-from janus_pt.generate.refine import BOUNDARY, all_masked, refine
+from janus_pt.generate.mask_predict import lengths_from_head
+from janus_pt.generate.refine import all_masked, refine
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
 FIRST_BLOCK = 8
 """Drafted tokens that are verified first."""
 BLOCK_MARGIN = 4
-"""A block is this much longer than what was kept of the one before it; after one that was kept whole, twice as long."""
+"""A block is this much longer than the number of tokens kept of the block before.
+
+After a block that was kept whole it is twice as long."""
 
 
-class SpeculativeOptions(LengthOptions):
-    """Options of speculative decoding."""
+class SpeculativeOptions(DecodingOptions):
+    """Speculative decoding."""
 
     draft_iterations: Positive = 1
     """Decoder passes to write a draft."""
@@ -48,191 +52,289 @@ class SpeculativeOptions(LengthOptions):
 
     @model_validator(mode="after")
     def _fit_together(self) -> SpeculativeOptions:
-        tolerance = {"lossy_top_k", "lossy_margin"} & self.model_fields_set
-        if tolerance and not self.lossy:
-            raise ValueError(f"{min(tolerance)}: has no effect unless lossy is set")
+        lossy_options = {"lossy_top_k", "lossy_margin"} & self.model_fields_set
+        if lossy_options and not self.lossy:
+            raise ValueError(f"{min(lossy_options)}: has no effect unless lossy is set")
         return self
+
+    def decode(self, model: JanusTransformer, source: Source) -> Hypotheses:
+        """Hypotheses of `speculative`."""
+        return speculative(model, source, self)
 
 
 @torch.inference_mode()
 def speculative(model: JanusTransformer, source: Source, options: SpeculativeOptions) -> Hypotheses:
-    """One hypothesis for each source: greedy search's, unless `lossy`. Each sentence advances at its own pace.
+    """One hypothesis for each source: greedy search's, unless `lossy`.
+
+    Each sentence advances at its own pace.
 
     Raises:
         UserError: the bounds on the length leave none that the model can write.
     """
     config = model.config
+    # bos takes one position, and tokens begin at the offset.
     longest = options.longest(config.max_positions - 1 - config.ar_position_offset)
     memory = read_sources(model, source)
-    predicted = (memory.length_logits.argmax(dim=1) - BOUNDARY).clamp(options.min_length, longest)
     decoder = IncrementalDecoder(model, memory)
-    state = _State(memory, predicted, longest, config)
+    rows = _start(memory, options.min_length, longest, config)
+    outputs = _Outputs.like(rows)
     while True:
-        _redraft(model, state, options)
-        draft, offered = state.offer(options.block_size)
-        block = torch.cat((state.newest[:, None], draft), dim=1)
-        log_probs = decoder.read_block(block, state.kept, int(state.kept.max()) + block.shape[1])
-        choice, score, agrees = _verify(log_probs, draft, state.kept, longest, config, options)
-        agrees &= torch.arange(draft.shape[1], device=draft.device) < offered[:, None]
-        accepted = agrees.byte().cumprod(dim=1).sum(dim=1)
-        going = state.advance(choice, score, offered, accepted, options.redraft_at)
+        # Step 1: P_NAR drafts the rest of the sentences whose draft is used up or has failed.
+        _redraft(model, memory, rows, options)
+        # Step 2: the next tokens of each draft; a sentence may have none left, and still advances.
+        block, block_length = rows.next_block(options.block_size)
+        # Step 3: P_AR reads the newest kept token and the block in one pass. Each row writes to the
+        # cache from its own position on, over the rejected tokens of the pass before.
+        tokens = torch.cat((rows.newest[:, None], block), dim=1)
+        reach = int(rows.kept.max()) + tokens.shape[1]
+        log_probs = decoder.read_block(tokens, rows.kept, reach)
+        # Step 4: the token that greedy search would write after each token read.
+        choice, score = _choose(log_probs, block, rows.kept, longest, config, options)
+        # Step 5: keep the block up to the first token that differs, and P_AR's own next one.
+        accepted = _agreeing_prefix(choice, block, block_length)
+        ended = rows.advance(choice, score, block_length, accepted, config.eos_token_id)
+        # Step 6: draft again after a block of which too little was kept; choose the next block size.
+        rows.plan_next_block(block_length, accepted, options.redraft_at)
+        # Step 7: finished sentences leave. This waits for the device.
+        going = (~ended).nonzero()[:, 0]
         if not len(going):
-            return state.result()
-        if len(going) < len(choice):
+            break
+        if len(going) < len(ended):
+            rows.leave(going, outputs)
+            memory = memory.select(going)
             decoder.keep(going, going)
+    rows.put_back(outputs)
+    return outputs.hypotheses(config.pad_token_id)
 
 
-def _redraft(model: JanusTransformer, state: _State, options: SpeculativeOptions) -> None:
-    """Let P_NAR write the rest of the sentences whose draft has failed, unless they are as long as predicted."""
-    rows = (state.failed & (state.predicted > state.kept)).nonzero()[:, 0]
-    if not len(rows):
+@dataclass
+class _Rows(ActiveRows):
+    """Sentences that are being written.
+
+    Attributes:
+        predicted: `[active]`: length that P_NAR's drafts have.
+        kept: `[active]`: tokens written so far. P_AR has read all but the last one; before the
+            first token bos is the one to be read.
+        newest: `[active]`: that last token.
+        redraft: `[active]`: whether the draft is of no more use.
+        block_size: `[active]`: drafted tokens to verify next.
+        draft: `[active, longest + 2]`.
+        tokens, scores: `[active, longest + 2]`: a place for eos, and a last one for rejected tokens.
+        lengths: `[active]`, without eos; meaningful once the sentence has ended.
+        passes, drafted, accepted: `[active]`, as in `Hypotheses`.
+    """
+
+    predicted: Tensor
+    kept: Tensor
+    newest: Tensor
+    redraft: Tensor
+    block_size: Tensor
+    draft: Tensor
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+    passes: Tensor
+    drafted: Tensor
+    accepted: Tensor
+
+    def next_block(self, block_size: int | None) -> tuple[Tensor, Tensor]:
+        """The next drafted tokens, `[active, block]`, and how many of them count, `[active]`."""
+        left = (self.predicted - self.kept).clamp(min=0)
+        limit = self.block_size if block_size is None else torch.full_like(left, block_size)
+        block_length = torch.minimum(left, limit)
+        width = int(block_length.max())
+        position = self.kept[:, None] + torch.arange(width, device=left.device)
+        # Rows with a shorter block repeat the last place; `block_length` says where they stop.
+        position = position.clamp(max=self.draft.shape[1] - 1)
+        return self.draft.gather(1, position), block_length
+
+    def advance(
+        self, choice: Tensor, score: Tensor, block_length: Tensor, accepted: Tensor, eos: int
+    ) -> Tensor:
+        """Write the `accepted [active]` tokens and the one after them.
+
+        Args:
+            choice, score: P_AR's tokens and their log-probabilities, `[active, block + 1]`.
+
+        Returns:
+            Which sentences have ended, `[active]`.
+        """
+        offset = torch.arange(choice.shape[1], device=choice.device)
+        last_place = self.tokens.shape[1] - 1
+        # Rejected tokens go to the last place, which is not read: every write has one shape.
+        position = self.kept[:, None] + offset
+        position = position.where(offset <= accepted[:, None], last_place)
+        self.tokens.scatter_(1, position, choice)
+        self.scores.scatter_(1, position, score)
+
+        self.newest = choice.gather(1, accepted[:, None])[:, 0]
+        ended = self.newest == eos
+        self.lengths = self.kept + accepted + ~ended
+        self.kept = self.kept + accepted + 1
+        self.passes += 1
+        self.drafted += block_length
+        self.accepted += accepted
+        return ended
+
+    def plan_next_block(self, block_length: Tensor, accepted: Tensor, redraft_at: int) -> None:
+        """Whether to draft again, and how many tokens to verify next, from how this block went."""
+        self.redraft = accepted <= redraft_at
+        longer = (2 * self.block_size).clamp(max=self.draft.shape[1])
+        kept_whole = accepted == block_length
+        self.block_size = torch.where(kept_whole, longer, accepted + BLOCK_MARGIN)
+
+
+def _start(memory: SourceMemory, shortest: int, longest: int, config: ModelConfig) -> _Rows:
+    """All sentences before the first draft."""
+    predicted = lengths_from_head(memory).clamp(shortest, longest)
+    tokens = predicted.new_full((len(memory), longest + 2), config.pad_token_id)
+    zeros = torch.zeros_like(predicted)
+    return _Rows(
+        index=torch.arange(len(memory), device=memory.device),
+        predicted=predicted,
+        kept=zeros,
+        newest=torch.full_like(predicted, config.bos_token_id),
+        redraft=torch.ones_like(predicted, dtype=torch.bool),
+        block_size=torch.full_like(predicted, FIRST_BLOCK),
+        draft=tokens.clone(),
+        tokens=tokens,
+        scores=torch.zeros_like(tokens, dtype=score_dtype(memory.length_logits)),
+        lengths=zeros,
+        # These are added to in place: each needs a tensor of its own.
+        passes=zeros.clone(),
+        drafted=zeros.clone(),
+        accepted=zeros.clone(),
+    )
+
+
+def _redraft(
+    model: JanusTransformer, memory: SourceMemory, rows: _Rows, options: SpeculativeOptions
+) -> None:
+    """Let P_NAR write the rest of the sentences that need a draft."""
+    # A sentence as long as predicted gets no draft: P_AR writes on alone, a token a pass.
+    needs_draft = rows.redraft & (rows.predicted > rows.kept)
+    which = needs_draft.nonzero()[:, 0]
+    if not len(which):
         return
-    memory = state.memory if len(rows) == len(state.kept) else state.memory.select(rows)
-    draft = all_masked(state.predicted[rows], model.config)
-    place = torch.arange(draft.tokens.shape[1] - 1, device=rows.device)
-    kept = place < state.kept[rows, None]
-    draft.tokens[:, 1:] = state.tokens[rows, : len(place)].where(kept, draft.tokens[:, 1:])
-    draft.masked[:, 1:] &= ~kept
-    written = refine(model, memory, draft, options.draft_iterations, never_generated(model.config))
-    state.take(rows, written.tokens, options.draft_iterations)
+    if len(which) < len(rows.index):
+        memory = memory.select(which)
+    # The draft: the kept tokens, and masks up to the predicted length.
+    draft = all_masked(rows.predicted[which], model.config)
+    width = draft.tokens.shape[1] - 1
+    is_kept = torch.arange(width, device=which.device) < rows.kept[which, None]
+    kept_tokens = rows.tokens[which, :width]
+    # Column 0 is bos: tokens begin at column 1.
+    draft.tokens[:, 1:] = kept_tokens.where(is_kept, draft.tokens[:, 1:])
+    draft.masked[:, 1:] &= ~is_kept
+    forbidden = forbidden_in_nar(model.config)
+    refined = refine(model, memory, draft, options.draft_iterations, forbidden)
+    rows.draft[which, : refined.tokens.shape[1]] = refined.tokens
+    rows.passes[which] += options.draft_iterations
 
 
-def _verify(
+def _choose(
     log_probs: Tensor,
-    draft: Tensor,
+    block: Tensor,
     kept: Tensor,
     longest: int,
     config: ModelConfig,
     options: SpeculativeOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What greedy search writes after each token read, by its own rules; and which drafted tokens may stay.
+) -> tuple[Tensor, Tensor]:
+    """The token that greedy search writes after each token read, by its own rules.
+
+    In `lossy` decoding a drafted token that is good enough takes its place.
 
     Args:
-        log_probs: `[rows, block + 1, vocab]`; overwritten.
+        log_probs: `[active, block + 1, vocab]`; overwritten.
+        block: the drafted tokens, `[active, block]`.
 
     Returns:
-        Tokens and their log-probabilities, `[rows, block + 1]`; `[rows, block]`.
+        Tokens and their log-probabilities, `[active, block + 1]`.
     """
+    eos = config.eos_token_id
+    # The number of tokens before each prediction: rows are at different lengths.
     step = kept[:, None] + torch.arange(log_probs.shape[1], device=kept.device)
-    end = log_probs[..., config.eos_token_id].clone()
-    log_probs.index_fill_(2, torch.tensor(never_written(config), device=kept.device), NOTHING)
-    log_probs[..., config.eos_token_id] = end.masked_fill(step < options.min_length, NOTHING)
+    end = log_probs[..., eos].clone()
+    forbidden = torch.tensor(forbidden_in_ar(config), device=kept.device)
+    log_probs.index_fill_(2, forbidden, -torch.inf)
+    log_probs[..., eos] = end.masked_fill(step < options.min_length, -torch.inf)
     score, choice = log_probs.max(dim=-1)
     if options.lossy:
-        of_draft = log_probs[:, :-1].gather(2, draft[..., None])
-        better = (log_probs[:, :-1] > of_draft).sum(dim=-1)
-        near = (better < options.lossy_top_k) & (
-            score[:, :-1] - of_draft[..., 0] <= options.lossy_margin
-        )
-        choice[:, :-1] = draft.where(near, choice[:, :-1])
-        score[:, :-1] = of_draft[..., 0].where(near, score[:, :-1])
+        choice, score = _accept_near(log_probs[:, :-1], block, choice, score, options)
+    # At the longest length only eos is left, as in greedy search.
     must_end = step >= longest
-    choice, score = choice.masked_fill(must_end, config.eos_token_id), end.where(must_end, score)
-    return choice, score, choice[:, :-1] == draft
+    return choice.masked_fill(must_end, eos), end.where(must_end, score)
 
 
-class _State:
-    """How far each sentence is. Attributes are of the rows that go on; what they have written lies with all others'."""
+def _accept_near(
+    log_probs: Tensor, block: Tensor, choice: Tensor, score: Tensor, options: SpeculativeOptions
+) -> tuple[Tensor, Tensor]:
+    """`choice` and `score` with the drafted tokens that P_AR finds nearly as good as its own.
 
-    def __init__(
-        self, memory: SourceMemory, predicted: Tensor, longest: int, config: ModelConfig
-    ) -> None:
-        self.memory, self.predicted = memory, predicted
-        self.kept = torch.zeros_like(predicted)
-        """Tokens written so far, all but the last of which P_AR has read (bos counts as read last)."""
-        self.newest = torch.full_like(predicted, config.bos_token_id)
-        self.failed = torch.ones_like(predicted, dtype=torch.bool)
-        """Whether there is no draft that is worth another look."""
-        self._eos, self._pad = config.eos_token_id, config.pad_token_id
-        self._block = torch.full_like(predicted, FIRST_BLOCK)
-        self._rows = torch.arange(len(predicted), device=predicted.device)
-        # One place for eos, and one for what is not to be kept.
-        self._tokens = torch.full((len(predicted), longest + 2), self._pad, device=predicted.device)
-        self._draft = self._tokens.clone()
-        self._scores = torch.zeros(
-            self._tokens.shape, dtype=score_dtype(memory.length_logits), device=memory.device
-        )
-        self._lengths, self._passes, self._offered, self._accepted = torch.zeros_like(
-            predicted
-        ).repeat(4, 1)
+    Args:
+        log_probs: `[active, block, vocab]`, without the prediction after the block's last token.
+    """
+    draft_score = log_probs.gather(2, block[..., None])
+    num_better = (log_probs > draft_score).sum(dim=-1)
+    draft_score = draft_score[..., 0]
+    in_top_k = num_better < options.lossy_top_k
+    in_margin = score[:, :-1] - draft_score <= options.lossy_margin
+    is_near = in_top_k & in_margin
+    choice[:, :-1] = block.where(is_near, choice[:, :-1])
+    score[:, :-1] = draft_score.where(is_near, score[:, :-1])
+    return choice, score
 
-    @property
-    def tokens(self) -> Tensor:
-        """What the rows have written, `[rows, longest + 1]`."""
-        return self._tokens[self._rows, :-1]
 
-    def take(self, rows: Tensor, tokens: Tensor, passes: int) -> None:
-        """Whole drafts `[rows, length]` for some of the rows, and the passes that each took."""
-        which = self._rows[rows]
-        self._draft[which, : tokens.shape[1]] = tokens
-        self._passes[which] += passes
+def _agreeing_prefix(choice: Tensor, block: Tensor, block_length: Tensor) -> Tensor:
+    """Drafted tokens before the first one that is not P_AR's choice, `[active]`."""
+    agrees = choice[:, :-1] == block
+    # What lies behind a row's own block was not offered, whatever it holds.
+    agrees &= torch.arange(block.shape[1], device=block.device) < block_length[:, None]
+    # The running product is 1 up to the first token that differs.
+    return agrees.byte().cumprod(dim=1).sum(dim=1)
 
-    def offer(self, block_size: int | None) -> tuple[Tensor, Tensor]:
-        """The next drafted tokens, `[rows, block]`, and how many of them count, `[rows]`."""
-        offered = (self.predicted - self.kept).clamp(min=0)
-        offered = (
-            torch.minimum(offered, self._block)
-            if block_size is None
-            else offered.clamp(max=block_size)
-        )
-        place = self.kept[:, None] + torch.arange(int(offered.max()), device=offered.device)
-        return self._draft[self._rows[:, None], place.clamp(max=self._draft.shape[1] - 1)], offered
 
-    def advance(
-        self, choice: Tensor, score: Tensor, offered: Tensor, accepted: Tensor, redraft_at: int
-    ) -> Tensor:
-        """Keep the accepted tokens and the one after them; returns the rows that have not come to their end."""
-        place = torch.arange(choice.shape[1], device=choice.device)
-        column = (self.kept[:, None] + place).where(
-            place <= accepted[:, None], self._tokens.shape[1] - 1
-        )
-        self._tokens[self._rows[:, None], column], self._scores[self._rows[:, None], column] = (
-            choice,
-            score,
-        )
-        self.newest = choice.gather(1, accepted[:, None])[:, 0]
-        ended = self.newest == self._eos
-        self._lengths[self._rows] = self.kept + accepted + ~ended
-        self._passes[self._rows] += 1
-        self._offered[self._rows] += offered
-        self._accepted[self._rows] += accepted
-        self.kept = self.kept + accepted + 1
-        self.failed = accepted <= redraft_at
-        longer = (2 * self._block).clamp(max=self._draft.shape[1])
-        self._block = torch.where(accepted == offered, longer, accepted + BLOCK_MARGIN)
-        going = (~ended).nonzero()[:, 0]
-        if len(going) < len(ended):
-            self._leave(going)
-        return going
+@dataclass
+class _Outputs:
+    """Outputs of the whole batch, as in `_Rows`."""
 
-    def _leave(self, going: Tensor) -> None:
-        """Go on with some of the rows."""
-        self.memory = self.memory.select(going)
-        self.predicted, self.kept, self.newest = (
-            self.predicted[going],
-            self.kept[going],
-            self.newest[going],
-        )
-        self.failed, self._block, self._rows = (
-            self.failed[going],
-            self._block[going],
-            self._rows[going],
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+    passes: Tensor
+    drafted: Tensor
+    accepted: Tensor
+
+    @classmethod
+    def like(cls, rows: _Rows) -> _Outputs:
+        """Room for the outputs of all `rows`."""
+        return cls(
+            tokens=torch.zeros_like(rows.tokens),
+            scores=torch.zeros_like(rows.scores),
+            lengths=torch.zeros_like(rows.lengths),
+            passes=torch.zeros_like(rows.passes),
+            drafted=torch.zeros_like(rows.drafted),
+            accepted=torch.zeros_like(rows.accepted),
         )
 
-    def result(self) -> Hypotheses:
-        """All sentences."""
-        place = torch.arange(self._tokens.shape[1], device=self._tokens.device)
-        total = self._scores.masked_fill(place > self._lengths[:, None], 0).sum(dim=1) / (
-            self._lengths + 1
-        )
-        outside = place >= self._lengths[:, None]
-        tokens, scores = (
-            self._tokens.masked_fill(outside, self._pad),
-            self._scores.masked_fill(outside, 0),
-        )
-        tokens, scores, lengths, total = (
-            x[:, None] for x in (tokens[:, :-2], scores[:, :-2], self._lengths, total)
-        )
+    def hypotheses(self, pad_token_id: int) -> Hypotheses:
+        """One hypothesis for each sentence."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        # eos stands at position `length`. Its log-probability counts in the score of the output,
+        # but it is no token of it.
+        beyond_end = position > self.lengths[:, None]
+        log_prob = self.scores.masked_fill(beyond_end, 0).sum(dim=1)
+        score = log_prob / (self.lengths + 1)
+        outside = position >= self.lengths[:, None]
+        tokens = self.tokens.masked_fill(outside, pad_token_id)
+        token_scores = self.scores.masked_fill(outside, 0)
+        # The places for eos and for rejected tokens are cut off.
         return Hypotheses(
-            tokens, scores, lengths, total, self._passes, self._offered, self._accepted
+            tokens=tokens[:, None, :-2],
+            token_scores=token_scores[:, None, :-2],
+            lengths=self.lengths[:, None],
+            scores=score[:, None],
+            passes=self.passes,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )

@@ -19,7 +19,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="ar", help="how to decode; default: ar")
     group = parser.add_argument_group("options of the modes")
     fields: dict[str, tuple[FieldInfo, list[str]]] = {}
-    for mode, (kind, _) in MODES.items():
+    for mode, kind in MODES.items():
         for name, field in kind.model_fields.items():
             fields.setdefault(name, (field, []))[1].append(mode)
     for name, (field, modes) in fields.items():

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from janus_pt.config.schema import ModelConfig, Section
+from janus_pt.config.schema import ModelConfig
 from janus_pt.export.adapters import load_pretrained
 from janus_pt.export.folder import SOURCE_TOKENIZER, TOKENIZER, save_export
-from janus_pt.generate.modes import MODES, check_options
+from janus_pt.generate.hypotheses import DecodingOptions
+from janus_pt.generate.modes import check_options
 from janus_pt.inference.batching import token_batches
 from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
 from janus_pt.model.transformer import JanusTransformer
@@ -208,27 +209,24 @@ class JanusModel:
         if isinstance(inputs, str):
             raise UserError("inputs: expected a list of texts, got one text; put it in a list")
         sources = [self.encode(item, f"input {index}") for index, item in enumerate(inputs)]
-        results = [[NOTHING] * getattr(chosen, "num_return_sequences", 1) for _ in sources]
+        results = [[NOTHING] * chosen.num_outputs for _ in sources]
         for batch in token_batches(
             [len(source) for source in sources], batch_size, max_batch_tokens
         ):
             for index, result in zip(
-                batch, self._decode([sources[i] for i in batch], mode, chosen), strict=True
+                batch, self._decode([sources[i] for i in batch], chosen), strict=True
             ):
                 results[index] = result
         return [generation for result in results for generation in result]
 
-    def _decode(
-        self, sources: list[list[int]], mode: str, options: Section
-    ) -> list[list[Generation]]:
+    def _decode(self, sources: list[list[int]], options: DecodingOptions) -> list[list[Generation]]:
         """The outputs for each source of a batch, best first."""
-        _, decoder = MODES[mode]
-        wanted = getattr(options, "num_return_sequences", 1)
+        wanted = options.num_outputs
         bos, eos = self.config.bos_token_id, self.config.eos_token_id
         source = pad_sources(
             [np.array([bos, *tokens, eos]) for tokens in sources], self.config.pad_token_id
         )
-        found = decoder(self.model, source.to(self.device), options)
+        found = options.decode(self.model, source.to(self.device))
         per_sentence = (found.passes, found.drafted, found.accepted)
         counts = [x.tolist() if x is not None else [0] * len(sources) for x in per_sentence]
         columns = (

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from janus_pt.generate.constraints import forbidden_in_nar
 from janus_pt.generate.incremental import read_sources
-from janus_pt.generate.lengths import candidate_lengths
-from janus_pt.generate.mask_predict import MaskPredictOptions, never_generated
+from janus_pt.generate.mask_predict import MaskPredictOptions, candidate_lengths
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.packing.slots import pad_sources
@@ -46,5 +46,5 @@ def unfold(model: JanusModel, tokens: list[int], iterations: int) -> list[list[P
             [Place(t, model.tokenizer.piece(t), p, new) for t, p, new in zip(*rows, strict=True)]
         )
 
-    refine(model.model, memory, draft, iterations, never_generated(config), look=look)
+    refine(model.model, memory, draft, iterations, forbidden_in_nar(config), look=look)
     return passes

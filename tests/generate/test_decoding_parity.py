@@ -13,7 +13,7 @@ import torch
 
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.incremental import read_sources
-from janus_pt.generate.lengths import candidate_lengths
+from janus_pt.generate.mask_predict import candidate_lengths
 from janus_pt.generate.refine import BOUNDARY, all_masked, refine
 from janus_pt.packing.slots import pad_sources
 from tests.support.goldens import ROOT, SHAPES, TRANSLATION, Golden, needs_goldens

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.bang_nar import OnePassOptions, one_pass
+from janus_pt.generate.constraints import forbidden_in_nar
 from janus_pt.generate.hypotheses import Hypotheses
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
-from janus_pt.generate.lengths import candidate_lengths
 from janus_pt.generate.mask_predict import (
     MaskPredictOptions,
+    candidate_lengths,
     mask_predict,
     mean_score,
-    never_generated,
 )
 from janus_pt.generate.refine import all_masked, refine
 from janus_pt.generate.rerank import RerankOptions, rerank
@@ -455,7 +455,7 @@ def test_rescoring_writes_every_token_anew() -> None:
         read: list[torch.Tensor] = []
         step = model.decode_step
         model.decode_step = lambda *args: read.append(step(*args)) or read[-1]  # type: ignore[method-assign]
-        written = refine(model, memory, draft, 3, never_generated(model.config), rescore_all=True)
+        written = refine(model, memory, draft, 3, forbidden_in_nar(model.config), rescore_all=True)
         log_probs = model.logits(read[-1]).log_softmax(-1)[:, 1:-1]
         best = log_probs[..., SPECIALS:].max(-1)
     inside = draft.masked[:, 1:-1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from janus_pt.generate.incremental import read_sources
 from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict
-from janus_pt.generate.modes import MODES, check_options
+from janus_pt.generate.modes import check_options
 from janus_pt.generate.refine import read_visible, visible_mask
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives import cmlm
@@ -155,4 +155,4 @@ def test_with_a_causal_self_attention_only_p_nar_decodes() -> None:
     )
     for mode in ("ar", "rerank", "speculative"):
         with pytest.raises(UserError, match="and no P_AR; decode it with nar"):
-            MODES[mode][1](model, source, check_options(mode))
+            check_options(mode).decode(model, source)
