@@ -19,7 +19,7 @@ import torch
 from janus_pt.generate.modes import check_options
 from janus_pt.inference.cli import add_decoding_flags
 from janus_pt.inference.janus_model import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
-from janus_pt.tasks.distill import Request, distill, outputs_wanted
+from janus_pt.tasks.distill import DistillationRequest, distill, n_best_options
 from janus_pt.utils.errors import UserError, entry_point
 
 
@@ -56,10 +56,10 @@ def main() -> None:
         if value < 1:
             raise UserError(f"{key}: must be at least 1, but is {value}")
     batching = {key: options.pop(key) for key in ("batch_size", "max_batch_tokens")}
-    asked = {**options, **outputs_wanted(n_best)}
+    asked = {**options, **n_best_options(n_best)}
     check_options(asked.pop("mode"), **asked)
     load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None)
-    request = Request(folder, source, options, n_best, dtype)
+    request = DistillationRequest(folder, source, options, n_best, dtype)
     complete = distill(
         request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from janus_pt.claims.language import made_up_pairs
 from janus_pt.tasks.reading import TaskSplit, read_split
-from janus_pt.tasks.table import LINES, Task, find_task
+from janus_pt.tasks.table import PARALLEL_FILES, Task, find_task
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import write_atomically
@@ -69,7 +69,7 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     Raises:
         UserError: the data cannot be read, or the folder was made with other data.
     """
-    if data.given is None and dict(data.row.files) != LINES:
+    if data.given is None and dict(data.row.files) != PARALLEL_FILES:
         raise UserError(
             f"--task {data.task}: needs its data; give --data, or leave both out for the made-up language"
         )

@@ -124,8 +124,8 @@ def _mean_sentence_bleu(outputs: Outputs, order: int) -> float:
     """Mean over the outputs of NLTK's sentence BLEU of orders 1 to `order`, times 100."""
     nltk = require("nltk.translate.bleu_score", "tasks")
     smoothing = nltk.SmoothingFunction().method7
-    # Method 7 averages neighbouring orders. GLGE's script gives four, the higher ones with weight 0;
-    # with one or two the values would be different.
+    # Method 7 averages neighbouring orders. GLGE's script gives four, the higher ones with weight
+    # 0; with one or two the values would be different.
     weights = [1 / order] * order + [0] * (SMOOTHED_ORDERS - order)
     total = 0.0
     for prediction, references in outputs:
@@ -178,5 +178,5 @@ def _comparison(baseline: Result, system: Result) -> dict[str, float]:
         "p_value": system.p_value,
         "difference": system.score - baseline.score,
     }
-    # sacrebleu gives numpy's numbers, which JSON does not know. None is only for other tests than this.
+    # sacrebleu gives numpy's numbers, which JSON does not know. Only its other tests give None.
     return {name: float(number) for name, number in numbers.items() if number is not None}

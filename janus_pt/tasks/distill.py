@@ -1,7 +1,8 @@
-"""Sequence-level distillation (Kim and Rush 2016): a teacher's outputs for a training set, as a parallel corpus.
+"""Sequence-level distillation (Kim and Rush 2016): a teacher's outputs for a training set.
 
-The sources are cut into *portions* of consecutive lines. Each is decoded by one process and written as a whole, so
-that a killed run goes on without loss or duplicates, and any number of processes may share the work on one folder.
+The result is a parallel corpus that a student is trained on. The sources are cut into *portions* of
+consecutive lines. Each portion is decoded by one process and written as a whole. So a killed run
+goes on without loss or duplicates, and any number of processes can share the work on one folder.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash, make_folder, write_bytes_atomically
 from janus_pt.utils.text_files import read_lines
 
-PORTION = 1024
-"""Lines of a portion."""
+PORTION_LINES = 1024
 SIDES = ("src", "tgt")
+"""Endings of a portion's two files, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is distilled: with the same request the same bytes come out, however the work is shared.
+class DistillationRequest:
+    """All that decides the corpus: one request gives the same bytes however the work is shared.
 
-    model: folder of the teacher's export; options: of `JanusModel.generate`, mode included, but for those of batching;
-    n_best: outputs kept for each source; portion: lines of one.
+    Attributes:
+        model: folder of the teacher's export.
+        source: text file, one source a line.
+        options: options of `JanusModel.generate` with its mode, without those of batching.
+        n_best: outputs kept for each source.
+        dtype: type of the teacher's weights; None: as they are stored.
+        portion: lines of a portion.
     """
 
     model: str
@@ -41,28 +47,28 @@ class Request:
     options: Mapping[str, Any]
     n_best: int = 1
     dtype: str | None = None
-    portion: int = PORTION
+    portion: int = PORTION_LINES
 
-    def described(self, lines: Sequence[str]) -> dict[str, Any]:
-        """What must not change between processes and runs that share a folder; `lines` are the source's."""
+    def identity(self, lines: Sequence[str]) -> dict[str, Any]:
+        """What must not change between the processes and runs that share a folder.
+
+        Args:
+            lines: the lines of `source`.
+        """
+        model_files = sorted(path for path in Path(self.model).iterdir() if path.is_file())
         return {
-            "model": {
-                path.name: file_hash(path)
-                for path in sorted(Path(self.model).iterdir())
-                if path.is_file()
-            },
+            # By content: the same model or text may lie somewhere else on another machine.
+            "model": {path.name: file_hash(path) for path in model_files},
             "source": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-            **{
-                "options": dict(self.options),
-                "n_best": self.n_best,
-                "dtype": self.dtype,
-                "portion": self.portion,
-            },
+            "options": dict(self.options),
+            "n_best": self.n_best,
+            "dtype": self.dtype,
+            "portion": self.portion,
         }
 
 
 def distill(
-    request: Request,
+    request: DistillationRequest,
     model: JanusModel,
     output: Path,
     name: str = "train",
@@ -71,121 +77,135 @@ def distill(
     load: Callable[[], JanusModel] | None = None,
     **batching: int,
 ) -> bool:
-    """Decode this shard's portions that are missing; when all shards' are there, write `NAME.src` and `NAME.tgt`.
+    """Decode the missing portions of a shard; once all are there, write `NAME.src` and `NAME.tgt`.
 
-    A source stands once for each of its outputs. Sources that are empty or that the model cannot read, empty outputs
-    and outputs that repeat a better one are left out.
+    A source is repeated for each of its outputs. Sources that are empty or that the model cannot
+    read are skipped, as are empty outputs and outputs that repeat a better one.
 
     Args:
         output: folder of the corpus; portions are in `NAME.parts`.
-        shard: number i, from 1, of n: portions i, i + n, … are decoded.
-        workers: processes that decode; more than one needs `load`, which makes the model in each (picklable).
+        shard: number i, from 1, of n: the portions i, i + n, … are decoded.
+        workers: processes that decode; more than one needs `load`, which makes the model in each
+            (picklable).
         batching: `batch_size` and `max_batch_tokens` of `JanusModel.generate`.
 
     Returns:
         Whether the corpus is complete.
 
     Raises:
-        UserError: the source cannot be read, no line of it by the model, the model does not do what is asked for, or
-            the folder holds portions of another request.
+        UserError: the source cannot be read, the model can read no line of it, the model does not
+            have an option, or the folder holds portions of another request.
     """
     lines = read_lines(request.source)
-    parts, arguments = (
-        output / f"{name}.parts",
-        {**request.options, **batching, **outputs_wanted(request.n_best)},
-    )
-    try:  # what the teacher cannot do is told before the folder is claimed for it
-        model.generate([next(text for text in lines if _readable(text, model))], **arguments)
-    except StopIteration:
-        raise UserError(
-            f"{request.source}: every line is empty or too long for the model"
-        ) from None
+    parts = output / f"{name}.parts"
+    arguments = {**request.options, **batching, **n_best_options(request.n_best)}
+    # What the teacher cannot do is reported before the folder is claimed for this request.
+    _try_first_line(request.source, lines, model, arguments)
     make_folder(parts)
-    _claim(parts / "request.json", request.described(lines))
-    number, shards = shard
-    count = -(-len(lines) // request.portion)
-    missing = [
-        place
-        for place in range(number - 1, count, shards)
-        if not _part(parts, place, "tgt").exists()
-    ]
-    reading: deque[tuple[int, list[str]]] = deque()
+    _claim(parts / "request.json", request.identity(lines))
 
-    def portions() -> Iterator[list[list[int]]]:
-        for place in missing:
-            own = lines[place * request.portion : (place + 1) * request.portion]
-            texts = [text for text in own if _readable(text, model)]
-            reading.append((place, texts))
+    number, shards = shard
+    portions = -(-len(lines) // request.portion)
+    of_this_shard = range(number - 1, portions, shards)
+    missing = [index for index in of_this_shard if not _part(parts, index, "tgt").exists()]
+    # Outputs come back in the order of the inputs: the sources wait here for theirs.
+    waiting: deque[tuple[int, list[str]]] = deque()
+
+    def encode_portions() -> Iterator[list[list[int]]]:
+        for index in missing:
+            first = index * request.portion
+            portion_lines = lines[first : first + request.portion]
+            texts = [text for text in portion_lines if _is_readable(text, model)]
+            waiting.append((index, texts))
             yield [model.encode(text) for text in texts]
 
-    for found in tqdm(
-        decode_portions(portions(), model, workers, load, arguments),
-        total=len(missing),
-        disable=None,
-    ):
-        place, texts = reading.popleft()
-        _write_part(parts, place, list(_pairs(texts, found, request.n_best)))
-    complete = all(_part(parts, place, "tgt").exists() for place in range(count))
-    for side in SIDES if complete else ():
-        _join(
-            [_part(parts, place, side) for place in range(count)], output / f"{name}.{side}", number
-        )
+    decoded = decode_portions(encode_portions(), model, workers, load, arguments)
+    for generations in tqdm(decoded, total=len(missing), disable=None):
+        index, texts = waiting.popleft()
+        _write_part(parts, index, list(_pairs(texts, generations, request.n_best)))
+    complete = all(_part(parts, index, "tgt").exists() for index in range(portions))
+    if complete:
+        # Every process that finds all portions done joins them: there is no last one to rely on.
+        for side in SIDES:
+            files = [_part(parts, index, side) for index in range(portions)]
+            _join(files, output / f"{name}.{side}", number)
     return complete
 
 
-def outputs_wanted(n_best: int) -> dict[str, int]:
-    """The option for `n_best` outputs; speculative decoding and BANG's have none, as they make one."""
+def n_best_options(n_best: int) -> dict[str, int]:
+    """The option for `n_best` outputs; one is the default of all modes, and some have no more."""
     return {"num_return_sequences": n_best} if n_best > 1 else {}
 
 
-def _readable(text: str, model: JanusModel) -> bool:
-    return (
-        bool(text.strip())
-        and len(model.source_tokenizer.encode(text)) + 2 <= model.config.max_positions
-    )
+def _try_first_line(
+    source: str, lines: Sequence[str], model: JanusModel, arguments: dict[str, Any]
+) -> None:
+    """Decode the first line that the model can read, so that its errors come before the work."""
+    for text in lines:
+        if _is_readable(text, model):
+            model.generate([text], **arguments)
+            return
+    raise UserError(f"{source}: every line is empty or too long for the model")
 
 
-def _pairs(sources: list[str], found: list[Generation], n_best: int) -> Iterator[tuple[str, str]]:
-    """Each source with each of its outputs, `n_best` of which stand together."""
-    for place, source in enumerate(sources):
-        outputs = (
-            " ".join(one.text.split()) for one in found[place * n_best : (place + 1) * n_best]
-        )
-        for text in dict.fromkeys(outputs):
+def _is_readable(text: str, model: JanusModel) -> bool:
+    if not text.strip():
+        return False
+    # The model puts bos and eos around the tokens.
+    return len(model.source_tokenizer.encode(text)) + 2 <= model.config.max_positions
+
+
+def _pairs(
+    sources: Sequence[str], generations: Sequence[Generation], n_best: int
+) -> Iterator[tuple[str, str]]:
+    """Each source with each of its outputs; `generations` holds `n_best` in a row for each."""
+    for index, source in enumerate(sources):
+        outputs = generations[index * n_best : (index + 1) * n_best]
+        texts = [" ".join(output.text.split()) for output in outputs]
+        # Different tokens may give the same text: it is kept once, where the best of them stands.
+        for text in dict.fromkeys(texts):
             if text:
                 yield " ".join(source.split()), text
 
 
-def _part(parts: Path, place: int, side: str) -> Path:
-    return parts / f"{place:06d}.{side}"
+def _part(parts: Path, index: int, side: str) -> Path:
+    """A portion's file; the numbers sort like the portions."""
+    return parts / f"{index:06d}.{side}"
 
 
-def _write_part(parts: Path, place: int, pairs: list[tuple[str, str]]) -> None:
-    """Sources first: a portion is there when its targets are."""
+def _write_part(parts: Path, index: int, pairs: list[tuple[str, str]]) -> None:
+    # Sources first: a portion counts as done when its targets are there.
     for column, side in enumerate(SIDES):
         content = "".join(pair[column] + "\n" for pair in pairs)
-        write_bytes_atomically(_part(parts, place, side), content.encode())
+        write_bytes_atomically(_part(parts, index, side), content.encode())
 
 
-def _join(parts: list[Path], target: Path, number: int) -> None:
-    """All portions in one file; processes that do so at the same time write the same."""
+def _join(parts: list[Path], target: Path, shard: int) -> None:
+    """Write all portions as one file; processes that do so at once write the same bytes."""
     content = b"".join(part.read_bytes() for part in parts)
-    write_bytes_atomically(target, content, writer=str(number))
+    write_bytes_atomically(target, content, writer=str(shard))
 
 
-def _claim(path: Path, wanted: dict[str, Any]) -> None:
-    """Write down what the folder is made of, or compare; the first of several processes that come at once writes."""
+def _claim(path: Path, identity: dict[str, Any]) -> None:
+    """Note what the folder is made of, or compare with what is noted there.
+
+    Of several processes that come at once one writes and the others compare.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(wanted, indent=1))
+    partial.write_text(json.dumps(identity, indent=1))
     try:
+        # A link is made only where there is no file yet, so that exactly one process succeeds, and
+        # with its content complete. `replace` would overwrite another's request.
         os.link(partial, path)
     except FileExistsError:
-        there = json.loads(path.read_text())
-        if changed := [
-            key for key in wanted if there.get(key) != json.loads(json.dumps(wanted[key]))
-        ]:
+        existing = json.loads(path.read_text())
+        # Through JSON, as what is compared has been: tuples are lists there.
+        wanted = json.loads(json.dumps(identity))
+        changed = [key for key in wanted if existing.get(key) != wanted[key]]
+        if changed:
             raise UserError(
-                f"{path.parent}: holds portions made with another {', '.join(changed)}; give another --output or --name"
+                f"{path.parent}: holds portions made with another {', '.join(changed)}; give "
+                "another --output or --name"
             ) from None
     finally:
         partial.unlink()

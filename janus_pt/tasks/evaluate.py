@@ -1,4 +1,4 @@
-"""A model on a task's split: decoded in every mode asked for, scored, timed."""
+"""Evaluate a model on a task's split: decode it in every mode asked for, score, time."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from janus_pt.utils.text_files import check_writable, write_json
 
 BOUNDARIES = 2
 """bos and eos: positions that no token of the text can have."""
+Options = dict[str, Any]
+"""Options of `JanusModel.generate`."""
 
 
 def evaluate(
@@ -36,36 +38,43 @@ def evaluate(
 
     Args:
         model: a loaded model, or the folder of an exported one.
-        modes: of `JanusModel.generate`.
-        changes: `MODE.OPTION=VALUE` each, over the task's decoding defaults.
+        modes: modes of `JanusModel.generate`.
+        output: file for the report.
+        changes: `MODE.OPTION=VALUE` each, applied to the task's decoding defaults.
         batch_size: inputs decoded together; default: the model's own.
 
     Returns:
-        The report: what was evaluated, and `rows`, one for each mode: its options, metrics with signatures, mean
-        decoder passes of a sentence, seconds and sentences per second of decoding.
+        The report: what was evaluated, and `rows`, one for each mode: its options, metrics with
+        signatures, mean decoder passes of a sentence, seconds and sentences per second of decoding.
 
     Raises:
-        UserError: an unknown task, mode or option, or data that cannot be read.
+        UserError: an unknown task, mode or option, data that cannot be read, or a package that is
+            missing.
     """
+    # Everything that can be wrong is checked before the model is loaded and anything is decoded.
     task = find_task(task_name)
     check_metrics(task.metrics)
-    options = decoding_options(task, modes, changes)
+    changed_options = decoding_options(task, modes, changes)
     examples = read_split(task, data, split)
     check_writable(output)
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
-    sources, max_length = fitting(
-        task, examples, model.source_tokenizer, model.config.max_positions
-    )
-    batching = {} if batch_size is None else {"batch_size": batch_size}
-    chosen = {mode: {"max_length": max_length, **options[mode], **batching} for mode in modes}
-    for mode in modes:  # what the model cannot do is told before the first mode is decoded
-        model.generate(sources[:1], mode=mode, **chosen[mode])
+    tokenizer, max_positions = model.source_tokenizer, model.config.max_positions
+    sources, max_length = fitting(task, examples, tokenizer, max_positions)
+    options: dict[str, Options] = {}
+    for mode in modes:
+        options[mode] = {"max_length": max_length, **changed_options[mode]}
+        if batch_size is not None:
+            options[mode]["batch_size"] = batch_size
+    # Options that this model cannot follow are reported before the first mode is decoded, not hours
+    # later when their mode is reached.
+    for mode in modes:
+        model.generate(sources[:1], mode=mode, **options[mode])
     rows = []
     for mode in modes:
-        row, texts = _evaluate_mode(model, task, sources, examples, mode, chosen[mode])
+        row, texts = _evaluate_mode(model, task, sources, examples, mode, options[mode])
         path = Path(f"{Path(output).with_suffix('')}.{mode}.txt")
-        path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         rows.append({**row, "predictions": str(path)})
     shortened = sum(a != b for a, b in zip(sources, examples.sources, strict=True))
     report = {
@@ -74,48 +83,61 @@ def evaluate(
         "split": split,
         "sentences": len(sources),
         "shortened": shortened,
+        "rows": rows,
     }
-    report["rows"] = rows
     write_json(output, report)
     return report
 
 
 def decoding_options(
     task: Task, modes: Sequence[str], changes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """mode -> options: the task's defaults, then what is changed. `UserError` for one that is not there."""
+) -> dict[str, Options]:
+    """mode -> options: the task's defaults with `changes` applied.
+
+    Args:
+        changes: `MODE.OPTION=VALUE` each; a value that is no JSON is text.
+
+    Raises:
+        UserError: an unknown mode, an option that a mode does not have or that scoring forbids, or
+            a change that is written differently.
+    """
     for mode in modes:
         if mode not in MODES:
             raise UserError(f"mode: there is no {mode!r}; use one of: {', '.join(MODES)}")
     options = {mode: dict(task.decoding.get(mode, {})) for mode in modes}
     for change in changes:
-        name, equals, text = change.partition("=")
-        mode, dot, option = name.partition(".")
-        if not (equals and dot and option):
-            raise UserError(
-                f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4"
-            )
+        mode, option, value = _parse_change(change)
         if mode not in options:
             raise UserError(
-                f"--set {change}: mode {mode!r} is not evaluated; --mode asks for {', '.join(modes)}"
+                f"--set {change}: mode {mode!r} is not evaluated; --mode asks for "
+                f"{', '.join(modes)}"
             )
-        try:
-            options[mode][option] = json.loads(text)
-        except ValueError:
-            options[mode][option] = text
-    for mode, own in options.items():
-        check_scored_options(mode, **own)
+        options[mode][option] = value
+    for mode, options_of_mode in options.items():
+        check_scored_options(mode, **options_of_mode)
     return options
+
+
+def _parse_change(change: str) -> tuple[str, str, Any]:
+    """Mode, option and value of `MODE.OPTION=VALUE`."""
+    name, equals, text = change.partition("=")
+    mode, dot, option = name.partition(".")
+    if not (equals and dot and option):
+        raise UserError(f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4")
+    try:
+        return mode, option, json.loads(text)
+    except ValueError:
+        return mode, option, text
 
 
 def fitting(
     task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int
 ) -> tuple[list[str], int]:
     """Sources cut to what task and model read, and the most tokens that decoding may write."""
-    longest = max_positions - BOUNDARIES
-    limit = min(task.max_source_tokens, longest)
+    most_tokens = max_positions - BOUNDARIES
+    limit = min(task.max_source_tokens, most_tokens)
     sources = [shorten(source, tokenizer, limit) for source in examples.sources]
-    return sources, min(task.max_target_tokens, longest)
+    return sources, min(task.max_target_tokens, most_tokens)
 
 
 def text_of(generation: Generation) -> str:
@@ -124,18 +146,19 @@ def text_of(generation: Generation) -> str:
 
 
 def score_texts(task: Task, texts: Sequence[str], examples: TaskSplit) -> Scores:
-    """The task's metrics, on what its row says is compared."""
+    """The task's metrics on `texts`, one for each example."""
     return compute(comparable(task, texts, examples), task.metrics)
 
 
 def comparable(task: Task, texts: Sequence[str], examples: TaskSplit) -> Outputs:
     """Outputs with their references, grouped and in lower case where the task's row says so."""
-    outputs = pair_up(texts, [examples.targets], examples.sources if task.group_by_source else None)
+    sources = examples.sources if task.group_by_source else None
+    outputs = pair_up(texts, [examples.targets], sources)
     return outputs.map_texts(str.lower) if task.lowercase else outputs
 
 
 def print_table(report: Mapping[str, Any]) -> None:
-    """The report's rows, one metric a column."""
+    """Print a report's rows, one metric a column."""
     names = list(report["rows"][0]["metrics"])
     print(f"{report['task']}, {report['split']}: {report['sentences']} sentences")
     print(f"{'mode':<12}" + "".join(f"{name:>15}" for name in (*names, "passes", "sentences/s")))
@@ -150,19 +173,21 @@ def _evaluate_mode(
     sources: list[str],
     examples: TaskSplit,
     mode: str,
-    options: dict[str, Any],
+    options: Options,
 ) -> tuple[dict[str, Any], list[str]]:
+    """The report's row of a mode, without its file, and the texts that were decoded."""
     start = time.monotonic()
     generations = model.generate(sources, mode=mode, **options)
     seconds = time.monotonic() - start
     texts = [text_of(generation) for generation in generations]
-    found = score_texts(task, texts, examples)
+    scores = score_texts(task, texts, examples)
+    passes = sum(generation.decoder_passes for generation in generations)
     row = {
         "mode": mode,
         "options": options,
-        "metrics": found.values,
-        "signatures": found.signatures,
-        "decoder_passes": sum(generation.decoder_passes for generation in generations) / len(texts),
+        "metrics": scores.values,
+        "signatures": scores.signatures,
+        "decoder_passes": passes / len(texts),
         "seconds": seconds,
         "sentences_per_s": len(texts) / seconds,
     }

@@ -80,8 +80,8 @@ class _NoSynonyms:
 def meteor(outputs: Outputs) -> Scores:
     """NLTK's METEOR (Banerjee and Lavie 2005) with exact and stem matches.
 
-    Mean over the outputs of the best reference's score. WordNet is not used, so that nothing must be
-    downloaded. Published values are mostly METEOR 1.5's, with synonyms, paraphrases and other
+    Mean over the outputs of the best reference's score. WordNet is not used, so that nothing must
+    be downloaded. Published values are mostly METEOR 1.5's, with synonyms, paraphrases and other
     weights: they are not on this scale.
     """
     meteor_score = require("nltk.translate.meteor_score", "tasks").meteor_score
@@ -103,7 +103,7 @@ def distinct(outputs: Outputs) -> Scores:
         counts: Counter[tuple[str, ...]] = Counter()
         for prediction in outputs.predictions:
             counts.update(_ngrams(prediction.split(), order))
-        # Predictions may all be shorter than the order: then there is no n-gram, and the value is 0.
+        # Predictions may all be shorter than the order: there is no n-gram then, the value is 0.
         total = max(1, counts.total())
         values[f"distinct{order}"] = 100 * len(counts) / total
     return Scores(values, {"distinct": "corpus, whitespace tokens"})

@@ -1,7 +1,8 @@
-"""Reading a task's folder: examples as source and target texts."""
+"""Read a task's folder: examples as source and target texts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from janus_pt.utils.text_files import check_equally_long, read_lines, read_objec
 
 LEVELS = ("easy", "medium", "hard")
 """GLGE's versions of its training sets."""
+Example = dict[str, Any]
+"""Field -> value; from a JSON file the value may be anything."""
 
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """The examples of a split: texts, line by line."""
+    """The examples of a split, line by line: sources and targets, the same number of each."""
 
     sources: list[str]
     targets: list[str]
@@ -26,93 +29,122 @@ class TaskSplit:
 def read_split(task: Task, data: str | Path, split: str) -> TaskSplit:
     """Read a split from the data folder.
 
-    `data` is the folder of the files or, for GLGE, any above it: `org_data`, the task's, a level's (`easy`, `medium`,
-    `hard`), or the root if it has only one level.
+    Args:
+        data: the folder of the files; for GLGE any folder above it: `org_data`, the task's, a
+            level's (`easy`, `medium`, `hard`), or the root if it has only one level.
 
     Raises:
-        UserError: a file is missing, or files have different numbers of lines, or a line has an empty or no source or
-            target; the message names file and line.
+        UserError: a file is missing, files have different numbers of lines, or a line has an empty
+            or no source or target; the message names file and line.
     """
     folder = find_folder(task, Path(data), split)
     paths = {name: folder / pattern.format(split=split) for name, pattern in task.files.items()}
-    columns: dict[str, list[Any]] = {}
-    for name, path in paths.items():
-        columns[str(path)] = (
-            read_objects(path) if path.suffix == ".jsonl" else [{name: x} for x in read_lines(path)]
-        )
+    columns = {str(path): _read_column(name, path) for name, path in paths.items()}
     check_equally_long(columns)
-    examples = [
-        {k: v for part in parts for k, v in part.items()}
-        for parts in zip(*columns.values(), strict=True)
-    ]
-    places = {name: path for name, path in paths.items() if path.suffix != ".jsonl"}
-    default = next(iter(paths.values()))
-    sources = [
-        _fill(task.source, example, places, default, line)
-        for line, example in enumerate(examples, 1)
-    ]
-    targets = [
-        _fill(task.target, example, places, default, line)
-        for line, example in enumerate(examples, 1)
-    ]
+    examples = []
+    for parts in zip(*columns.values(), strict=True):
+        example: Example = {}
+        for part in parts:
+            example.update(part)
+        examples.append(example)
+    sources = _fill_all(task.source, examples, _file_behind(task.source, paths))
+    targets = _fill_all(task.target, examples, _file_behind(task.target, paths))
     return TaskSplit(sources, targets)
 
 
 def find_folder(task: Task, data: Path, split: str) -> Path:
-    """The folder with the task's files at or below `data`; `UserError` if there is none, or more than one level's."""
+    """The folder with the task's files at or below `data`.
+
+    Raises:
+        UserError: there is no such folder, or there is one for each of several levels.
+    """
     if not data.is_dir():
         raise UserError(f"{data}: no such folder; give the folder of the task's files")
-    first = next(iter(task.files.values())).format(split=split)
-    inner = Path(task.folder)
-    for folder in (data, data / inner.name, data / inner) if task.folder else (data,):
-        if _has(folder, first):
+    first_file = next(iter(task.files.values())).format(split=split)
+    subfolder = Path(task.folder)
+    candidates = [data]
+    if task.folder:
+        # `data` may be the task's folder, or hold it: squadqg_data/ or easy/.
+        candidates += [data / subfolder.name, data / subfolder]
+    for folder in candidates:
+        if _has_file(folder, first_file):
             return folder
-    found = [level for level in LEVELS if task.folder and _has(data / level / inner, first)]
-    if len(found) == 1:
-        return data / found[0] / inner
-    if found:
+    levels = []
+    if task.folder:
+        levels = [level for level in LEVELS if _has_file(data / level / subfolder, first_file)]
+    if len(levels) == 1:
+        return data / levels[0] / subfolder
+    if levels:
+        # The levels have different training sets: none of them is a default.
         raise UserError(
-            f"{data}: has the levels {', '.join(found)}; give one of them, as in {data / found[0]}"
+            f"{data}: has the levels {', '.join(levels)}; give one of them, as in {data / levels[0]}"
         )
-    here = f", nor {inner / first}" if task.folder else ""
+    also = f", nor {subfolder / first_file}" if task.folder else ""
     raise UserError(
-        f"{data}: has no {first}{here}; give the folder of the task's files, and a split that is there"
+        f"{data}: has no {first_file}{also}; give the folder of the task's files, and a split that "
+        "is there"
     )
 
 
 def shorten(text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
-    """The text, or its beginning that is at most `max_tokens` tokens long."""
-    tokens, kept = tokenizer.encode(text), max_tokens
-    first = tokens
-    while (
-        len(tokens) > max_tokens
-    ):  # the beginning of a text may be cut into more pieces than it was before
-        text = tokenizer.decode(first[:kept])
-        tokens, kept = tokenizer.encode(text), kept - 1
-    return text
+    """The text, or its longest beginning that has at most `max_tokens` tokens."""
+    tokens = tokenizer.encode(text)
+    if len(tokens) <= max_tokens:
+        return text
+    # The beginning of a text by itself may have more tokens than it had within the text: then one
+    # token fewer is tried. An empty beginning has none, so this ends.
+    kept = max_tokens
+    beginning = tokenizer.decode(tokens[:kept])
+    while len(tokenizer.encode(beginning)) > max_tokens:
+        kept -= 1
+        beginning = tokenizer.decode(tokens[:kept])
+    return beginning
 
 
-def _has(folder: Path, name: str) -> bool:
+def _has_file(folder: Path, name: str) -> bool:
+    """Whether the file is there, as it is or compressed."""
     return (folder / name).exists() or (folder / f"{name}.gz").exists()
 
 
-def _fill(
-    template: str, example: dict[str, Any], places: dict[str, Path], default: Path, line: int
-) -> str:
-    """The template with the example's fields, on one line of text."""
-    name = next((n for n in places if f"{{{n}}}" in template), "")
-    place = f"{places.get(name, default)}, line {line}"
+def _read_column(name: str, path: Path) -> list[Example]:
+    """The fields that a file gives: those of its objects, or one called `name`."""
+    if path.suffix == ".jsonl":
+        return read_objects(path)
+    return [{name: line} for line in read_lines(path)]
+
+
+def _file_behind(template: str, paths: dict[str, Path]) -> Path:
+    """The file that is named where a template cannot be filled: that of its first field, if known.
+
+    A JSON file is not called after a field; where no file is, the first is named.
+    """
+    for name, path in paths.items():
+        if path.suffix != ".jsonl" and f"{{{name}}}" in template:
+            return path
+    return next(iter(paths.values()))
+
+
+def _fill_all(template: str, examples: Sequence[Example], path: Path) -> list[str]:
+    return [
+        _fill(template, example, f"{path}, line {number}")
+        for number, example in enumerate(examples, start=1)
+    ]
+
+
+def _fill(template: str, example: Example, position: str) -> str:
+    """The template with the example's fields, on one line; `position` is file and line."""
     try:
-        text = template.format_map(_Fields(example))
+        text = template.format_map(_TextFields(example))
     except KeyError as error:
-        raise UserError(f"{place}: no field {error}; the task needs it") from None
+        raise UserError(f"{position}: no field {error}; the task needs it") from None
     except ValueError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{position}: {error}") from None
+    # A line is an example in all files that are written from here on.
     return " ".join(text.split())
 
 
-class _Fields(dict[str, Any]):
-    """Fields of an example that must hold text."""
+class _TextFields(dict[str, Any]):
+    """Fields of an example of which the template takes only text that is not empty."""
 
     def __getitem__(self, name: str) -> str:
         value = super().__getitem__(name)

@@ -1,4 +1,4 @@
-"""The tasks, one row each. A new task is one more row: see docs/guides/tasks.md."""
+"""The tasks, one row each. A new task is one more row: see docs/extending/add_a_task.md."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any
 
 from janus_pt.utils.errors import UserError
 
-LINES = {"src": "{split}.src", "tgt": "{split}.tgt"}
+PARALLEL_FILES = {"src": "{split}.src", "tgt": "{split}.tgt"}
 """Two files, line by line: the fields of an example are `src` and `tgt`."""
-QUESTION_METRICS = ("coco_rougeL", "bleu4", "meteor")
-ROUGE = ("rouge1", "rouge2", "rougeL")
+BEAM_4 = {"num_beams": 4}
+BEAM_5 = {"num_beams": 5}
+MASK_PREDICT = {"iterations": 10, "length_beam": 5}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is read, how it is decoded, how it is scored.
+    """How examples are read, decoded and scored.
 
     Attributes:
-        files: field -> file of a split, one value a line. A `.jsonl` file gives all fields of its objects at once.
-        source, target: texts made of the fields.
+        files: field -> file of a split, one value a line. A `.jsonl` file gives all fields of its
+            objects at once.
+        source, target: texts made of the fields, by `str.format`'s rules.
         max_source_tokens: a longer source is cut there.
-        max_target_tokens: training pairs with a longer target are left out; decoding stops there.
-        cut_sources: whether pairs with a longer source are trained on, or left out too.
-        metrics: of `metrics.METRICS`.
-        scores: the values that make up the task's score in a benchmark; empty: all.
-        decoding: mode -> options of `JanusModel.generate`.
-        folder: where the files are below the data folder, if not in it.
-        group_by_source: examples with an identical source are scored as one; see `outputs.pair_up`.
+        max_target_tokens: training pairs with a longer target are skipped; decoding stops there.
+        cut_sources: whether training pairs with a longer source are cut, or skipped as well.
+        metrics: names of `metrics.METRICS`.
+        overall_values: the values whose mean is the task's part of a benchmark's overall score.
+        decoding: mode -> default options of `JanusModel.generate`.
+        folder: path of the files below the data folder, if they are not in it.
+        group_by_source: whether examples with an identical source are scored as one; see
+            `outputs.pair_up`.
         lowercase: whether predictions and references are compared in lower case.
     """
 
-    files: Mapping[str, str] = field(default_factory=lambda: dict(LINES))
+    files: Mapping[str, str] = field(default_factory=lambda: dict(PARALLEL_FILES))
     source: str = "{src}"
     target: str = "{tgt}"
     max_source_tokens: int = 510
     max_target_tokens: int = 128
     cut_sources: bool = True
     metrics: tuple[str, ...] = ("rouge",)
-    scores: tuple[str, ...] = ()
+    overall_values: tuple[str, ...] = ()
     decoding: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {
-            "ar": {"num_beams": 4},
-            "nar": {"iterations": 10, "length_beam": 5},
-        }
+        default_factory=lambda: {"ar": BEAM_4, "nar": MASK_PREDICT}
     )
     folder: str = ""
     group_by_source: bool = False
@@ -56,43 +56,67 @@ class Task:
 TRANSLATION = Task(
     max_source_tokens=254,
     max_target_tokens=254,
+    # Half a sentence has no translation: a pair that is too long is skipped, not cut.
     cut_sources=False,
     metrics=("bleu", "chrf", "ter"),
-    decoding={"ar": {"num_beams": 5}, "nar": {"iterations": 10, "length_beam": 5}},
+    decoding={"ar": BEAM_5, "nar": MASK_PREDICT},
 )
 
-
-def _glge(folder: str, max_target_tokens: int, scores: tuple[str, ...], **row: Any) -> Task:
-    return Task(
-        folder=f"{folder}_data/org_data", max_target_tokens=max_target_tokens, scores=scores, **row
-    )
-
-
+# Folders, metrics and lower-casing of the rows below are those of GLGE's own scripts (Liu et al. 2021).
 TASKS: Mapping[str, Task] = {
     "nmt": TRANSLATION,
-    "glge/cnndm": _glge(
-        *("cnndm", 254, ("rouge1", "rouge2", "rougeLsum")),
+    "glge/cnndm": Task(
+        folder="cnndm_data/org_data",
+        max_target_tokens=254,
+        overall_values=("rouge1", "rouge2", "rougeLsum"),
         decoding={
             "ar": {"num_beams": 5, "length_penalty": 1.2, "min_length": 45},
-            "nar": {"iterations": 10, "length_beam": 5},
+            "nar": MASK_PREDICT,
         },
     ),
-    "glge/gigaword": _glge("gigaword", 64, ROUGE),
-    "glge/xsum": _glge("xsum", 126, ROUGE),
-    "glge/msnews": _glge("msnews", 64, ROUGE),
-    "glge/squad_qg": _glge(
-        *("squadqg", 64, QUESTION_METRICS),
-        metrics=QUESTION_METRICS,
+    "glge/gigaword": Task(
+        folder="gigaword_data/org_data",
+        max_target_tokens=64,
+        overall_values=("rouge1", "rouge2", "rougeL"),
+    ),
+    "glge/xsum": Task(
+        folder="xsum_data/org_data",
+        max_target_tokens=126,
+        overall_values=("rouge1", "rouge2", "rougeL"),
+    ),
+    "glge/msnews": Task(
+        folder="msnews_data/org_data",
+        max_target_tokens=64,
+        overall_values=("rouge1", "rouge2", "rougeL"),
+    ),
+    "glge/squad_qg": Task(
+        folder="squadqg_data/org_data",
+        max_target_tokens=64,
+        metrics=("coco_rougeL", "bleu4", "meteor"),
+        overall_values=("coco_rougeL", "bleu4", "meteor"),
+        # Several questions are asked about one passage: all of them are references.
         group_by_source=True,
         lowercase=True,
     ),
-    "glge/msqg": _glge(
-        "msqg", 64, QUESTION_METRICS, metrics=QUESTION_METRICS, group_by_source=True, lowercase=True
+    "glge/msqg": Task(
+        folder="msqg_data/org_data",
+        max_target_tokens=64,
+        metrics=("coco_rougeL", "bleu4", "meteor"),
+        overall_values=("coco_rougeL", "bleu4", "meteor"),
+        group_by_source=True,
+        lowercase=True,
     ),
-    "glge/coqa": _glge("coqa", 64, ("coqa_f1",), metrics=("coqa_f1",)),
-    "glge/personachat": _glge(
-        *("personachat", 64, ("sentence_bleu1", "sentence_bleu2", "distinct1", "distinct2")),
+    "glge/coqa": Task(
+        folder="coqa_data/org_data",
+        max_target_tokens=64,
+        metrics=("coqa_f1",),
+        overall_values=("coqa_f1",),
+    ),
+    "glge/personachat": Task(
+        folder="personachat_data/org_data",
+        max_target_tokens=64,
         metrics=("sentence_bleu", "distinct"),
+        overall_values=("sentence_bleu1", "sentence_bleu2", "distinct1", "distinct2"),
     ),
     "fairytaleqa": Task(
         files={"all": "{split}.jsonl"},
@@ -103,30 +127,37 @@ TASKS: Mapping[str, Task] = {
     ),
 }
 
-LANGUAGES = re.compile(r"nmt(?P<tagged>-tagged)?/(?P<source>[\w.]+)-(?P<target>[\w.]+)")
+LANGUAGE_PAIR = re.compile(r"nmt(?P<tagged>-tagged)?/(?P<source>[\w.]+)-(?P<target>[\w.]+)")
 
 
 def find_task(name: str) -> Task:
     """The row called `name`.
 
-    `nmt/de-en` is `nmt` with files that end in the languages, `{split}.de` and `{split}.en`; in `nmt-tagged/de-en`
-    each source also begins with the language it is to be translated into, as in `<2en>`.
+    `nmt/de-en` is `nmt` with files that end in the languages, `{split}.de` and `{split}.en`. In
+    `nmt-tagged/de-en` each source also begins with the language that it is translated into, as in
+    `<2en>`.
 
     Raises:
-        UserError: there is no such task, or its two languages are one.
+        UserError: there is no such task, or source and target are the same language.
     """
     if name in TASKS:
         return TASKS[name]
-    if pair := LANGUAGES.fullmatch(name):
-        if pair["source"] == pair["target"]:
-            raise UserError(
-                f"task: {name} has one language, whose files would be source and target alike; name two"
-            )
-        files = {"src": f"{{split}}.{pair['source']}", "tgt": f"{{split}}.{pair['target']}"}
-        source = f"<2{pair['target']}> {{src}}" if pair["tagged"] else "{src}"
-        return replace(TRANSLATION, files=files, source=source)
+    if pair := LANGUAGE_PAIR.fullmatch(name):
+        return _translation(name, pair["source"], pair["target"], tagged=bool(pair["tagged"]))
     near = get_close_matches(name, TASKS, 1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise UserError(
         f"task: there is no {name!r}; {meant}There are: {', '.join(TASKS)}, nmt/SOURCE-TARGET"
     )
+
+
+def _translation(name: str, source: str, target: str, tagged: bool) -> Task:
+    """`TRANSLATION` for two languages."""
+    if source == target:
+        raise UserError(
+            f"task: {name} has one language, so that source and target would be the same file; "
+            "name two"
+        )
+    files = {"src": f"{{split}}.{source}", "tgt": f"{{split}}.{target}"}
+    template = f"<2{target}> {{src}}" if tagged else "{src}"
+    return replace(TRANSLATION, files=files, source=template)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.tasks.distill import Request, distill
+from janus_pt.tasks.distill import DistillationRequest, distill
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
@@ -44,8 +44,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def request(teacher: Path, source: Path, **given: Any) -> Request:
-    return Request(str(teacher), str(source), **{"options": OPTIONS, "portion": PORTION, **given})
+def request(teacher: Path, source: Path, **given: Any) -> DistillationRequest:
+    return DistillationRequest(
+        str(teacher), str(source), **{"options": OPTIONS, "portion": PORTION, **given}
+    )
 
 
 def corpus(folder: Path) -> list[tuple[str, str]]:
@@ -111,7 +113,7 @@ DISTILL = """
 import os, signal, sys
 from pathlib import Path
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.tasks.distill import Request, distill
+from janus_pt.tasks.distill import DistillationRequest, distill
 teacher, source, output, *last = sys.argv[1:]
 
 def kill_myself(event, arguments):
@@ -119,7 +121,7 @@ def kill_myself(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(kill_myself)
-request = Request(teacher, source, {"mode": "ar", "num_beams": 3, "max_length": 6}, n_best=2, portion=4)
+request = DistillationRequest(teacher, source, {"mode": "ar", "num_beams": 3, "max_length": 6}, n_best=2, portion=4)
 distill(request, JanusModel.from_pretrained(teacher), Path(output))
 """
 

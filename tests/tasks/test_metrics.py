@@ -367,10 +367,10 @@ def test_glge_overall_is_the_mean_of_means() -> None:
     rows = {name: task for name, task in TASKS.items() if name.startswith("glge/")}
     assert len(rows) == 8
     scores = {
-        name: {metric: 10.0 * n + m for m, metric in enumerate(task.scores)}
+        name: {metric: 10.0 * n + m for m, metric in enumerate(task.overall_values)}
         for n, (name, task) in enumerate(rows.items())
     }
-    means = [10.0 * n + (len(task.scores) - 1) / 2 for n, task in enumerate(rows.values())]
+    means = [10.0 * n + (len(task.overall_values) - 1) / 2 for n, task in enumerate(rows.values())]
     assert glge_overall(scores)["overall"] == pytest.approx(sum(means) / 8)
     del scores["glge/msqg"]
     with pytest.raises(UserError, match="glge/msqg is missing"):
@@ -379,7 +379,7 @@ def test_glge_overall_is_the_mean_of_means() -> None:
 
 def test_overall_of_reports(tmp_path: Path) -> None:
     def write(name: str, task: str, split: str = "test", value: Any = 50.0) -> str:
-        rows = [{"mode": "nar", "metrics": dict.fromkeys(TASKS[task].scores, value)}]
+        rows = [{"mode": "nar", "metrics": dict.fromkeys(TASKS[task].overall_values, value)}]
         (tmp_path / name).write_text(json.dumps({"task": task, "split": split, "rows": rows}))
         return str(tmp_path / name)
 
@@ -430,7 +430,7 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_rows_ask_for_metrics_that_give_their_scores() -> None:
     outputs = Outputs(["a b c d e"], [["a b c d f"]])
     for task in TASKS.values():
-        assert set(task.scores) <= set(compute(outputs, task.metrics).values)
+        assert set(task.overall_values) <= set(compute(outputs, task.metrics).values)
 
 
 def test_paired_bootstrap_tells_a_better_system() -> None:
