@@ -12,18 +12,16 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from janus_pt.config.schema import (
-    OWN_WEIGHTS,
-    WEIGHTS,
     Config,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     ParallelConfig,
     PrecisionConfig,
     Section,
     padded_vocab_size,
 )
 from janus_pt.model.limits import trained_problems
+from janus_pt.objectives.limits import objective_problems
 from janus_pt.parallel.deepspeed_config import clashes
 from janus_pt.tasks.limits import validation_problems
 
@@ -55,9 +53,8 @@ BOUNDS = {
 def find_problems(data: dict[str, Any], world_size: int | None) -> list[Problem]:
     """Everything wrong with the content of a configuration; empty if it is a good one.
 
-    Combinations are checked as far as the sections they involve are valid by themselves. `world_size` is the number
-    of ranks that share a step; None leaves that check out.
-    """
+    Combinations are checked as far as the sections they involve are valid by themselves.
+    `world_size` is the number of ranks that share a step; None leaves that check out."""
     try:
         return list(_combinations(dict(Config.model_validate(data)), world_size))
     except ValidationError as error:
@@ -184,8 +181,7 @@ def _combinations(valid: dict[str, Any], world_size: int | None) -> Iterator[Pro
             ranks = world_size // parallel.model_parallel_size if world_size else None
             yield from _batch_problems(data, ranks)
     if "objective" in valid:
-        yield from _objective_problems(valid["objective"])
-        yield from _objective_fits(valid["objective"].name, model, parallel)
+        yield from objective_problems(valid["objective"], model, parallel)
     if schedule and run and schedule.warmup_steps > run.max_steps:
         reason = f"{schedule.warmup_steps} warm-up steps do not fit in run.max_steps, which is {run.max_steps}"
         yield ("schedule", "warmup_steps"), f"{reason}: lower one or raise the other"
@@ -307,41 +303,3 @@ def _batch_problems(data: DataConfig, world_size: int | None) -> Iterator[Proble
             f"cannot be shared by {world_size} data-parallel ranks"
         )
         yield path, f"{reason}: use a multiple of {micro * world_size}"
-
-
-def _objective_fits(
-    objective: str, model: ModelConfig | None, parallel: ParallelConfig | None
-) -> Iterator[Problem]:
-    """What else of the configuration does not go with the objective."""
-    if objective == "cmlmc" and parallel and parallel.pipeline_parallel_size > 1:
-        reason = 'objective "cmlmc" decodes before each step, which stages of a pipeline cannot: set it to 1'
-        yield ("parallel", "pipeline_parallel_size"), reason
-    if model and model.ar_stream == "content" and objective in ("bang", "bang_nar"):
-        yield (
-            ("model", "ar_stream"),
-            f'objective "{objective}" predicts from mask symbols only: set it to "query"',
-        )
-    if model and model.causal_self_attention and objective not in ("cmlm", "cmlmc"):
-        reason = f'is for P_NAR alone, of objective "cmlm" or "cmlmc", but this is "{objective}": set it to false'
-        yield ("model", "causal_self_attention"), reason
-
-
-def _objective_problems(objective: ObjectiveConfig) -> Iterator[Problem]:
-    own = OWN_WEIGHTS[objective.name]
-    for name in WEIGHTS:
-        if getattr(objective, name) and name not in own:
-            has = f"only {', '.join(own)}" if own else "no weights"
-            yield (
-                ("objective", name),
-                f'objective "{objective.name}" has no such term, it has {has}: set it to 0',
-            )
-    if objective.r_drop and objective.name == "cmlmc":
-        yield (
-            ("objective", "r_drop"),
-            'objective "cmlmc" writes a part of its batch itself, once: set it to 0',
-        )
-    if own and not any(getattr(objective, name) for name in own):
-        yield (
-            ("objective",),
-            f"all weights are 0, so nothing would be learnt: raise one of {', '.join(own)}",
-        )

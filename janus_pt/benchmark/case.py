@@ -13,11 +13,14 @@ from janus_pt.config.reader import read_config
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import build_example
+from janus_pt.objectives import OBJECTIVES
+from janus_pt.objectives.base import MaskedPair
+from janus_pt.objectives.examples import collate_examples
 from janus_pt.objectives.expected_sizes import SampleSizes, sample_sizes, samples_of
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.packing.batch import Batch, Example, collate
+from janus_pt.packing.batch import Batch
+from janus_pt.packing.example import Example
 
 MASKED_SHARE = 0.55
 """Of the target tokens of the two shapes."""
@@ -82,6 +85,7 @@ def config_case(path: str, ar_stream: str | None) -> Case:
 def make_examples(case: Case, seed: int = SEED) -> list[Example]:
     """One example for each sample."""
     rng = np.random.default_rng(seed)
+    objective = OBJECTIVES[case.objective.name]
     model, length = case.model, case.sizes.target
     examples = []
     for _ in range(case.samples):
@@ -89,13 +93,16 @@ def make_examples(case: Case, seed: int = SEED) -> list[Example]:
         target = rng.integers(5, model.vocab_size, length)
         target[0], target[-1] = model.bos_token_id, model.eos_token_id
         masked = np.sort(rng.permutation(np.arange(1, length - 1))[: round(case.sizes.masked)])
-        examples.append(build_example(source, target, masked, model, case.objective))
+        pair = MaskedPair(source, target, masked)
+        if objective.sample_noise is not None:
+            pair = replace(pair, chosen=objective.sample_noise(rng, target, masked))
+        examples.append(objective.example(pair, model, case.objective))
     return examples
 
 
 def make_batch(case: Case) -> Batch:
     """The batch of `make_examples`."""
-    return collate(make_examples(case), case.objective.draws)
+    return collate_examples(make_examples(case), case.objective)
 
 
 def make_module(case: Case, device: torch.device) -> TrainingModule:

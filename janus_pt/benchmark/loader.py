@@ -23,8 +23,8 @@ from janus_pt.config.reader import read_config
 from janus_pt.config.schema import CorpusConfig, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.manifest import Manifest, Tokenizer
-from janus_pt.objectives.examples import make_example
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.objectives.examples import collate_examples, make_example
+from janus_pt.packing.batch import Batch
 
 SHARDS, BLOCKS = 4, 2000
 MICRO_BATCH_TOKENS = 8192
@@ -70,7 +70,7 @@ def measure(
     """Speed after the first batches, which wait for the workers to start; and how much of the batches is no padding."""
     prepare = partial(make_example, model=model, objective=objective)
     loader: TrainLoader[Any, Batch] = TrainLoader(
-        data, prepare, partial(collate, draws=objective.draws),
+        data, prepare, partial(collate_examples, objective=objective),
         seed=SEED, max_length=model.max_positions, micro_batches_per_step=1, rank=0, ranks=1,
     )  # fmt: skip
     steps: Iterator[list[Batch]] = iter(loader)

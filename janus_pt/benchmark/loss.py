@@ -67,7 +67,7 @@ class Losses:
         }
         self.weight = leaf(case.model.vocab_size, case.model.init_std)
         self.targets = batch.targets.to(device)
-        self.terms: Terms = OBJECTIVES[case.objective.name].terms(case.objective)
+        self.terms = OBJECTIVES[case.objective.name].terms(case.objective)
         self.coefficients = torch.full(
             (len(self.terms.names),), 1 / len(batch.targets), device=device
         )

@@ -23,6 +23,7 @@ from janus_pt.claims.decode import (
 )
 from janus_pt.claims.plan import COUNTERPART, Cell, Scale
 from janus_pt.claims.tracking import open_experiment
+from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.reader import to_json
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash, write_atomically
@@ -122,9 +123,10 @@ def baseline_of(
 ) -> tuple[Cell, str] | None:
     """The cell of the same seed, and the way, that this one is compared with; None if there is none or it is that.
 
-    Without a name for it the baseline is `ar` or, for mask-predict, `cmlm`.
+    Without a name for it the baseline is the objective whose row says so for this mode.
     """
-    name = baseline or ("cmlm" if way.startswith("NAR") else "ar")
+    mode = cell.system.ways[way]["mode"]
+    name = baseline or next((n for n, row in OBJECTIVES.items() if mode in row.baseline_of), None)
     other = next((c for c in cells if c.system.name == name and c.seed == cell.seed), None)
     if other is None:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_pt.claims.data import Data
+from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.reader import read_config
 from janus_pt.config.schema import Config
 from janus_pt.tokenizer import Tokenizer
@@ -46,23 +47,32 @@ NAR: dict[str, dict[str, Any]] = {
     "NAR 4 passes": dict(mode="nar", iterations=4, length_beam=LENGTHS),
     "NAR 10 passes": dict(mode="nar", iterations=10, length_beam=LENGTHS),
 }
-BOTH: dict[str, dict[str, Any]] = {
-    "rerank": dict(mode="rerank", iterations=10, length_beam=LENGTHS),
-    "speculative": dict(mode="speculative"),
+RERANK: dict[str, dict[str, Any]] = {
+    "rerank": dict(mode="rerank", iterations=10, length_beam=LENGTHS)
 }
+SPECULATIVE: dict[str, dict[str, Any]] = {"speculative": dict(mode="speculative")}
 BANG_NAR: dict[str, dict[str, Any]] = {
     "NAR 1 pass, to eos": dict(mode="bang_nar", remove_repeats=True)
 }
-WAYS: Mapping[str, dict[str, dict[str, Any]]] = {
+WAYS_OF_MODE: Mapping[str, dict[str, dict[str, Any]]] = {
     "ar": AR,
-    "bang": AR,
+    "nar": NAR,
+    "rerank": RERANK,
+    "speculative": SPECULATIVE,
     "bang_nar": BANG_NAR,
-    "cmlm": NAR,
-    "cmlmc": {name: {**options, "rescore_all": True} for name, options in NAR.items()},
-    "joint": AR | NAR | BOTH,
-    "janus": AR | NAR | BOTH,
 }
-"""Objective -> ways to decode, with their options."""
+
+
+def ways_of(objective: str) -> dict[str, dict[str, Any]]:
+    """The ways to decode an objective's models, with their options."""
+    row = OBJECTIVES[objective]
+    ways = {}
+    for mode in row.modes:
+        for name, options in WAYS_OF_MODE[mode].items():
+            ways[name] = {**options, **row.mode_options.get(mode, {})}
+    return ways
+
+
 DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
 
 COUNTERPART = {"rerank": "AR beam 5", "speculative": "AR greedy"}
@@ -90,7 +100,7 @@ class System:
     @property
     def ways(self) -> dict[str, dict[str, Any]]:
         """How it can be decoded."""
-        return WAYS[self.objective]
+        return ways_of(self.objective)
 
 
 @dataclass(frozen=True)
@@ -132,8 +142,8 @@ def parse_systems(given: Sequence[Sequence[str]]) -> list[System]:
             raise UserError(
                 f"--system {system.name}: {wrong[0]}: write it as KEY=VALUE, as in optimizer.lr=1e-3"
             )
-        if system.objective not in WAYS:
-            hint = f"set objective.name to one of: {', '.join(WAYS)}"
+        if system.objective not in OBJECTIVES:
+            hint = f"set objective.name to one of: {', '.join(sorted(OBJECTIVES))}"
             raise UserError(
                 f"--system {system.name}: there is no way here to decode {system.objective!r}; {hint}"
             )

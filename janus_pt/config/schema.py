@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
+
+from janus_pt.config.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, default_values
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -15,6 +18,17 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
 Weight = Annotated[float, Field(ge=0.0)]
+
+
+def _known_objective(name: Any) -> Any:
+    """Refuse other names as pydantic refuses the wrong value of a `Literal`. Rows may be added."""
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        *others, last = (repr(known) for known in OBJECTIVES)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+ObjectiveName = Annotated[str, BeforeValidator(_known_objective)]
 
 
 class Section(BaseModel):
@@ -96,7 +110,7 @@ class MaskingConfig(Section):
 class ObjectiveConfig(Section):
     """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
 
-    name: Literal["janus", "ar", "cmlm", "cmlmc", "joint", "bang", "bang_nar"] = "janus"
+    name: ObjectiveName = DEFAULT_OBJECTIVE
     """JANUS, or one of its rivals (docs/reference/objectives.md). Weights of terms that an objective lacks are 0."""
     recipe: Literal["pretraining", "translation"] = "pretraining"
     ce_ar: Weight
@@ -128,78 +142,11 @@ class ObjectiveConfig(Section):
     def _fill_from_recipe(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        recipe = _defaults(given.get("recipe"), given.get("name"))
-        filled = {**recipe, **given}
+        defaults = default_values(given.get("name", DEFAULT_OBJECTIVE), given.get("recipe"))
+        filled = {**defaults, **given}
         if isinstance(given.get("masking"), dict):
-            filled["masking"] = {**recipe["masking"], **given["masking"]}
+            filled["masking"] = {**defaults["masking"], **given["masking"]}
         return filled
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "pretraining": {
-        **dict(
-            ce_ar=0.5,
-            ce_nar=0.5,
-            ce_aux=0.5,
-            kl_ar_aux=0.5,
-            kl_aux_nar=0.5,
-            kl_ar_nar=0.0,
-            length=0.0,
-        ),
-        **dict(label_smoothing=0.0, normalize_by="tokens", masking={"kind": "infill"}),
-    },
-    "translation": {
-        **dict(
-            ce_ar=1.0,
-            ce_nar=0.5,
-            ce_aux=0.5,
-            kl_ar_aux=3.0,
-            kl_aux_nar=1.0,
-            kl_ar_nar=1.0,
-            length=0.1,
-        ),
-        **dict(label_smoothing=0.1, normalize_by="slots"),
-        **dict(masking={"kind": "span", "ratio": 0.7, "mean_span_length": 2.0}),
-    },
-}
-
-
-WEIGHTS = (
-    "ce_ar",
-    "ce_nar",
-    "ce_aux",
-    "ce_correction",
-    "kl_ar_aux",
-    "kl_aux_nar",
-    "kl_ar_nar",
-    "length",
-)
-OWN_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "janus": tuple(name for name in WEIGHTS if name != "ce_correction"),
-    "ar": ("ce_ar",),
-    "cmlm": ("ce_nar", "length"),
-    "cmlmc": ("ce_nar", "ce_correction", "length"),
-    "joint": ("ce_ar", "ce_nar", "kl_ar_nar", "length"),
-    "bang": (),
-    "bang_nar": ("ce_nar",),
-}
-"""Which weights each objective has."""
-
-
-def _defaults(recipe_name: Any, objective: Any) -> dict[str, Any]:
-    """Defaults of the objective. A wrong name is reported as itself, not as the lack of all that it stands for."""
-    recipe = RECIPES["translation" if recipe_name == "translation" else "pretraining"]
-    if not isinstance(objective, str) or objective not in OWN_WEIGHTS or objective == "janus":
-        return recipe
-    weight = 0.5 if objective == "cmlmc" else 1.0  # the mean of the two
-    plain = {
-        name: weight * name.startswith("ce_") for name in OWN_WEIGHTS[objective] if name != "length"
-    }
-    length = recipe["length"] if "length" in OWN_WEIGHTS[objective] else 0.0
-    masking = dict(recipe["masking"])
-    if objective in ("cmlm", "cmlmc") and masking["kind"] == "span":
-        masking["kind"] = "uniform"
-    return {**recipe, **dict.fromkeys(WEIGHTS, 0.0), **plain, "length": length, "masking": masking}
 
 
 class CorpusConfig(Section):

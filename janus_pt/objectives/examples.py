@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
 
 from janus_pt.config.schema import MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.objectives import build_example, cmlmc
-from janus_pt.objectives.masking import full_mask, infill, some_of, span_mask, uniform_mask
-from janus_pt.packing.batch import Example
-
-IntArray = np.ndarray[Any, np.dtype[Any]]
+from janus_pt.objectives import OBJECTIVES
+from janus_pt.objectives.base import MaskedPair
+from janus_pt.objectives.masking import full_mask, infill, span_mask, uniform_mask
+from janus_pt.packing.batch import Batch, collate
+from janus_pt.packing.example import Example, IntArray
 
 
 def make_example(
@@ -23,7 +23,8 @@ def make_example(
     model: ModelConfig,
     objective: ObjectiveConfig,
 ) -> Example:
-    """A stored sample (`text`, or `source` and `target`) as the objective's example; all chance comes from `rng`."""
+    """A stored sample (`text`, or `source` and `target`) as the objective's example; all chance
+    comes from `rng`."""
     masking = objective.masking
     target = _with_boundaries(fields["target" if "target" in fields else "text"], model)
     if masking.kind == "infill":
@@ -33,11 +34,28 @@ def make_example(
         masked = _masked(rng, len(target), masking)
     if masking.full_share and rng.random() < masking.full_share:
         masked = full_mask(len(target))
-    corrected = None
-    if objective.name == "cmlmc":
-        shown = np.setdiff1d(full_mask(len(target)), masked, assume_unique=True)
-        corrected = some_of(rng, shown, cmlmc.SHARE)
-    return build_example(source, target, masked, model, objective, corrected)
+    made = OBJECTIVES[objective.name]
+    pair = MaskedPair(source, target, masked)
+    if made.sample_noise is not None:
+        pair = replace(pair, chosen=made.sample_noise(rng, target, masked))
+    return made.example(pair, model, objective)
+
+
+def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) -> Batch:
+    """The batch of an objective's examples, with R-Drop each of them twice.
+
+    Raises:
+        ValueError: the objective's examples list their streams in another order than its terms.
+            Losses are paired with predictions by this order, so a wrong one would train on the
+            wrong losses."""
+    terms = OBJECTIVES[objective.name].terms(objective)
+    for example in examples:
+        if tuple(example.predict) != terms.streams:
+            raise ValueError(
+                f'objective "{objective.name}": its examples have the streams {", ".join(example.predict)}, '
+                f"but its terms have {', '.join(terms.streams)}: give `Example.predict` in the order of the terms"
+            )
+    return collate(examples, objective.draws, terms.suffix_streams)
 
 
 def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:

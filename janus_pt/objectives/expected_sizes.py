@@ -1,4 +1,5 @@
-"""How large a batch is to be expected: the means of what `noise.py` and the objectives make, as formulas."""
+"""How large a batch is to be expected: the means of what `noise.py` and the objectives make, as
+formulas."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ from dataclasses import dataclass
 from math import exp
 
 from janus_pt.config.schema import DataConfig, MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.objectives import cmlmc
+from janus_pt.objectives import OBJECTIVES
+from janus_pt.packing.example import BOUNDARY_TOKENS
 
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """Mean sizes of one sample whose target has `target` tokens with bos and eos, `masked` of them masked.
+    """Mean sizes of one sample whose target has `target` tokens with bos and eos, `masked` of them
+    masked.
 
-    content, queries: slots of the decoder; predicted: slots that pass the output projection, over all streams;
-    pairs: of a slot and a content slot of its side, which attention computes.
-    """
+    content, queries: slots of the decoder; predicted: slots that pass the output projection, over
+    all streams;
+    pairs: of a slot and a content slot of its side, which attention computes."""
 
     target: int
     source: float
@@ -33,25 +36,23 @@ class SampleSizes:
 
 
 def sample_sizes(model: ModelConfig, objective: ObjectiveConfig, target: int) -> SampleSizes:
-    """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as long."""
+    """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as
+    long."""
     source, masked = _noise(objective.masking, target)
-    masked += objective.masking.full_share * (target - 2 - masked)  # bos and eos are never masked
-    causal = target - 1
-    query = causal if model.ar_stream == "query" else 0
-    streams = sum(max(0, causal - hidden) for hidden in range(objective.bang_streams))
-    slots = {  # contents and queries of the causal side, those of the other, and how many predict
-        "janus": (causal, query, target + masked, masked, causal + 2 * masked),
-        "ar": (causal, query, 0, 0, causal),
-        "cmlm": (0, 0, target, 0, masked),
-        "cmlmc": (target, 0, target, 0, masked + cmlmc.SHARE * (target - 2 - masked)),
-        "joint": (causal, query, target, 0, causal + masked),
-        "bang": (causal + streams, 0, 0, 0, streams),
-        "bang_nar": (causal, 0, 0, 0, causal),
-    }
-    content, queries, other_content, other_queries, predicted = slots[objective.name]
-    pairs = content * (content + queries) + other_content * (other_content + other_queries)
+    # bos and eos are never masked.
+    masked += objective.masking.full_share * (target - BOUNDARY_TOKENS - masked)
+    slots = OBJECTIVES[objective.name].expected_slots(target, masked, model, objective)
+    # Slots meet contents of their own segment only.
+    causal_pairs = slots.causal_content * (slots.causal_content + slots.causal_queries)
+    masked_pairs = slots.masked_content * (slots.masked_content + slots.masked_queries)
     return SampleSizes(
-        target, source, masked, content + other_content, queries + other_queries, predicted, pairs
+        target,
+        source,
+        masked,
+        content=slots.causal_content + slots.masked_content,
+        queries=slots.causal_queries + slots.masked_queries,
+        predicted=slots.predicted,
+        pairs=causal_pairs + masked_pairs,
     )
 
 
@@ -73,8 +74,8 @@ def _noise(masking: MaskingConfig, target: int) -> tuple[float, float]:
 def _covered(masking: MaskingConfig, share: float) -> float:
     """Share of the tokens inside any of `share` of the spans.
 
-    A token is outside if, for every offset j, the token j before it does not begin a span longer than j.
-    """
+    A token is outside if, for every offset j, the token j before it does not begin a span longer
+    than j."""
     outside, density = 1.0, share * masking.ratio / masking.mean_span_length
     for longer in _tail(masking.mean_span_length):
         outside *= 1 - min(1.0, density * longer)

@@ -1,14 +1,17 @@
-"""Smoothed cross-entropies and symmetric KL divergences, fused with the output projection (METHOD §3).
+"""Smoothed cross-entropies and symmetric KL divergences, fused with the output projection (METHOD
+§3).
 
-Hidden states and the (vocabulary-sharded) embedding go in; the weighted total and every term's sum come out. Target
-tokens are walked in chunks, and gradients are made in the same walk: no [slots × vocabulary] tensor outlives a chunk.
+Hidden states and the (vocabulary-sharded) embedding go in; the weighted total and every term's sum
+come out. Target tokens are walked in chunks, and gradients are made in the same walk: no [slots ×
+vocabulary] tensor outlives a chunk.
 
-For one target token let z_a be the logits of stream a, less their maximum, p_a the softmax of them, and
+For one target token let z_a be the logits of stream a, less their maximum, p_a the softmax of them,
+and
 
     G_ab = E_{p_a}[z_b]                                              (one sum over the vocabulary for each a, b)
 
-Then, with J_ab = ½[KL(p_a‖p_b) + KL(p_b‖p_a)] and Laplacian L of the graph whose edges are the pairs, each with half
-its weight, everything about the pairs is linear in the streams:
+Then, with J_ab = ½[KL(p_a‖p_b) + KL(p_b‖p_a)] and Laplacian L of the graph whose edges are the
+pairs, each with half its weight, everything about the pairs is linear in the streams:
 
     J_ab              =  ½ (G_aa - G_ab - G_ba + G_bb)               (the log-normalisers cancel)
     ∂(Σ w J) / ∂z_a   =  p_a ∘ ((L z)_a - Σ_b L_ab G_ab) + (L p)_a
@@ -34,7 +37,8 @@ CPU_ELEMENTS, CPU_ROWS = 1 << 23, 256
 
 @dataclass(frozen=True)
 class VocabShard:
-    """The rows `[start, start + rows)` of the embedding that this rank holds; `size` real tokens in all.
+    """The rows `[start, start + rows)` of the embedding that this rank holds; `size` real tokens in
+    all.
 
     Rows at `size` and beyond pad the table: they get no probability and no gradient. `group` is the
     tensor-parallel group, or None for an unsharded table.
@@ -53,14 +57,17 @@ class VocabShard:
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss terms: a cross-entropy for each of `streams`, a symmetric KL for each of `pairs` of them.
+    """The loss terms: a cross-entropy for each of `streams`, a symmetric KL for each of `pairs` of
+    them.
 
-    Each stream predicts a *prefix* of one list of target tokens, so row i of every stream is the same token.
-    """
+    Each stream predicts a *prefix* of one list of target tokens, so row i of every stream is the
+    same token. Streams named in `suffix_streams` predict a suffix instead. A pair is of two
+    prefixes, or of two suffixes of the same length."""
 
     streams: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
     label_smoothing: float = 0.0
+    suffix_streams: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,10 +85,10 @@ def fused_losses(
 ) -> tuple[Tensor, Tensor]:
     """The weighted total (differentiable) and the sums over rows of every term (for reports).
 
-    hidden: for each stream `[rows of the stream, hidden_size]`; weight: `[local vocabulary, hidden_size]`;
-    targets: `[rows]`; coefficients: `[terms]`, in the order of `terms.names`. Both results are equal on all
-    tensor-parallel ranks. All ranks of `vocab.group` take part.
-    """
+    hidden: for each stream `[rows of the stream, hidden_size]`; weight: `[local vocabulary,
+    hidden_size]`;
+    targets: `[rows]`; coefficients: `[terms]`, in the order of `terms.names`. Both results are
+    equal on all tensor-parallel ranks. All ranks of `vocab.group` take part."""
     streams = [hidden[name] for name in terms.streams]
     return _FusedLosses.apply(weight, targets, coefficients, terms, vocab, *streams)
 
@@ -171,7 +178,8 @@ def chunk_rows(vocab_rows: int, on_cpu: bool) -> int:
 
 
 def _runs(lengths: list[int], rows: int) -> Iterator[tuple[list[int], list[slice]]]:
-    """Runs of target tokens that the same streams predict: those streams, and the run in chunks of `rows`."""
+    """Runs of target tokens that the same streams predict: those streams, and the run in chunks of
+    `rows`."""
     first = 0
     while first < max(lengths):
         streams = [s for s, length in enumerate(lengths) if length > first]
@@ -201,8 +209,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _Part:
     """The terms over some of the streams, for target tokens that all of these predict.
 
-    `weight [streams]`, `laplacian [streams, streams]`; pairs as (number of the term, two places in `streams`).
-    """
+    `weight [streams]`, `laplacian [streams, streams]`; pairs as (number of the term, two places in
+    `streams`)."""
 
     streams: list[int]
     pairs: list[tuple[int, int, int]]
@@ -240,12 +248,12 @@ class _Part:
         sums: Tensor,
         wanted: bool,
     ) -> Tensor:
-        """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's gradient by them, if
-        wanted, but for smoothing's constant and, where there are no pairs, the factor `weight`.
+        """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's
+        gradient by them, if wanted, but for smoothing's constant and, where there are no pairs, the
+        factor `weight`.
 
-        `mean [rows, streams]`: this rank's share of the logits' mean. Overwrites the logits and two `free` tensors
-        like them.
-        """
+        `mean [rows, streams]`: this rank's share of the logits' mean. Overwrites the logits and two
+        `free` tensors like them."""
         vocab, smoothing = self.vocab, self.smoothing
         local = targets - vocab.start
         own = (local >= 0) & (local < logits.shape[-1])

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import OBJECTIVES, cmlmc
+from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
-from janus_pt.packing.batch import CORRECTED, Batch, second_draw
+from janus_pt.objectives.r_drop import both_draws, weights_of_both_draws
+from janus_pt.packing.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Labels:
 
 @dataclass(frozen=True)
 class ObjectiveLoss:
-    """From hidden states to the weighted total and the sum of every term; `vocab` is this rank's rows of the table."""
+    """From hidden states to the weighted total and the sum of every term; `vocab` is this rank's
+    rows of the table."""
 
     objective: ObjectiveConfig
     vocab: VocabShard
@@ -35,15 +37,8 @@ class ObjectiveLoss:
     @property
     def terms(self) -> Terms:
         """The terms over slots; with R-Drop those of both draws, and the divergences between them."""
-        terms: Terms = OBJECTIVES[self.objective.name].terms(self.objective)
-        if self.objective.draws == 1:
-            return terms
-        streams, pairs = terms.streams, terms.pairs
-        pairs += (
-            *((second_draw(a), second_draw(b)) for a, b in pairs),
-            *((stream, second_draw(stream)) for stream in streams),
-        )
-        return Terms((*streams, *map(second_draw, streams)), pairs, terms.label_smoothing)
+        terms = OBJECTIVES[self.objective.name].terms(self.objective)
+        return terms if self.objective.draws == 1 else both_draws(terms)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,20 +48,12 @@ class ObjectiveLoss:
     @property
     def weights(self) -> list[float]:
         """Weights of the terms, in the order of `names`."""
-        weights: list[float] = OBJECTIVES[self.objective.name].weights(self.objective)
+        objective = OBJECTIVES[self.objective.name]
+        weights = list(objective.weights(self.objective))
         if self.objective.draws == 1:
             return weights
-        *halves, length = (weight / 2 for weight in weights)  # the mean of the draws
-        own = halves[: len(self.terms.streams) // 2]
-        pairs = halves[len(own) :]
-        return [
-            *own,
-            *own,
-            *pairs,
-            *pairs,
-            *(self.objective.r_drop * weight for weight in own),
-            2 * length,
-        ]
+        num_streams = len(objective.terms(self.objective).streams)
+        return weights_of_both_draws(weights, num_streams, self.objective.r_drop)
 
     def __call__(
         self,
@@ -78,10 +65,9 @@ class ObjectiveLoss:
     ) -> tuple[Tensor, Tensor]:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
 
-        hidden: `[1, slots, hidden]`; length_logits: `[samples, length_classes]`, of all draws; weight: this rank's
-        rows of the embedding; coefficients: `[terms]`. All tensor-parallel ranks take part. The length's term is the
-        mean of the draws.
-        """
+        hidden: `[1, slots, hidden]`; length_logits: `[samples, length_classes]`, of all draws;
+        weight: this rank's rows of the embedding; coefficients: `[terms]`. All tensor-parallel
+        ranks take part. The length's term is the mean of the draws."""
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}
         total, sums = self._over_slots(streams, weight, labels.targets, coefficients[:-1])
@@ -93,20 +79,47 @@ class ObjectiveLoss:
     def _over_slots(
         self, streams: Mapping[str, Tensor], weight: Tensor, targets: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The terms over slots; those of `CORRECTED` belong to the last targets, so they are walked for themselves."""
-        if CORRECTED not in streams:
-            return fused_losses(streams, weight, targets, coefficients, self.terms, self.vocab)
-        total, sums = torch.zeros_like(coefficients[0]), list[Tensor]()
-        for part, (name, hidden) in zip(coefficients.split(1), streams.items(), strict=True):
-            own = targets[len(targets) - len(hidden) :] if name == CORRECTED else targets
-            terms = Terms((name,), (), self.objective.label_smoothing)
-            found = fused_losses({name: hidden}, weight, own, part, terms, self.vocab)
-            total, sums = total + found[0], [*sums, found[1]]
-        return total, torch.cat(sums)
+        """The total and the sums of the terms over slots."""
+        terms = self.terms
+        if not terms.suffix_streams:
+            return fused_losses(streams, weight, targets, coefficients, terms, self.vocab)
+        coefficient = dict(zip(terms.names, coefficients.unbind(0), strict=True))
+        total = torch.zeros_like(coefficients[0])
+        sums: dict[str, Tensor] = {}
+        for first, part in _parts_by_first_target(terms, streams, len(targets)).items():
+            rows = {name: streams[name] for name in part.streams}
+            # Stacked on the device: indexing by a list would copy the list there and wait.
+            part_coefficients = torch.stack([coefficient[name] for name in part.names])
+            part_total, part_sums = fused_losses(
+                rows, weight, targets[first:], part_coefficients, part, self.vocab
+            )
+            total = total + part_total
+            sums.update(zip(part.names, part_sums.unbind(0), strict=True))
+        return total, torch.stack([sums[name] for name in terms.names])
+
+
+def _parts_by_first_target(
+    terms: Terms, streams: Mapping[str, Tensor], num_targets: int
+) -> dict[int, Terms]:
+    """Number of a target -> the terms of the streams whose first row predicts it, with the pairs
+    among them.
+
+    `fused_losses` compares row i of all its streams with target i, which holds for streams that
+    begin together."""
+    first = dict.fromkeys(terms.streams, 0)
+    for name in terms.suffix_streams:
+        first[name] = num_targets - len(streams[name])
+    parts = {}
+    for start in sorted(set(first.values())):
+        names = tuple(name for name in terms.streams if first[name] == start)
+        pairs = tuple(pair for pair in terms.pairs if set(pair) <= set(names))
+        parts[start] = Terms(names, pairs, terms.label_smoothing)
+    return parts
 
 
 class TrainingModule(nn.Module):
-    """The model with its objective: batch and coefficients in, weighted total and the sum of every term out."""
+    """The model with its objective: batch and coefficients in, weighted total and the sum of every
+    term out."""
 
     def __init__(self, model: JanusTransformer, loss: ObjectiveLoss) -> None:
         super().__init__()
@@ -115,12 +128,13 @@ class TrainingModule(nn.Module):
 
     def forward(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """See `ObjectiveLoss`."""
-        if self.loss.objective.name == "cmlmc":
+        before_decode = OBJECTIVES[self.loss.objective.name].before_decode
+        if before_decode is None:
+            hidden, length_logits = self.model(batch.source, batch.slots)
+        else:
             encoder_out = self.model.encode(batch.source)
-            slots = cmlmc.correct(self.model, batch, encoder_out, self.loss.vocab)
+            slots = before_decode(self.model, batch, encoder_out, self.loss.vocab)
             hidden = self.model.decode(slots, encoder_out, batch.source)
             length_logits = self.model.length_logits(encoder_out, batch.source)
-        else:
-            hidden, length_logits = self.model(batch.source, batch.slots)
         weight = self.model.embed_tokens.get_parameter("weight")
         return self.loss(hidden, length_logits, weight, batch, coefficients)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
-IntArray = np.ndarray[Any, np.dtype[Any]]
+from janus_pt.packing.example import IntArray
 
 
 def span_lengths(rng: Generator, budget: int, mean: float) -> IntArray:
@@ -23,9 +22,9 @@ def span_lengths(rng: Generator, budget: int, mean: float) -> IntArray:
 
 
 def span_mask(rng: Generator, length: int, ratio: float, mean_span_length: float) -> IntArray:
-    """Masked positions, sorted, of a target of `length` tokens with bos and eos: whole spans anywhere, then bos and
-    eos restored. Spans overlap, and one that would cross the end covers one token, so about 55 % of a long target
-    is masked at ratio 0.7; a short one may stay whole."""
+    """Masked positions, sorted, of a target of `length` tokens with bos and eos: whole spans
+    anywhere, then bos and eos restored. Spans overlap, and one that would cross the end covers one
+    token, so about 55 % of a long target is masked at ratio 0.7; a short one may stay whole."""
     lengths = span_lengths(rng, ceil(ratio * length), mean_span_length)
     lengths = lengths[lengths > 0]
     starts = rng.permutation(length)[: len(lengths)]
@@ -35,7 +34,8 @@ def span_mask(rng: Generator, length: int, ratio: float, mean_span_length: float
 
 
 def uniform_mask(rng: Generator, length: int) -> IntArray:
-    """Masked positions, sorted: their number uniform in 1 … n, then uniform places (CMLM); bos and eos never."""
+    """Masked positions, sorted: their number uniform in 1 … n, then uniform places (CMLM); bos and
+    eos never."""
     inner = length - 2
     if inner < 1:
         return np.empty(0, dtype=np.int64)
@@ -64,10 +64,9 @@ def infill(
 ) -> tuple[IntArray, IntArray]:
     """Encoder input and sorted masked positions of the decoder, from `target` with bos and eos.
 
-    Spans are masked for the decoder; each is left readable in the encoder input with probability `visible_share`,
-    else replaced by one mask symbol there. A span of length zero inserts a mask symbol, as long as the encoder
-    input stays within `max_length`.
-    """
+    Spans are masked for the decoder; each is left readable in the encoder input with probability
+    `visible_share`, else replaced by one mask symbol there. A span of length zero inserts a mask
+    symbol, as long as the encoder input stays within `max_length`."""
     length = len(target)
     inner = length - 2
     if inner < 1:
@@ -100,8 +99,10 @@ def _covered(starts: IntArray, ends: IntArray, length: int) -> IntArray:
 def _replace_spans(
     target: IntArray, mask_token_id: int, starts: IntArray, ends: IntArray, readable: IntArray
 ) -> IntArray:
-    """Spans that are not readable become one mask symbol. Where spans overlap, they are written offset by offset,
-    readable ones last: the last write decides whether a token shows, but what was deleted stays deleted."""
+    """Spans that are not readable become one mask symbol. Where spans overlap, they are written
+    offset by offset,
+    readable ones last: the last write decides whether a token shows, but what was deleted stays
+    deleted."""
     source = target.copy()
     deleted = np.zeros(len(target), dtype=bool)
     for offset in range(int((ends - starts).max(initial=0))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,44 +11,23 @@ import torch
 from torch import Tensor
 
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
-from janus_pt.packing.padded import IntArray
+from janus_pt.packing.example import Example, IntArray
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import (
     PADDING,
     SEGMENT,
-    SlotArray,
     Slots,
     Source,
     pack_slots,
     pack_sources,
 )
 
-CORRECTED = "corrected"
-"""The stream that predicts the last of a list of targets; all others predict the first ones."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One sample as numpy arrays.
-
-    source: `[length]` token ids; content, query: slots `[n, 7]`; targets: the predicted tokens `[rows]`, ordered so
-    that every stream predicts a prefix of them (`CORRECTED` the last ones); predict: for each stream the slots that
-    do, `[rows of the stream]`, content slots counted from 0 and query slots after them; length: target tokens with bos
-    and eos.
-    """
-
-    source: IntArray
-    content: SlotArray
-    query: SlotArray
-    targets: IntArray
-    predict: Mapping[str, IntArray]
-    length: int
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device. `predict[stream]` indexes the slots, counted from the first that predicts; its rows are a
-    prefix of `targets`'. Between processes and devices it moves as one block of memory."""
+    """Samples on a device. `predict[stream]` indexes the slots, counted from the first that
+    predicts; its rows are a prefix of `targets`'. Between processes and devices it moves as one
+    block of memory."""
 
     source: Source
     slots: Slots
@@ -83,33 +62,45 @@ def _unfold(block: Tensor, layout: Any) -> Batch:
     return Batch(*unpack_tensors(block, layout))
 
 
-def collate(examples: Sequence[Example], draws: int = 1) -> Batch:
-    """Pack examples into a batch of one row; where their slots stand is `pack_row`'s.
+def collate(
+    examples: Sequence[Example], draws: int = 1, suffix_streams: Collection[str] = ()
+) -> Batch:
+    """Pack examples into a batch of one row; `pack_row` decides where their slots stand.
 
-    With two `draws` every sample is in it twice, and dropout will treat the two differently; `targets` and `lengths`
-    stay. What the second ones predict are streams of their own, `second_draw(stream)`.
+    With two `draws` every sample is in the row twice, and dropout will treat the two differently;
+    `targets` and `lengths` stay. What the second ones predict are streams of their own,
+    `second_draw(stream)`.
+
+    Raises:
+        ValueError: the streams' rows cannot be prefixes (or suffixes) of one list of all targets.
     """
     drawn = [*examples] * draws
-    places = pack_row(drawn)
-    table = np.tile(PADDING, (places.width, 1))
-    for sample, (example, own) in enumerate(zip(drawn, places.columns, strict=True)):
-        table[own] = np.concatenate((example.content, example.query))
-        table[own, SEGMENT] += 2 * sample
-    order = np.argsort(-np.concatenate([_depth(e) for e in examples]), kind="stable")
-    targets = np.concatenate([e.targets for e in examples])[order]
+    layout = pack_row(drawn)
+    table = np.tile(PADDING, (layout.width, 1))
+    for sample, (example, columns) in enumerate(zip(drawn, layout.columns, strict=True)):
+        table[columns] = np.concatenate((example.content, example.query))
+        # Segments are counted through the row: two a sample.
+        table[columns, SEGMENT] += 2 * sample
+    targets = np.concatenate([example.targets for example in examples])
+    order = _target_order(examples, suffix_streams)
     predict = {}
     for draw in range(draws):
-        columns = places.columns[draw * len(examples) : (draw + 1) * len(examples)]
+        columns_of_draw = layout.columns[draw * len(examples) : (draw + 1) * len(examples)]
         for stream in examples[0].predict:
-            slots = _predicting(examples, columns, stream)[order] - places.first_predicting
-            predict[second_draw(stream) if draw else stream] = torch.from_numpy(slots[slots >= 0])
-    lengths = torch.tensor([e.length for e in examples])
-    packed = pack_slots(table, places.num_content, places.first_predicting)
-    source = pack_sources([e.source for e in drawn])
-    batch: Batch = pack_tensors(
-        Batch(source, packed, torch.from_numpy(targets.astype(np.int64)), predict, lengths)
+            is_suffix = stream in suffix_streams
+            slots = _predicting_slots(examples, columns_of_draw, stream, is_suffix)[order]
+            rows = _present_rows(slots, stream, is_suffix) - layout.first_predicting
+            predict[second_draw(stream) if draw else stream] = torch.from_numpy(rows)
+    batch = Batch(
+        source=pack_sources([example.source for example in drawn]),
+        slots=pack_slots(table, layout.num_content, layout.first_predicting),
+        targets=torch.from_numpy(targets[order].astype(np.int64)),
+        predict=predict,
+        lengths=torch.tensor([example.length for example in examples]),
     )
-    return batch
+    # One block of memory: one copy to the device, one thing to hand to another process.
+    packed: Batch = pack_tensors(batch)
+    return packed
 
 
 def second_draw(stream: str) -> str:
@@ -117,21 +108,47 @@ def second_draw(stream: str) -> str:
     return f"{stream}2"
 
 
-def _predicting(examples: Sequence[Example], columns: Sequence[IntArray], stream: str) -> IntArray:
-    """The place that predicts each target in the stream, -1 where none does."""
+def _target_order(examples: Sequence[Example], suffix_streams: Collection[str]) -> IntArray:
+    """The order of all examples' targets in which every stream predicts a prefix or a suffix of
+    them.
+
+    Targets of the most prefixes come first, those of the most suffixes last; the sort is stable.
+    """
+    rank = []
+    for example in examples:
+        row = np.arange(len(example.targets))
+        depth = np.zeros(len(row), dtype=np.int64)
+        for stream, slots in example.predict.items():
+            if stream in suffix_streams:
+                depth -= row >= len(row) - len(slots)
+            else:
+                depth += row < len(slots)
+        rank.append(-depth)
+    return np.argsort(np.concatenate(rank), kind="stable")
+
+
+def _predicting_slots(
+    examples: Sequence[Example], columns: Sequence[IntArray], stream: str, is_suffix: bool
+) -> IntArray:
+    """The slot of the row that predicts each target in the stream, -1 where none does; `[targets]`."""
     parts = []
-    for example, places in zip(examples, columns, strict=True):
-        index = example.predict[stream]
+    for example, own_columns in zip(examples, columns, strict=True):
+        slots = own_columns[example.predict[stream]]
         part = np.full(len(example.targets), -1, dtype=np.int64)
-        start = len(part) - len(index) if stream == CORRECTED else 0
-        part[start : start + len(index)] = places[index]
+        start = len(part) - len(slots) if is_suffix else 0
+        part[start : start + len(slots)] = slots
         parts.append(part)
     return np.concatenate(parts)
 
 
-def _depth(example: Example) -> IntArray:
-    """Number of streams that predict each target; less than none for those of the stream `CORRECTED`."""
-    rows = np.arange(len(example.targets))
-    first = [rows < len(index) for stream, index in example.predict.items() if stream != CORRECTED]
-    last = len(rows) - len(example.predict.get(CORRECTED, ()))
-    return np.sum(first, axis=0) - (rows >= last)
+def _present_rows(slots: IntArray, stream: str, is_suffix: bool) -> IntArray:
+    """The slots that are not -1, which must stand together at the stream's end of the targets."""
+    count = int(np.count_nonzero(slots >= 0))
+    rows = slots[len(slots) - count :] if is_suffix else slots[:count]
+    # A gap would pair each following slot with a wrong target, silently.
+    if count and rows.min() < 0:
+        raise ValueError(
+            f"the predictions of stream {stream!r} are not a {'suffix' if is_suffix else 'prefix'} of the batch's "
+            "targets: in every example the streams must rank in the same order by the number of their predictions"
+        )
+    return rows

@@ -1,4 +1,5 @@
-"""Values of many tensors in one block of memory: one copy to a device, one thing to hand to another process."""
+"""Values of many tensors in one block of memory: one copy to a device, one thing to hand to another
+process."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class TensorSpan:
 
 
 def map_leaves(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """The same value with everything of a kind changed that is in it, however deep in data classes, tuples, lists and
-    dictionaries."""
+    """The same value with everything of a kind changed that is in it, however deep in data classes,
+    tuples, lists and dictionaries."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, dict):
@@ -54,8 +55,8 @@ def pack_tensors(value: Any) -> Any:
 
 
 def as_buffer(value: Any) -> tuple[Tensor, Any]:
-    """The block, bytes `[size]`, that a value's tensors lie in, and the value with a `TensorSpan` for each:
-    what `unpack_tensors` takes. A value whose tensors lie elsewhere is folded first."""
+    """The block, bytes `[size]`, that a value's tensors lie in, and the value with a `TensorSpan`
+    for each: what `unpack_tensors` takes. A value whose tensors lie elsewhere is folded first."""
     tensors = _tensors(value)
     storage = tensors[0].untyped_storage()
     if any(

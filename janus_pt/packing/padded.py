@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-IntArray = np.ndarray[Any, np.dtype[Any]]
+from janus_pt.packing.example import IntArray
+
 ROW_STEP, PADDED_STEP = 32, 8
 """Lengths of the parts of a row, and widths of grids, are multiples of these."""
 
@@ -18,10 +18,9 @@ ROW_STEP, PADDED_STEP = 32, 8
 class PaddedLayout:
     """How attention is computed where there are no block masks: every sample beside the others.
 
-    Each of `indices` is `[samples, longest]` and holds the row indices of each sample's slots, then -1. Every slot of
-    the row that is not `padding` is in one of them; `inverse_indices [row]` says where, counted through all of them one
-    after another.
-    """
+    Each of `indices` is `[samples, longest]` and holds the row indices of each sample's slots, then
+    -1. Every slot of the row that is not `padding` is in one of them; `inverse_indices [row]` says
+    where, counted through all of them one after another."""
 
     indices: tuple[Tensor, ...]
     inverse_indices: Tensor
@@ -31,7 +30,8 @@ class PaddedLayout:
 def make_padded_layout(
     samples: IntArray, groups: IntArray, num_samples: int, num_groups: int
 ) -> PaddedLayout:
-    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to, sample -1 is padding.
+    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to, sample
+    -1 is padding.
 
     A sample's places keep their order.
     """
@@ -54,10 +54,12 @@ def make_padded_layout(
 
 
 def stable_argsort(keys: IntArray, count: int) -> IntArray:
-    """What sorts keys below `count` and keeps the order of equal ones; a radix sort as long as they fit 16 bits."""
+    """What sorts keys below `count` and keeps the order of equal ones; a radix sort as long as they
+    fit 16 bits."""
     return np.argsort(keys.astype(np.min_scalar_type(count)), kind="stable")
 
 
 def round_up(size: int, step: int) -> int:
-    """The next multiple of `step`: sizes that come again let kernels be used again, and some are made anew for each."""
+    """The next multiple of `step`: sizes that come again let kernels be used again, and some are
+    made anew for each."""
     return -(-size // step) * step

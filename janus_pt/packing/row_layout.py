@@ -1,31 +1,28 @@
 """Where the slots of a batch's examples stand in its one row.
 
-Contents come first, as only they are keys, and slots that predict come last, as only they are computed in the last
-layer. Inside of these stretches a side of a sample is one run of slots, so that most blocks of the mask are empty.
-Each stretch ends with a little padding, up to a multiple of `ROW_STEP`.
-"""
+Contents come first, as only they are keys, and slots that predict come last, as only they are
+computed in the last layer. Inside of these stretches a side of a sample is one run of slots, so
+that most blocks of the mask are empty. Each stretch ends with a little padding, up to a multiple of
+`ROW_STEP`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from janus_pt.packing.padded import ROW_STEP, IntArray, round_up, stable_argsort
+from janus_pt.packing.example import Example, IntArray
+from janus_pt.packing.padded import ROW_STEP, round_up, stable_argsort
 from janus_pt.packing.slots import SEGMENT
-
-if TYPE_CHECKING:
-    from janus_pt.packing.batch import Example
-
 
 NOT_PREDICTING, PREDICTING, QUERY, STRETCHES = range(4)
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """`columns[example]` holds the place in the row of each of its contents and queries; see `Slots` for the rest."""
+    """`columns[example]` holds the place in the row of each of its contents and queries; see
+    `Slots` for the rest."""
 
     columns: list[IntArray]
     width: int

@@ -1,10 +1,10 @@
 """Slots: the packed decoder sequence, and the one visibility function.
 
-A *slot* is one place in the decoder's input. All streams of all objectives are slots of one sequence; what a
-slot may read is decided by a few small integers, never by a stored matrix.
+A *slot* is one place in the decoder's input. All streams of all objectives are slots of one
+sequence; what a slot may read is decided by a few small integers, never by a stored matrix.
 
-Content slots come first in the sequence and are the only keys and values; query slots follow and only read. All
-samples of a batch share one sequence, source and slots alike.
+Content slots come first in the sequence and are the only keys and values; query slots follow and
+only read. All samples of a batch share one sequence, source and slots alike.
 
 field     meaning
 --------  ----------------------------------------------------------------------------------------------------
@@ -29,26 +29,27 @@ import torch
 from torch import Tensor
 
 from janus_pt.packing.buffer import map_leaves
-from janus_pt.packing.padded import ROW_STEP, IntArray, PaddedLayout, make_padded_layout, round_up
+from janus_pt.packing.example import IntArray, SlotArray
+from janus_pt.packing.padded import ROW_STEP, PaddedLayout, make_padded_layout, round_up
 
 FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
 TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
 
 MASK_RANK = 1 << 20
-"""Mask symbols that are keys have ranks from here on: the interval [start, stop) addresses them alone."""
+"""Mask symbols that are keys have ranks from here on: the interval [start, stop) addresses them
+alone."""
 NEVER = 1 << 21
 """Above every rank: the end of an interval that is open to the right."""
 
 CAUSAL, MASKED = 0, 1
 """The two segments of a sample: slots that read only the past, and slots that read both sides."""
 
-SlotArray = np.ndarray[Any, np.dtype[np.int32]]
-
 
 def visible(
     query_segment: Any, until: Any, start: Any, stop: Any, key_segment: Any, key_rank: Any
 ) -> Any:
-    """Whether a slot may read a key; elementwise on whatever broadcasts (arrays, FlexAttention's scalars)."""
+    """Whether a slot may read a key; elementwise on whatever broadcasts (arrays, FlexAttention's
+    scalars)."""
     known = (key_rank >= 0) & (key_rank < until)
     masks = (key_rank >= start) & (key_rank < stop)
     return (query_segment == key_segment) & (known | masks)
@@ -63,7 +64,8 @@ def make_slots(
     start: Any = 0,
     stop: Any = 0,
 ) -> SlotArray:
-    """Slots `[length, 7]` of one sample; every field is an array `[length]` or one number for all slots."""
+    """Slots `[length, 7]` of one sample; every field is an array `[length]` or one number for all
+    slots."""
     table = np.empty((np.size(position), len(FIELDS)), dtype=np.int32)
     for column, values in enumerate((token, position, segment, rank, until, start, stop)):
         table[:, column] = values
@@ -77,11 +79,11 @@ PADDING = make_slots(0, 0, -1)[0]
 class Slots:
     """A batch of packed decoder sequences in one row: all that the model knows of an objective.
 
-    `table` is `[1, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots are the content slots. No
-    slot before `first_predicting` predicts: the last layer skips them. The layouts have one part for each side in use:
-    `query_layout` covers all slots, `predicting_layout` the slots from `first_predicting` on, counted from there, and
-    `key_layout` the content slots.
-    """
+    `table` is `[1, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots are the
+    content slots. No
+    slot before `first_predicting` predicts: the last layer skips them. The layouts have one part
+    for each side in use: `query_layout` covers all slots, `predicting_layout` the slots from
+    `first_predicting` on, counted from there, and `key_layout` the content slots."""
 
     table: Tensor
     num_content: int
@@ -100,7 +102,8 @@ class Slots:
 
 
 def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
-    """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on the same sides."""
+    """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on
+    the same sides."""
     samples, sides = table[:, SEGMENT] >> 1, table[:, SEGMENT] & 1
     there = np.unique(sides[:num_content][samples[:num_content] >= 0])
     side, size = np.searchsorted(there, sides), (int(samples.max()) + 1, len(there))
@@ -124,8 +127,8 @@ def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) ->
 class Source:
     """A batch of encoder inputs; all tensors `[rows, length]`, `samples` is -1 at padding.
 
-    In training all samples are packed in one row, with one grid. In decoding each has a row to itself.
-    """
+    In training all samples are packed in one row, with one grid. In decoding each has a row to
+    itself."""
 
     tokens: Tensor
     positions: Tensor

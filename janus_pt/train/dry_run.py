@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import BOUNDARIES, Corpus
-from janus_pt.objectives.examples import make_example
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.objectives.examples import collate_examples, make_example
+from janus_pt.packing.batch import Batch
 from janus_pt.train.step import run_step
 from janus_pt.utils.errors import UserError
 
@@ -77,4 +77,4 @@ def largest_batch(config: Config, corpora: list[Corpus]) -> Batch:
         make_example(fields, rng, model=model, objective=config.objective)
         for _ in range(max(1, count))
     ]
-    return collate(examples, config.objective.draws)
+    return collate_examples(examples, config.objective)

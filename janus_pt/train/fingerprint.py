@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from janus_pt.config.schema import Config
-from janus_pt.objectives.examples import make_example
-from janus_pt.packing.batch import collate
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.train.step import evaluate, report
 from janus_pt.utils.errors import UserError
 
@@ -32,7 +31,7 @@ def fingerprint(config: Config, engine: Any, fields: tuple[str, ...]) -> float:
     tokens = rng.integers(0, config.model.common_vocab_size, length)
     sample: dict[str, Any] = {name: tokens for name in fields}
     example = make_example(sample, rng, model=config.model, objective=config.objective)
-    batch = collate([example], config.objective.draws)
+    batch = collate_examples([example], config.objective)
     return report(engine.module.loss, evaluate(engine, [batch]))["loss/total"]
 
 

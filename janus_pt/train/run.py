@@ -21,9 +21,9 @@ from janus_pt.config.schema import Config
 from janus_pt.data.corpus import Corpus, open_corpus
 from janus_pt.data.loader import TrainLoader
 from janus_pt.export.folder import load_export, read_export_config
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.loss import ObjectiveLoss
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.consistency import check_identical, code_fingerprint, parameter_fingerprints
 from janus_pt.parallel.engine import Module, build_engine, build_module
@@ -158,7 +158,7 @@ def example_functions(config: Config) -> dict[str, Any]:
     """`prepare` and `collate` for the loaders, picklable."""
     return {
         "prepare": partial(make_example, model=config.model, objective=config.objective),
-        "collate": partial(collate, draws=config.objective.draws),
+        "collate": partial(collate_examples, objective=config.objective),
     }
 
 

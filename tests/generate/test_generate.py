@@ -28,9 +28,9 @@ from janus_pt.generate.rerank import RerankOptions, rerank
 from janus_pt.generate.speculative import SpeculativeOptions, speculative
 from janus_pt.inference.cpu import lay_out_for_cpu
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import bang_nar
 from janus_pt.objectives.janus import causal_slots, masked_slots
 from janus_pt.utils.errors import UserError
+from tests.support.examples import make_example_of
 from tests.support.models import SPECIALS, as_source, full_pass, random_sources, tiny_model
 
 PAD, BOS, EOS, UNK, MASK = range(SPECIALS)
@@ -669,8 +669,11 @@ def plain_one_pass(
 ) -> tuple[float, list[int]]:
     """From the slots that the objective trains on, token by token."""
     target = np.full(longest + 2, PAD)
-    slots = bang_nar.example(
-        np.array(source), target, target[:0], MASK, model.config.ar_position_offset
+    slots = make_example_of(
+        "bang_nar",
+        np.array(source),
+        target,
+        position_offset=model.config.ar_position_offset,
     ).content
     log_probs = full_pass(model, source, slots).numpy()
     tokens, scores = [], []

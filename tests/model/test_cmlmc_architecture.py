@@ -15,9 +15,9 @@ from janus_pt.generate.mask_predict import MaskPredictOptions, mask_predict
 from janus_pt.generate.modes import check_options
 from janus_pt.generate.refine import read_visible, visible_mask
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import cmlm
 from janus_pt.packing.batch import collate
 from janus_pt.utils.errors import UserError
+from tests.support.examples import make_example_of
 from tests.support.models import as_source, random_sources, tiny_model
 
 MASK = 4
@@ -123,7 +123,7 @@ def test_training_and_decoding_compute_what_is_written(
             for source, tokens in zip(sources, shown, strict=True)
         ]
         made = [
-            cmlm.example(np.array(source), target, places, MASK, 1)
+            make_example_of("cmlm", np.array(source), target, places, mask_token_id=MASK)
             for source, target, places in zip(sources, targets, masked, strict=True)
         ]
         batch = collate(made)

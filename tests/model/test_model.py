@@ -14,9 +14,9 @@ from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_layer
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.masks import DecoderMasks, readable
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import janus
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
+from tests.support.examples import make_example_of
 from tests.support.models import SHAPE
 
 
@@ -26,7 +26,10 @@ def batch(count: int = 3, offset: int = 1) -> Batch:
         (rng.integers(5, 24, 3 + n), np.array([1, *rng.integers(5, 24, 4 + 2 * n), 2]))
         for n in range(count)
     ]
-    return collate([janus.example(s, t, np.array([1, 3, 4]), 4, offset) for s, t in pairs])
+    masked = np.array([1, 3, 4])
+    return collate(
+        [make_example_of("janus", s, t, masked, position_offset=offset) for s, t in pairs]
+    )
 
 
 def model(**changes: object) -> JanusTransformer:
@@ -121,7 +124,7 @@ def test_a_sample_does_not_know_its_neighbours() -> None:
             rng.integers(5, 24, 3 + row),
             np.array([1, *rng.integers(5, 24, 4 + 2 * row), 2]),
         )
-        alone = collate([janus.example(source, target, np.array([1, 3, 4]), 4, 1)])
+        alone = collate([make_example_of("janus", source, target, np.array([1, 3, 4]))])
         expected = ours(alone.source, everything(alone.slots))[0][0]
         torch.testing.assert_close(
             hidden[b.slots.samples[0] == row],

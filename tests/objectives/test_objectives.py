@@ -1,4 +1,5 @@
-"""The rival objectives: what each slot may read, written out by hand for a target of five tokens; losses by hand."""
+"""The rival objectives: what each slot may read, written out by hand for a target of five tokens;
+losses by hand."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from janus_pt.checks import find_problems
-from janus_pt.config.schema import OWN_WEIGHTS, ModelConfig, ObjectiveConfig
+from janus_pt.config.objectives import OBJECTIVES as ROWS
+from janus_pt.config.objectives import weight_names
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.masks import readable
-from janus_pt.objectives import OBJECTIVES, build_example, cmlmc
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives import OBJECTIVES, cmlmc
+from janus_pt.objectives.base import MaskedPair
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.expected_sizes import sample_sizes
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.janus import visible_slots
@@ -21,12 +25,15 @@ from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.packing.batch import Batch, Example, collate
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import POSITION, SEGMENT, TOKEN
+from tests.support.examples import build_example
 from tests.support.models import full_pass, tiny_model
 
 BOS, EOS, MASK = 1, 2, 4
 TARGET = np.array([BOS, 10, 11, 12, EOS])
 SOURCE = np.array([BOS, 20, 21, EOS])
 MASKED = np.array([1, 3])
+NONE = np.empty(0, dtype=int)
+PAIR = MaskedPair(SOURCE, TARGET, MASKED)
 MODEL = ModelConfig(vocab_size=24, ar_position_offset=1)
 
 
@@ -35,8 +42,8 @@ def objective(name: str, **given: Any) -> ObjectiveConfig:
 
 
 def example(name: str, **given: Any) -> Example:
-    corrected = np.array([2]) if name == "cmlmc" else None
-    return build_example(SOURCE, TARGET, MASKED, MODEL, objective(name, **given), corrected)
+    pair = MaskedPair(SOURCE, TARGET, MASKED, chosen=np.array([2]) if name == "cmlmc" else NONE)
+    return build_example(pair, MODEL, objective(name, **given))
 
 
 def table(made: Example) -> list[str]:
@@ -87,7 +94,8 @@ def test_cmlm() -> None:
 
 
 def test_cmlmc() -> None:
-    """CMLM's slots, and all positions again, of which 11 is to be corrected. Neither half reads the other."""
+    """CMLM's slots, and all positions again, of which 11 is to be corrected. Neither half reads the
+    other."""
     made = example("cmlmc")
     assert table(made) == ["11111....."] * 5 + [".....11111"] * 5 and len(made.query) == 0
     assert made.content[:5].tolist() == example("cmlm").content.tolist()
@@ -119,7 +127,7 @@ CONTENT = MODEL.model_copy(update={"ar_stream": "content"})
 @pytest.mark.parametrize("name", ["ar", "joint", "janus"])
 def test_without_ar_queries_the_contents_predict(name: str) -> None:
     """The slots are the same but for the queries; P_AR of a token is the content before it."""
-    made = build_example(SOURCE, TARGET, MASKED, CONTENT, objective(name))
+    made = build_example(PAIR, CONTENT, objective(name))
     other = example(name)
     np.testing.assert_array_equal(made.content, other.content)
     np.testing.assert_array_equal(made.query, other.query[4:])
@@ -142,7 +150,8 @@ def test_without_ar_queries_the_contents_predict(name: str) -> None:
 
 
 def test_bang() -> None:
-    """Three streams. Contents: the true tokens, then the slots of each diagonal d, which reads the tokens 0 … d.
+    """Three streams. Contents: the true tokens, then the slots of each diagonal d, which reads the
+    tokens 0 … d.
 
     A slot is written as what it predicts and, behind it, how many tokens before that are hidden.
     """
@@ -168,7 +177,8 @@ def test_bang_nar() -> None:
     assert predicted(made, "nar") == [(10, 1), (11, 2), (12, 3), (EOS, 4)]
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
+# --- losses
+# ----------------------------------------------------------------------------------------------------------
 
 NAMES = {
     "janus": [
@@ -197,9 +207,9 @@ def batch(name: str) -> Batch:
     fields = [
         {"source": rng.integers(5, 24, n), "target": rng.integers(5, 24, m)} for n, m in sizes
     ]
-    return collate(
-        [make_example(f, rng, model=tiny_model().config, objective=config) for f in fields]
-    )
+    shape = tiny_model().config
+    examples = [make_example(f, rng, model=shape, objective=config) for f in fields]
+    return collate_examples(examples, config)
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -240,12 +250,10 @@ def test_sums_and_total_against_plain_torch(name: str) -> None:
 @pytest.mark.parametrize("shape", [MODEL, CONTENT], ids=lambda model: model.ar_stream)
 @pytest.mark.parametrize("name", ["ar", "cmlm", "joint"])
 def test_the_distributions_of_rivals_are_those_of_janus(name: str, shape: ModelConfig) -> None:
-    """The same slots, so the same hidden states. (BANG's slots also read themselves: theirs are others.)"""
+    """The same slots, so the same hidden states. (BANG's slots also read themselves: theirs are
+    others.)"""
     model = tiny_model()
-    rival, janus = (
-        collate([build_example(SOURCE, TARGET, MASKED, shape, objective(n))])
-        for n in (name, "janus")
-    )
+    rival, janus = (collate([build_example(PAIR, shape, objective(n))]) for n in (name, "janus"))
     ours, theirs = (model(b.source, b.slots)[0].flatten(0, 1) for b in (rival, janus))
     for stream, index in rival.predict.items():
         states = dict(zip(janus.targets.tolist(), theirs[janus.predict[stream]], strict=False))
@@ -256,16 +264,19 @@ def test_the_distributions_of_rivals_are_those_of_janus(name: str, shape: ModelC
 
 
 def test_what_is_corrected_is_what_the_model_writes() -> None:
-    """Sentence by sentence, by mask-predict in one pass and by Python, against `correct` on the batch."""
+    """Sentence by sentence, by mask-predict in one pass and by Python, against `correct` on the
+    batch."""
     model, rng = tiny_model(), np.random.default_rng(3)
     targets = [np.array([BOS, *rng.integers(5, 24, n), EOS]) for n in (4, 9, 2)]
     examples = [
         build_example(
-            rng.integers(5, 24, n + 2), targets[n], np.array([1]), MODEL, objective("cmlmc"), shown
+            MaskedPair(rng.integers(5, 24, n + 2), targets[n], np.array([1]), chosen=shown),
+            MODEL,
+            objective("cmlmc"),
         )
         for n, shown in enumerate((np.array([2, 4]), np.array([3, 4, 7, 9]), np.array([2])))
     ]
-    made = collate(examples)
+    made = collate_examples(examples, objective("cmlmc"))
     slots = cmlmc.correct(model, made, model.encode(made.source), VocabShard(24))
     before, after = made.slots.table, slots.table
     unwritten = before[..., TOKEN] == cmlmc.UNWRITTEN
@@ -329,7 +340,8 @@ def attended(made: Example) -> int:
     return int((content * np.resize(slots, len(content))).sum())
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+# --- configuration
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_defaults_of_each_objective() -> None:
@@ -338,9 +350,9 @@ def test_defaults_of_each_objective() -> None:
     assert objective("cmlmc").ce_nar == objective("cmlmc").ce_correction == 0.5, "the mean of both"
     assert objective("joint").ce_nar == 1 and objective("joint").kl_ar_nar == 0
     assert objective("ar").length == 0 and objective("bang").length == 0
-    for name, own in OWN_WEIGHTS.items():
+    for name, row in ROWS.items():
         config = objective(name)
-        assert {w for w in OWN_WEIGHTS["janus"] if getattr(config, w)} <= set(own)
+        assert {w for w in weight_names() if getattr(config, w)} <= set(row.weights)
         again = ObjectiveConfig.model_validate_json(config.model_dump_json())
         assert again == config, "a resolved configuration reads back to itself"
     assert ObjectiveConfig.model_validate({"recipe": "translation"}) == objective("janus")

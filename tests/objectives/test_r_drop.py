@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 from janus_pt.config.reader import read_config
 from janus_pt.config.schema import ObjectiveConfig
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.packing.batch import Batch, collate, second_draw
+from janus_pt.packing.batch import Batch, second_draw
 from janus_pt.utils.errors import UserError
 from tests.support.layouts import Layout, train
 from tests.support.models import tiny_model
@@ -38,7 +38,7 @@ def batch(config: ObjectiveConfig) -> Batch:
         for n, m in ((4, 12), (3, 1), (2, 9))
     ]
     examples = [make_example(f, rng, model=tiny_model().config, objective=config) for f in fields]
-    return collate(examples, config.draws)
+    return collate_examples(examples, config)
 
 
 def per_row(loss: ObjectiveLoss, made: Batch) -> torch.Tensor:
@@ -55,7 +55,8 @@ def per_row(loss: ObjectiveLoss, made: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["ar", "janus"])
 def test_the_mean_of_two_draws_and_their_divergence(name: str) -> None:
-    """The paper's loss, halved: the two draws' hidden states are read off a forward pass with the same seed."""
+    """The paper's loss, halved: the two draws' hidden states are read off a forward pass with the
+    same seed."""
     config, model = objective(name=name, r_drop=ALPHA), tiny_model(dropout=0.3).train()
     loss, single = (ObjectiveLoss(c, VocabShard(24)) for c in (config, objective(name=name)))
     made, plain = batch(config), batch(objective(name=name))

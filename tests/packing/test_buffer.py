@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from janus_pt.benchmark.case import make_batch, shape_case
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.objectives import OBJECTIVES
-from janus_pt.objectives.examples import make_example
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.objectives.examples import collate_examples, make_example
+from janus_pt.packing.batch import Batch
 from janus_pt.packing.buffer import as_buffer, map_leaves, pack_tensors, unpack_tensors
 from tests.support.models import tiny_model
 
@@ -78,9 +78,9 @@ def test_batches_of_all_objectives_go_from_process_to_process(
         st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=3)
     )
     pairs = [{"source": rng.integers(5, 24, n), "target": rng.integers(5, 24, m)} for n, m in sizes]
-    batch = collate(
-        [make_example(pair, rng, model=tiny_model().config, objective=config) for pair in pairs]
-    )
+    shape = tiny_model().config
+    examples = [make_example(pair, rng, model=shape, objective=config) for pair in pairs]
+    batch = collate_examples(examples, config)
     assert_same(batch, pickle.loads(ForkingPickler.dumps(batch)))
 
 

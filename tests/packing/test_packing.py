@@ -14,10 +14,10 @@ from torch import Tensor
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.model.padding import join_samples, split_samples
 from janus_pt.objectives import OBJECTIVES
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.packing.batch import Example, collate
+from janus_pt.packing.batch import Example
 from janus_pt.packing.padded import make_padded_layout
 from tests.support.models import tiny_model
 
@@ -56,7 +56,7 @@ def numbers(
     coefficients = torch.linspace(0.3, 0.9, len(module.loss.names), dtype=torch.float64)
     found = []
     for batch in batches:
-        total, sums = module(collate(batch), coefficients)
+        total, sums = module(collate_examples(batch, config), coefficients)
         total.backward()
         found.append(torch.cat((total.detach()[None], sums)))
     return torch.stack(found).sum(0), {

@@ -13,11 +13,11 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from janus_pt.model import block_masks
 from janus_pt.model.block_masks import slots_block_mask, source_block_mask
 from janus_pt.model.masks import readable
-from janus_pt.objectives import janus
 from janus_pt.packing.batch import Batch, Example, collate
 from janus_pt.packing.padded import ROW_STEP
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import POSITION, TOKEN
+from tests.support.examples import make_example_of
 
 MASK = 4
 BLOCK = 8
@@ -33,7 +33,8 @@ def examples(draw: st.DrawFn) -> list[tuple[Example, list[int]]]:
         masked = [p for p in range(1, inner + 1) if draw(st.booleans())]
         target = np.array([1, *range(10, 10 + inner), 2])
         source = np.array([1, *range(20, 20 + draw(st.integers(1, 5))), 2])
-        made.append((janus.example(source, target, np.array(masked, dtype=int), MASK, 1), masked))
+        example = make_example_of("janus", source, target, np.array(masked, dtype=int))
+        made.append((example, masked))
     return made
 
 
@@ -118,7 +119,9 @@ def test_streams_predict_prefixes_of_the_targets(made: list[tuple[Example, list[
 
 def test_no_row_of_any_mask_is_empty() -> None:
     parts = [
-        janus.example(np.arange(n), np.array([1, *range(10, 10 + n), 2]), np.arange(1, n), MASK, 1)
+        make_example_of(
+            "janus", np.arange(n), np.array([1, *range(10, 10 + n), 2]), np.arange(1, n)
+        )
         for n in (2, 6)
     ]
     slots = collate(parts).slots
@@ -132,7 +135,7 @@ def test_no_row_of_any_mask_is_empty() -> None:
 def long_batch(sizes: list[int]) -> Batch:
     """Samples whose source and target have these numbers of tokens; a third of the target is masked."""
     targets = [np.array([1, *np.arange(n) % 90 + 10, 2]) for n in sizes]
-    return collate([janus.example(t, t, np.arange(1, len(t) - 1, 3), MASK, 1) for t in targets])
+    return collate([make_example_of("janus", t, t, np.arange(1, len(t) - 1, 3)) for t in targets])
 
 
 def whole_masks(batch: Batch, first: int) -> list[tuple[Tensor, BlockMask]]:

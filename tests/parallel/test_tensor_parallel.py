@@ -11,10 +11,10 @@ import torch
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.packing.batch import Batch
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,8 @@ def batch(objective: ObjectiveConfig = OBJECTIVE) -> Batch:
         {"source": rng.integers(5, 53, n), "target": rng.integers(5, 53, m)}
         for n, m in ((7, 9), (3, 4), (10, 6))
     ]
-    made = collate([make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs])
+    examples = [make_example(pair, rng, model=CONFIG, objective=objective) for pair in pairs]
+    made = collate_examples(examples, objective)
     assert all(len(index) for index in made.predict.values())
     return made
 

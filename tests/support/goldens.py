@@ -18,8 +18,8 @@ from janus_pt.convert.reference import reference_model_config, reference_state
 from janus_pt.model.initialize import TakeShard, load_weights
 from janus_pt.model.layer_factory import PLAIN, Layers
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import janus
 from janus_pt.packing.batch import Batch, Example, collate
+from tests.support.examples import make_example_of
 
 ROOT = Path(
     os.environ.get("JANUS_GOLDENS", Path(__file__).resolve().parents[3] / "shared" / "goldens")
@@ -100,15 +100,23 @@ class Golden:
         return collate(self.examples())
 
     def _translation_example(self, source: Any, target: Any, masked: Any) -> Example:
-        return janus.example(source, target, masked, self.config.mask_token_id, position_offset=0)
+        return self._janus_example(source, target, masked)
+
+    def _janus_example(self, source: Any, target: Any, masked: Any) -> Example:
+        return make_example_of(
+            "janus",
+            source,
+            target,
+            masked,
+            mask_token_id=self.config.mask_token_id,
+            position_offset=0,
+        )
 
     def _denoising_example(self, source: Any, target: Any, masked: Any) -> Example:
         """Their AR stream reads eos before bos and predicts bos too: it is the causal half of a longer target."""
         longer = np.concatenate(([self.config.eos_token_id], target))
-        causal = janus.example(
-            source, longer, masked + 1, self.config.mask_token_id, position_offset=0
-        )
-        plain = janus.example(source, target, masked, self.config.mask_token_id, position_offset=0)
+        causal = self._janus_example(source, longer, masked + 1)
+        plain = self._janus_example(source, target, masked)
         added = len(longer) - len(target)
         content = np.concatenate(
             (causal.content[: len(longer) - 1], plain.content[len(target) - 1 :])

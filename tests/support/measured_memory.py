@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from janus_pt.config.schema import Config
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.expected_sizes import sample_sizes
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.packing.batch import Batch
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import StageMemory, stage_memory
 from tests.support.ranks import Ranks
@@ -111,7 +111,10 @@ def micro_batches(config: Config, seed: int) -> list[Batch]:
     from megatron.core import parallel_state
 
     count = config.micro_batches_per_step // parallel_state.get_data_parallel_world_size()
-    return [collate([example() for _ in range(samples)]) for _ in range(count)]
+    return [
+        collate_examples([example() for _ in range(samples)], config.objective)
+        for _ in range(count)
+    ]
 
 
 def measure(case: dict[str, Any]) -> float:

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_pt.config.schema import Config
-from janus_pt.objectives.examples import make_example
+from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.expected_sizes import SampleSizes
-from janus_pt.packing.batch import Batch, collate
+from janus_pt.packing.batch import Batch
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.traffic import Traffic, step_traffic
 from tests.support.measured_memory import build_config
@@ -117,7 +117,7 @@ def batch_of(config: Config) -> Batch:
     rng, length = np.random.default_rng(1), config.model.max_positions
     text = rng.integers(5, config.model.vocab_size, length - 2)
     example = make_example({"text": text}, rng, model=config.model, objective=config.objective)
-    return collate([example] * config.data.micro_batch_size)
+    return collate_examples([example] * config.data.micro_batch_size, config.objective)
 
 
 def measure(case: dict[str, Any]) -> tuple[Volumes, Volumes]:
