@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from janus_pt.checkpoint.layout import Layout
 from janus_pt.config.schema import Config
-from janus_pt.model.initialize import full_shapes
+from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.parameter_groups import is_trained
 from janus_pt.parallel.tensor import local_shard

@@ -53,6 +53,8 @@ class ModelConfig(Section):
     decoder_layers: Depth = 6
     pre_layer_norm: bool = False
     """LayerNorm before each sublayer (and once at the end) instead of after it."""
+    norm: Literal["layer_norm"] = "layer_norm"
+    feed_forward: Literal["plain"] = "plain"
     activation: Literal["relu", "gelu"] = "gelu"
     positions: Literal["learned", "sinusoidal"] = "learned"
     max_positions: Positive = 1024

@@ -26,7 +26,7 @@ from janus_pt.export.folder import (
     write_folder,
 )
 from janus_pt.model.adapters import merged, trained_with
-from janus_pt.model.initialize import full_shapes
+from janus_pt.model.meta import full_shapes
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.model.adapters import build_on_meta
+from janus_pt.model.meta import build_on_meta
 from janus_pt.packing.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError

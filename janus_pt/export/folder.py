@@ -21,9 +21,7 @@ from torch import Tensor
 from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
 from janus_pt.export.checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export.stream import write_tensors
-from janus_pt.model.adapters import build_on_meta
-from janus_pt.model.initialize import full_shapes
-from janus_pt.model.positions import SinusoidalPositions
+from janus_pt.model.meta import assign_weights, build_on_meta, full_shapes
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
@@ -65,12 +63,8 @@ class Export:
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
-        config, model = self.config, build_on_meta(self.config, self.adapter)
-        model.load_state_dict(self.state, assign=True)
-        for stack in (model.encoder, model.decoder):
-            if isinstance(stack.embed_positions, SinusoidalPositions):  # computed, hence in no file
-                table = SinusoidalPositions(config.max_positions, config.hidden_size)
-                stack.embed_positions = table.to(self.state["embed_tokens.weight"].dtype)
+        model = build_on_meta(self.config, self.adapter)
+        assign_weights(model, self.state)
         return model.eval()
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from janus_pt.config.schema import Config
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
-from janus_pt.model.initialize import draw, full_shapes
+from janus_pt.model.initialize import draw
+from janus_pt.model.meta import full_shapes
 from janus_pt.parallel.parameter_groups import is_trained
 
 MLFLOW_RUN = "mlflow_run.json"

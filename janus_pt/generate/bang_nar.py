@@ -16,7 +16,7 @@ from janus_pt.generate.constraints import forbidden_in_nar, vocabulary_mask
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.incremental import read_sources
 from janus_pt.generate.refine import BOUNDARY, most_probable
-from janus_pt.model.attention import LayerCache
+from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from janus_pt.generate.hypotheses import score_dtype
-from janus_pt.model.attention import KeysValues, LayerCache
 from janus_pt.model.blocks import DecoderLayer
+from janus_pt.model.kv_cache import KeysValues, LayerCache
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 from janus_pt.utils.errors import UserError
@@ -138,7 +138,7 @@ class IncrementalDecoder:
 
     def _set_write_positions(self, places: int | Tensor, reach: int) -> None:
         for cache in self._caches:
-            cache.places = places
+            cache.write_positions = places
             cache.reach = reach
 
     def reorder(self, rows: Tensor) -> None:

@@ -13,7 +13,7 @@ from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.constraints import vocabulary_mask
 from janus_pt.generate.hypotheses import score_dtype
 from janus_pt.generate.incremental import SourceMemory, log_probabilities
-from janus_pt.model.attention import LayerCache
+from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
 
 CPU_CHUNK_ELEMENTS = 1 << 20

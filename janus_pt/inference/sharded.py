@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from janus_pt.export.adapters import load_pretrained
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.model.adapters import build_on_meta
 from janus_pt.model.initialize import load_weights
+from janus_pt.model.meta import build_on_meta
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.materialize import materialize
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers

@@ -10,8 +10,8 @@ shared out over its width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -20,14 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_pt.config.schema import AdapterConfig, ModelConfig
-from janus_pt.model.layer_factory import PLAIN, Layers, unchanged
+from janus_pt.config.schema import AdapterConfig
+from janus_pt.model.layer_factory import (
+    PLAIN,
+    Layers,
+    is_column,
+    partition_dim,
+    reads_copied_input,
+    unchanged,
+)
 from janus_pt.model.transformer import JanusTransformer
 
-SHARED = ("q_proj", "k_proj", "v_proj")
-"""Column layers that read the same."""
-COLUMN, ROW = (*SHARED, "fc1"), ("out_proj", "fc2")
-"""The linear layers by how they are sharded."""
+ForkRng = Callable[[], AbstractContextManager[None]]
 FIRST, LAST = ("lora_A", "adapter_down"), ("lora_B", "adapter_up")
 """The two layers of an adapter; the last one starts as zero."""
 
@@ -47,79 +51,95 @@ def trained_with(adapter: AdapterConfig, name: str) -> bool:
     return is_adapter(name) or any(matches(pattern, name) for pattern in adapter.modules_to_save)
 
 
-def target_layers(adapter: AdapterConfig, parameters: Iterable[str]) -> list[str]:
-    """Names of the linear layers that get an adapter, from the names of the model's parameters."""
-    possible = ROW if adapter.kind == "bottleneck" else COLUMN + ROW
-    layers = [
-        name.removesuffix(".weight")
-        for name in parameters
-        if name.endswith(".weight") and not is_adapter(name)
-    ]
-    layers = [layer for layer in layers if layer.rpartition(".")[2] in possible]
-    return [
-        layer for layer in layers if any(matches(pattern, layer) for pattern in adapter.targets)
-    ]
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's linear layers that can have an adapter, by name: all column and row layers."""
+    layers = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if is_adapter(name) or not isinstance(weight, nn.Parameter):
+            continue
+        # A table is shared out over its rows too, but it multiplies nothing.
+        if partition_dim(weight) is not None and "embed" not in name:
+            layers[name] = module
+    return layers
 
 
-def build_on_meta(
-    config: ModelConfig, adapter: AdapterConfig | None = None, layers: Layers = PLAIN
-) -> JanusTransformer:
-    """The model, with its adapters if it has any, without its numbers: every tensor is on the meta device, nothing is
-    allocated or drawn at random."""
-    with torch.device("meta"):
-        model = JanusTransformer(config, layers)
-        if adapter is not None:
-            add_adapters(model, adapter, layers)
-    return model
+def possible_layers(adapter: AdapterConfig, model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers that an adapter of this kind can be put on, by name."""
+    layers = linear_layers(model)
+    if adapter.kind == "lora":
+        return layers
+    # A bottleneck reads a sublayer's output, which a row layer makes.
+    return {name: layer for name, layer in layers.items() if not is_column(layer)}
+
+
+def target_layers(adapter: AdapterConfig, model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers of `model` that get an adapter, by name."""
+    chosen = {}
+    for name, layer in possible_layers(adapter, model).items():
+        if any(matches(pattern, name) for pattern in adapter.targets):
+            chosen[name] = layer
+    return chosen
 
 
 def add_adapters(model: JanusTransformer, adapter: AdapterConfig, layers: Layers = PLAIN) -> None:
     """Put adapters on `model`, whose layers `layers` has made. Their weights are not set."""
     model.adapter = adapter
-    for name in target_layers(adapter, [name for name, _ in model.named_parameters()]):
-        layer, kind = model.get_submodule(name), name.rpartition(".")[2]
+    targets = target_layers(adapter, model)
+    # Tensors that replaced the factory's without `meta.assign_weights` have lost its marks.
+    assert targets, "no layer to adapt: the model's parameters have no marks of sharding"
+    for layer in targets.values():
         if adapter.kind == "lora":
-            inputs, outputs = _sizes(model.config)[kind]
-            first: nn.Module
-            last: nn.Module
-            if kind in ROW:
-                first, last = (
-                    layers.row(inputs, adapter.r, bias=False),
-                    nn.Linear(adapter.r, outputs, bias=False),
-                )
-            else:
-                first, last = (
-                    nn.Linear(inputs, adapter.r, bias=False),
-                    layers.column(adapter.r, outputs, bias=False),
-                )
-            layer.add_module("lora_A", first)
-            layer.add_module("lora_B", last)
-            tp_rng_fork = layers.tp_rng_fork if kind in ROW else nullcontext
-            scale_replicated_grad = layers.scale_replicated_grad if kind in SHARED else unchanged
-            scaling = adapter.lora_alpha / adapter.r
-            layer.register_forward_hook(
-                partial(_lora, scaling, adapter.lora_dropout, tp_rng_fork, scale_replicated_grad)
-            )
+            _add_lora(layer, adapter, layers)
         else:
-            layer.add_module("adapter_down", layers.column(model.config.hidden_size, adapter.r))
-            layer.add_module("adapter_up", layers.row(adapter.r, model.config.hidden_size))
-            layer.register_forward_hook(_bottleneck)
+            _add_bottleneck(layer, model.config.hidden_size, adapter.r, layers)
 
 
-def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    d, ffn = config.hidden_size, config.ffn_hidden_size
-    return {**dict.fromkeys(COLUMN + ROW, (d, d)), "fc1": (d, ffn), "fc2": (ffn, d)}
+def _add_lora(layer: nn.Module, adapter: AdapterConfig, layers: Layers) -> None:
+    """A is sharded like a row layer's input, B like a column layer's output; the other of the two is whole."""
+    outputs, inputs = layer.get_parameter("weight").shape
+    # The weight is this rank's part; the factory is given whole sizes.
+    if is_column(layer):
+        first: nn.Module = nn.Linear(inputs, adapter.r, bias=False)
+        last = layers.column(adapter.r, outputs * layers.tensor_parallel_size, bias=False)
+        # The input is identical on all ranks, and so is the mask.
+        tp_rng_fork: ForkRng = nullcontext
+    else:
+        first = layers.row(inputs * layers.tensor_parallel_size, adapter.r, bias=False)
+        last = nn.Linear(adapter.r, outputs, bias=False)
+        tp_rng_fork = layers.tp_rng_fork
+    layer.add_module("lora_A", first)
+    layer.add_module("lora_B", last)
+    # A of a column layer is computed identically on all ranks. Behind `copy_to_tp_region` its input's
+    # gradient would be summed as often as there are ranks.
+    copied = reads_copied_input(layer)
+    scale_replicated_grad = layers.scale_replicated_grad if copied else unchanged
+    hook = partial(
+        _lora,
+        adapter.lora_alpha / adapter.r,
+        adapter.lora_dropout,
+        tp_rng_fork,
+        scale_replicated_grad,
+    )
+    layer.register_forward_hook(hook)
+
+
+def _add_bottleneck(layer: nn.Module, hidden_size: int, width: int, layers: Layers) -> None:
+    layer.add_module("adapter_down", layers.column(hidden_size, width))
+    layer.add_module("adapter_up", layers.row(width, hidden_size))
+    layer.register_forward_hook(_bottleneck)
 
 
 def _lora(
     scaling: float,
     dropout: float,
-    tp_rng_fork: Any,
-    scale_replicated_grad: Any,
+    tp_rng_fork: ForkRng,
+    scale_replicated_grad: Callable[[Tensor], Tensor],
     layer: Any,
     inputs: tuple[Tensor, ...],
     output: Tensor,
 ) -> Tensor:
+    """Forward hook; torch gives it the last three arguments."""
     x = scale_replicated_grad(inputs[0])
     if layer.training and dropout > 0:
         with tp_rng_fork():
@@ -128,20 +148,23 @@ def _lora(
 
 
 def _bottleneck(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    added: Tensor = layer.adapter_up(F.relu(layer.adapter_down(output)))
-    return output + added
+    """Forward hook."""
+    update: Tensor = layer.adapter_up(F.relu(layer.adapter_down(output)))
+    return output + update
 
 
 def merged(
     base: Iterable[tuple[str, Tensor]], trained: Mapping[str, Tensor], adapter: AdapterConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the plain model that computes what `base` with the LoRA weights in `trained` does."""
+    """The weights of the plain model that computes the same as `base` with the LoRA weights in `trained`."""
+    scaling = adapter.lora_alpha / adapter.r
     for name, weight in base:
         layer = name.removesuffix(".weight")
-        a, b = (trained.get(f"{layer}.{part}.weight") for part in ("lora_A", "lora_B"))
-        if a is not None and b is not None and layer != name:
+        a = trained.get(f"{layer}.lora_A.weight")
+        b = trained.get(f"{layer}.lora_B.weight")
+        if layer != name and a is not None and b is not None:
+            # In float64: rounding a product of low precision would be seen in small updates.
             product = b.double() @ a.double()
-            weight = torch.add(weight.double(), product, alpha=adapter.lora_alpha / adapter.r).to(
-                weight.dtype
-            )
+            weight = torch.add(weight.double(), product, alpha=scaling).to(weight.dtype)
+        # Weights of `modules_to_save` were trained as a whole.
         yield name, trained.get(name, weight).to(weight.dtype)

@@ -1,9 +1,11 @@
 """FlexAttention's masks of a packed row, without looking at each pair of slots.
 
-A row of some thousand samples' slots has far more pairs than there is memory. What a block of readers may read of a
-block of keys is told by which segments occur in both and by the smallest and largest of their other numbers: a block of
-the mask that is left out holds nothing, one that is called full holds everything, and in all others the kernel asks
-the visibility function for each pair.
+A row of some thousand samples' slots has far more pairs than there is memory. Which pairs of a block
+of queries and a block of keys are visible follows from two things: which segments occur in both
+blocks, and the smallest and largest values of their other fields. From these each pair of blocks is
+one of three kinds: empty (skipped by the kernel), full (read without a mask), or partial (the kernel
+asks the visibility function for each pair of slots). A block may be called partial where it is really
+empty or full, which costs time; never the other way round.
 """
 
 from __future__ import annotations
@@ -18,75 +20,132 @@ from torch.nn.attention.flex_attention import BlockMask
 from janus_pt.packing.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
 
 BLOCK = 128
-"""Readers, and keys, of a block."""
+"""Queries, and keys, of a block: FlexAttention's default."""
+NO_SEGMENT = -1
+"""Segment of padding, and all fields of what `_in_blocks` adds behind the end of the row."""
 
 
 def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMask:
-    """The decoder's self-attention: the slots from `first` on read content slots; `causal`: none to their right."""
-    rows, keys = slots.table[0, first:], slots.table[0, : slots.num_content]
-    reader, until, start, stop = (
-        rows[:, field].contiguous() for field in (SEGMENT, UNTIL, START, STOP)
-    )
-    segment, rank = (keys[:, field].contiguous() for field in (SEGMENT, RANK))
-    place, key_place = rows[:, POSITION].contiguous(), keys[:, POSITION].contiguous()
+    """The decoder's self-attention: slots from `first` on read content slots.
 
-    def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        allowed: Tensor = visible(reader[q], until[q], start[q], stop[q], segment[k], rank[k])
-        return allowed & (key_place[k] <= place[q]) if causal else allowed
+    `causal`: no slot reads to its right.
+    """
+    queries = slots.table[0, first:]
+    keys = slots.table[0, : slots.num_content]
+    # A contiguous vector a field: the kernel reads them by slot number.
+    query_segment = queries[:, SEGMENT].contiguous()
+    until = queries[:, UNTIL].contiguous()
+    start = queries[:, START].contiguous()
+    stop = queries[:, STOP].contiguous()
+    query_position = queries[:, POSITION].contiguous()
+    key_segment = keys[:, SEGMENT].contiguous()
+    key_rank = keys[:, RANK].contiguous()
+    key_position = keys[:, POSITION].contiguous()
 
-    (low, high), (key_low, key_high) = _extremes(rows), _extremes(keys)
-    low, high, first_rank, last_rank = (
-        low[:, None],
-        high[:, None],
-        key_low[:, RANK],
-        key_high[:, RANK],
-    )
-    some = (first_rank < high[..., UNTIL]) | (last_rank >= low[..., START]) & (
-        first_rank < high[..., STOP]
-    )
-    every = (first_rank >= 0) & (last_rank < low[..., UNTIL]) | (first_rank >= high[..., START]) & (
-        last_rank < low[..., STOP]
-    )
+    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        allowed: Tensor = visible(
+            query_segment[q], until[q], start[q], stop[q], key_segment[k], key_rank[k]
+        )
+        if causal:
+            allowed = allowed & (key_position[k] <= query_position[q])
+        return allowed
+
+    any_rank, all_ranks = _ranks_in_reach(queries, keys)
     if causal:
-        some &= key_low[:, POSITION] <= high[..., POSITION]
-        every &= key_high[:, POSITION] <= low[..., POSITION]
-    share, alone = _segments(reader, segment, 2 * len(slots.query_layout.indices[0]))
-    return _block_mask(share & some, alone & every, seen, (len(rows), len(keys)))
+        any_position, all_positions = _positions_in_reach(queries, keys)
+        any_rank = any_rank & any_position
+        all_ranks = all_ranks & all_positions
+    # Two segments a sample (`packing/slots.py`); the layout has a row for each sample.
+    num_segments = 2 * len(slots.query_layout.indices[0])
+    any_segment, one_segment = _segments_in_common(query_segment, key_segment, num_segments)
+    return _block_mask(
+        any_segment & any_rank, one_segment & all_ranks, mask_mod, (len(queries), len(keys))
+    )
 
 
-def source_block_mask(readers: Tensor, samples: Tensor, count: int) -> BlockMask:
-    """Readers, a sample each, read the source tokens of their sample; there are `count` samples."""
-    share, alone = _segments(readers, samples, count)
+def source_block_mask(query_samples: Tensor, key_samples: Tensor, num_samples: int) -> BlockMask:
+    """Queries read the source tokens of their own sample; both are given by sample number, -1 padding."""
 
-    def same(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (readers[q] == samples[k]) & (samples[k] >= 0)
+    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        # Padding queries would match padding keys.
+        is_token = key_samples[k] >= 0
+        return (query_samples[q] == key_samples[k]) & is_token
 
-    return _block_mask(share, alone, same, (len(readers), len(samples)))
+    any_sample, one_sample = _segments_in_common(query_samples, key_samples, num_samples)
+    return _block_mask(any_sample, one_sample, mask_mod, (len(query_samples), len(key_samples)))
 
 
-def _blocked(x: Tensor) -> Tensor:
-    """`[row, fields]` as `[blocks, BLOCK, fields]`, with -1 behind the end."""
-    return F.pad(x, (0, 0, 0, -len(x) % BLOCK), value=-1).unflatten(0, (-1, BLOCK))
+def _ranks_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether some query of a block may see some key of another by its rank, and whether all see all.
+
+    Both `[query blocks, key blocks]`; segments are not looked at. The two intervals are those of
+    `packing.slots.visible`: [0, until) and [start, stop).
+    """
+    low, high = _extremes(queries)
+    key_low, key_high = _extremes(keys)
+    # [query blocks, 1] against [key blocks].
+    lowest_until, highest_until = low[:, UNTIL, None], high[:, UNTIL, None]
+    lowest_start, highest_start = low[:, START, None], high[:, START, None]
+    lowest_stop, highest_stop = low[:, STOP, None], high[:, STOP, None]
+    lowest_rank, highest_rank = key_low[:, RANK], key_high[:, RANK]
+
+    some_known = lowest_rank < highest_until
+    some_between = (highest_rank >= lowest_start) & (lowest_rank < highest_stop)
+    # A key of rank -1 (padding) is in no interval from 0 on.
+    all_known = (lowest_rank >= 0) & (highest_rank < lowest_until)
+    all_between = (lowest_rank >= highest_start) & (highest_rank < lowest_stop)
+    return some_known | some_between, all_known | all_between
+
+
+def _positions_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether some key of a block is not to the right of some query of another, and whether no key is."""
+    low, high = _extremes(queries)
+    key_low, key_high = _extremes(keys)
+    some = key_low[:, POSITION] <= high[:, POSITION, None]
+    every = key_high[:, POSITION] <= low[:, POSITION, None]
+    return some, every
+
+
+def _segments_in_common(
+    query_segments: Tensor, key_segments: Tensor, num_segments: int
+) -> tuple[Tensor, Tensor]:
+    """Whether a block of queries and one of keys share a segment, and whether they have that one alone.
+
+    Both `[query blocks, key blocks]`.
+    """
+    query_blocks = _in_blocks(query_segments[:, None])[..., 0]
+    key_blocks = _in_blocks(key_segments[:, None])[..., 0]
+    # Segments can be far apart within a block (a row's sections repeat the samples), so their smallest
+    # and largest say little. The count of common ones is a product of two tables of zeros and ones.
+    in_query_block = _occurrence(query_blocks, num_segments)
+    in_key_block = _occurrence(key_blocks, num_segments)
+    in_both = in_query_block @ in_key_block.t() > 0
+
+    low, high = query_blocks.amin(1)[:, None], query_blocks.amax(1)[:, None]
+    key_low, key_high = key_blocks.amin(1), key_blocks.amax(1)
+    # Two blocks of nothing but padding are alone in one segment as well, and must not be full.
+    alone = (low == high) & (key_low == key_high) & (low == key_low) & (key_low > NO_SEGMENT)
+    return in_both, alone
+
+
+def _occurrence(blocks: Tensor, num_segments: int) -> Tensor:
+    """1 where a segment occurs in a block, else 0: `[blocks, num_segments]`, float32."""
+    occurs = torch.zeros(len(blocks), num_segments + 1, device=blocks.device)
+    # Column 0 takes what has no segment, and is cut off: no boolean index, so no wait for the device.
+    occurs.scatter_(1, blocks.long() - NO_SEGMENT, 1.0)
+    return occurs[:, 1:]
 
 
 def _extremes(table: Tensor) -> tuple[Tensor, Tensor]:
-    blocked = _blocked(table)
-    return blocked.amin(1), blocked.amax(1)
+    """Smallest and largest value of each field in each block of `table [row, fields]`."""
+    blocks = _in_blocks(table)
+    return blocks.amin(1), blocks.amax(1)
 
 
-def _segments(readers: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of each block of readers and of keys, whether a segment is in both; and whether nothing else is in either."""
-    found, ends = [], []
-    for segments in (readers, keys):
-        blocked = _blocked(segments[:, None])[..., 0]
-        there = torch.zeros(len(blocked), count + 1, device=segments.device)
-        found.append(there.scatter_(1, blocked.long() + 1, 1.0)[:, 1:])  # -1 is no segment
-        ends.append((blocked.amin(1), blocked.amax(1)))
-    (low, high), (key_low, key_high) = ends
-    alone = (
-        (low == high)[:, None] & (key_low == key_high) & (low[:, None] == key_low) & (key_low >= 0)
-    )
-    return found[0] @ found[1].t() > 0, alone
+def _in_blocks(table: Tensor) -> Tensor:
+    """`[row, fields]` as `[blocks, BLOCK, fields]`, with -1 behind the end."""
+    missing = -len(table) % BLOCK
+    return F.pad(table, (0, 0, 0, missing), value=NO_SEGMENT).unflatten(0, (-1, BLOCK))
 
 
 def _block_mask(
@@ -95,16 +154,25 @@ def _block_mask(
     mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     lengths: tuple[int, int],
 ) -> BlockMask:
-    """From `[blocks of readers, blocks of keys]`: which hold something, and which of these everything."""
-
-    def ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-        first = blocks.int().argsort(stable=True, dim=-1, descending=True)
-        return blocks.sum(-1, dtype=torch.int32)[None, None], first.int()[None, None]
-
+    """The mask, from `[query blocks, key blocks]`: which hold a visible pair, and which no other."""
+    partial_counts, partial_indices = _ordered(some & ~every)
+    full_counts, full_indices = _ordered(every)
     return BlockMask.from_kv_blocks(
-        *ordered(some & ~every),
-        *ordered(every),
+        partial_counts,
+        partial_indices,
+        full_counts,
+        full_indices,
         BLOCK_SIZE=BLOCK,
         mask_mod=mask_mod,
         seq_lengths=lengths,
     )
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block of queries, how many key blocks are set, and their numbers before all others'.
+
+    `[1, 1, query blocks]` and `[1, 1, query blocks, key blocks]`: one mask for all rows and heads.
+    """
+    counts = blocks.sum(-1, dtype=torch.int32)
+    indices = blocks.int().argsort(stable=True, dim=-1, descending=True).int()
+    return counts[None, None], indices[None, None]

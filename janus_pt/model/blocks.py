@@ -1,138 +1,172 @@
-"""Transformer layers, post- or pre-LayerNorm. Parameter names follow fairseq and Hugging Face's BART."""
+"""Transformer layers, post- or pre-norm. Parameter names follow fairseq and Hugging Face's BART."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.model.attention import Attention, LayerCache, Mask
+from janus_pt.model.attention import Attention, Mask
 from janus_pt.model.dropout import add_dropped, dropout
+from janus_pt.model.feed_forward import ACTIVATIONS, FEED_FORWARDS
+from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.layer_factory import Layers
-from janus_pt.model.masks import DecoderMasks
-
-LAYER_NORM_EPS = 1e-5
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-
-
-def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """A LayerNorm over the hidden size."""
-    return nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+from janus_pt.model.masks import EncoderMasks, LayerMasks
+from janus_pt.model.norms import make_norm
 
 
 class Layer(nn.Module):
-    """What encoder and decoder layers share: self-attention's and the feed-forward network's parts."""
+    """The parts that encoder and decoder layers share: self-attention and feed-forward network."""
+
+    fc2: nn.Module
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
-        self.pre_layer_norm = config.pre_layer_norm
+        self.pre_norm = config.pre_layer_norm
         self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = config.activation_dropout
-        self.copy_to_tp_region, self.tp_rng_fork = layers.copy_to_tp_region, layers.tp_rng_fork
-        self.self_attn = self._attention(config, layers)
-        self.self_attn_layer_norm = layer_norm(config)
-        self.fc1 = layers.column(config.hidden_size, config.ffn_hidden_size)
-        self.fc2 = layers.row(config.ffn_hidden_size, config.hidden_size)
-        self.final_layer_norm = layer_norm(config)
+        self.copy_to_tp_region = layers.copy_to_tp_region
+        self.tp_rng_fork = layers.tp_rng_fork
+        self.self_attn = Attention(config, layers)
+        self.self_attn_layer_norm = make_norm(config)
+        self.feed_forward = FEED_FORWARDS[config.feed_forward]
+        for name, projection in self.feed_forward.projections(config, layers).items():
+            self.add_module(name, projection)
+        self.final_layer_norm = make_norm(config)
 
-    @staticmethod
-    def _attention(config: ModelConfig, layers: Layers) -> Attention:
-        return Attention(
-            config.hidden_size, config.num_attention_heads, config.attention_dropout, layers
-        )
-
-    def _residual(
-        self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor], skip: int = 0
-    ) -> Tensor:
-        """`x` plus what the sublayer makes of it, normalised before or after; the sublayer leaves out `skip` slots."""
-        kept = x[:, skip:] if skip else x
-        dropped = self.dropout if self.training else 0.0
-        if self.pre_layer_norm:
-            return add_dropped(kept, sublayer(norm(x)), dropped)
-        return cast(Tensor, norm(add_dropped(kept, sublayer(x), dropped)))
+    def _add(self, x: Tensor, update: Tensor) -> Tensor:
+        """The residual connection: `x` plus what a sublayer computed, after dropout."""
+        return add_dropped(x, update, self.dropout if self.training else 0.0)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.fc1(x))
+        hidden = self.feed_forward.hidden(self, x)
         if self.training and self.activation_dropout > 0:
+            # Each rank has other features here: their masks must differ.
             with self.tp_rng_fork():
-                x = dropout(x, self.activation_dropout)
-        return self.fc2(x)
+                hidden = dropout(hidden, self.activation_dropout)
+        return self.fc2(hidden)
 
 
 class EncoderLayer(Layer):
     """Self-attention, feed-forward."""
 
-    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+    def forward(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         """`x [batch, length, hidden]` to the same shape."""
+        if self.pre_norm:
+            h = self._add(x, self._self_attention(self.self_attn_layer_norm(x), masks))
+            return self._add(h, self._feed_forward(self.final_layer_norm(h)))
+        h = self.self_attn_layer_norm(self._add(x, self._self_attention(x, masks)))
+        return self.final_layer_norm(self._add(h, self._feed_forward(h)))
 
-        def self_attention(h: Tensor) -> Tensor:
-            h = self.copy_to_tp_region(h)
-            return self.self_attn(h, self.self_attn.keys_values(h), mask)
-
-        x = self._residual(x, self.self_attn_layer_norm, self_attention)
-        return self._residual(x, self.final_layer_norm, self._feed_forward)
+    def _self_attention(self, x: Tensor, masks: EncoderMasks) -> Tensor:
+        # Three projections read `x`: its gradient is summed over the ranks once for all of them.
+        x = self.copy_to_tp_region(x)
+        keys_values = self.self_attn.keys_values(x, masks.rotation)
+        return self.self_attn(x, keys_values, masks.mask, masks.rotation)
 
 
 class DecoderLayer(Layer):
     """Self-attention on the content slots, by option a causal one behind it, cross-attention, feed-forward.
 
-    Keys and values are made of the layer's input at the content slots alone: this is two-stream attention,
-    queries and contents sharing all parameters.
+    Keys and values are made of the layer's input at the content slots alone: this is two-stream
+    attention, queries and contents sharing all parameters.
     """
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__(config, layers)
-        self.encoder_attn = self._attention(config, layers)
-        self.encoder_attn_layer_norm = layer_norm(config)
+        self.encoder_attn = Attention(config, layers)
+        self.encoder_attn_layer_norm = make_norm(config)
         if config.causal_self_attention:
-            self.causal_attn = self._attention(config, layers)
-            self.causal_attn_layer_norm = layer_norm(config)
+            self.causal_attn = Attention(config, layers)
+            self.causal_attn_layer_norm = make_norm(config)
 
     def forward(
         self,
         x: Tensor,
         encoder_out: Tensor | None,
-        reading: DecoderMasks,
+        masks: LayerMasks,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """`x [batch, slots, hidden]` to the same shape, less the slots before `reading.first`: they are only read.
+        """`x [batch, slots, hidden]` to the same shape, less the slots before `masks.first`.
 
-        `encoder_out` has gone through `layers.copy_to_tp_region`. `cache` replaces it and carries
+        `encoder_out` has gone through `layers.copy_to_tp_region`. `cache` replaces it and holds the
         earlier content slots.
         """
-        count, first, cross_mask = reading.num_content, reading.first, reading.cross_mask
+        # A causal self-attention reads all contents: the one before it must compute all slots.
+        first = masks.first if masks.causal_mask is None else 0
+        residual = _from(x, first)
+        if self.pre_norm:
+            attended = self._self_attention(self.self_attn_layer_norm(x), masks, first, cache)
+            h = self._add(residual, attended)
+            if masks.causal_mask is not None:
+                residual = _from(h, masks.first)
+                attended = self._causal_attention(self.causal_attn_layer_norm(h), masks, cache)
+                h = self._add(residual, attended)
+            normed = self.encoder_attn_layer_norm(h)
+            h = self._add(h, self._cross_attention(normed, encoder_out, masks, cache))
+            return self._add(h, self._feed_forward(self.final_layer_norm(h)))
 
-        def contents(
-            attention: Attention, mask: Mask | None, skip: int
-        ) -> Callable[[Tensor], Tensor]:
-            def sublayer(h: Tensor) -> Tensor:
-                h = self.copy_to_tp_region(h)
-                keys_values = attention.keys_values(h[:, :count] if count < h.shape[1] else h)
-                if cache is not None:
-                    keys_values = cache.extend(*keys_values)
-                return attention(h[:, skip:] if skip else h, keys_values, mask)
+        attended = self._self_attention(x, masks, first, cache)
+        h = self.self_attn_layer_norm(self._add(residual, attended))
+        if masks.causal_mask is not None:
+            residual = _from(h, masks.first)
+            attended = self._causal_attention(h, masks, cache)
+            h = self.causal_attn_layer_norm(self._add(residual, attended))
+        attended = self._cross_attention(h, encoder_out, masks, cache)
+        h = self.encoder_attn_layer_norm(self._add(h, attended))
+        return self.final_layer_norm(self._add(h, self._feed_forward(h)))
 
-            return sublayer
+    def _self_attention(
+        self, x: Tensor, masks: LayerMasks, first: int, cache: LayerCache | None
+    ) -> Tensor:
+        return self._read_contents(self.self_attn, x, masks, masks.self_mask, first, cache)
 
-        def cross_attention(h: Tensor) -> Tensor:
-            h = self.copy_to_tp_region(h)
-            if cache is None:
-                assert encoder_out is not None
-                return self.encoder_attn(h, self.encoder_attn.keys_values(encoder_out), cross_mask)
-            # Slots of all copies of a source are so many queries to the same keys.
-            folded = h.reshape(len(cache.memory[0]), -1, h.shape[-1])
-            return self.encoder_attn(folded, cache.memory, cross_mask).view_as(h)
+    def _causal_attention(self, x: Tensor, masks: LayerMasks, cache: LayerCache | None) -> Tensor:
+        mask = masks.causal_mask
+        return self._read_contents(self.causal_attn, x, masks, mask, masks.first, cache)
 
-        skip = first if reading.causal_mask is None else 0
-        x = self._residual(
-            x, self.self_attn_layer_norm, contents(self.self_attn, reading.self_mask, skip), skip
-        )
-        if reading.causal_mask is not None:
-            causal = contents(self.causal_attn, reading.causal_mask, first)
-            x = self._residual(x, self.causal_attn_layer_norm, causal, first)
-        x = self._residual(x, self.encoder_attn_layer_norm, cross_attention)
-        return self._residual(x, self.final_layer_norm, self._feed_forward)
+    def _read_contents(
+        self,
+        attention: Attention,
+        x: Tensor,
+        masks: LayerMasks,
+        mask: Mask | None,
+        first: int,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """The slots of `x` from `first` on read its content slots and those in the cache."""
+        x = self.copy_to_tp_region(x)
+        rotation = masks.rotation
+        query_rotation = key_rotation = None
+        if rotation is not None:
+            # Keys are rotated by their own positions before they are cached: never again afterwards.
+            key_rotation = rotation.narrow(0, masks.num_content)
+            query_rotation = rotation.narrow(first, x.shape[1])
+        keys_values = attention.keys_values(_until(x, masks.num_content), key_rotation)
+        if cache is not None:
+            keys_values = cache.extend(*keys_values)
+        return attention(_from(x, first), keys_values, mask, query_rotation)
+
+    def _cross_attention(
+        self, x: Tensor, encoder_out: Tensor | None, masks: LayerMasks, cache: LayerCache | None
+    ) -> Tensor:
+        """The slots of `x` read the source. Source and target have positions of their own: no rotation."""
+        x = self.copy_to_tp_region(x)
+        if cache is None:
+            assert encoder_out is not None
+            return self.encoder_attn(
+                x, self.encoder_attn.keys_values(encoder_out), masks.cross_mask
+            )
+        # The slots of all copies of a source are queries to the same keys: no key is copied.
+        folded = x.reshape(len(cache.memory[0]), -1, x.shape[-1])
+        return self.encoder_attn(folded, cache.memory, masks.cross_mask).view_as(x)
+
+
+def _from(x: Tensor, first: int) -> Tensor:
+    """The slots from `first` on. A slice of everything would cost a copy in the backward pass."""
+    return x[:, first:] if first else x
+
+
+def _until(x: Tensor, stop: int) -> Tensor:
+    """The slots before `stop`."""
+    return x[:, :stop] if stop < x.shape[1] else x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,38 +12,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.model.attention import LayerCache, Mask
-from janus_pt.model.blocks import DecoderLayer, EncoderLayer, layer_norm
+from janus_pt.model.blocks import DecoderLayer, EncoderLayer
 from janus_pt.model.dropout import Seed, dropout, seed_layer
+from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.layer_factory import Layers
-from janus_pt.model.masks import DecoderMasks
-from janus_pt.model.positions import SinusoidalPositions
+from janus_pt.model.masks import DecoderMasks, EncoderMasks, LayerMasks
+from janus_pt.model.norms import make_norm
+from janus_pt.model.positions import make_rotation, make_table
 
 
 class Stack(nn.Module):
-    """Embedding of tokens and positions, then layers; `recompute` gives up activations for time.
+    """Embedding of tokens and positions, then layers; `recompute` saves memory of activations for time.
 
-    Layers are numbered through encoder and decoder, embeddings counted as layers; `first` is the number of this
-    stack's embedding. With a `seed`, a layer's dropout depends on that and on its number alone. A stack may lack
-    layers and embedding: a pipeline stage holds only its own.
+    Layers are numbered through encoder and decoder, embeddings counted as layers; `first` is the number
+    of this stack's embedding. With a `seed`, a layer's dropout depends on that and on its number alone.
+    A stack may lack layers and embedding: a pipeline stage holds only its own.
     """
 
     def __init__(self, config: ModelConfig, layers: list[nn.Module], first: int) -> None:
         super().__init__()
-        hidden_size = config.hidden_size
-        self.scale = math.sqrt(hidden_size) if config.scale_embedding else 1.0
-        table = nn.Embedding if config.positions == "learned" else SinusoidalPositions
-        self.embed_positions: nn.Module = table(config.max_positions, hidden_size)
-        projects = config.embedding_projection
-        self.embed_projection = (
-            nn.Linear(2 * hidden_size, hidden_size, bias=False) if projects else None
-        )
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
+        self.embed_positions = make_table(config)
+        self.embed_projection = _embedding_projection(config)
         self.layernorm_embedding = (
-            layer_norm(config) if config.embedding_layer_norm else nn.Identity()
+            make_norm(config) if config.embedding_layer_norm else nn.Identity()
         )
         self.dropout = config.dropout
         self.layers = nn.ModuleList(layers)
-        self.layer_norm = layer_norm(config) if config.pre_layer_norm else nn.Identity()
+        # Pre-norm layers hand on what no norm has seen.
+        self.layer_norm = make_norm(config) if config.pre_layer_norm else nn.Identity()
         self.first = first
         self.recompute = False
         self.seed: Seed | None = None
@@ -53,12 +50,13 @@ class Stack(nn.Module):
         if self.seed is not None and self.training:
             seed_layer(self.seed, self.first)
         x = embedded_tokens * self.scale
-        places = self.embed_positions(positions).to(x.dtype)  # DeepSpeed leaves buffers in float32
-        x = (
-            self.embed_projection(torch.cat((x, places), dim=-1))
-            if self.embed_projection
-            else x + places
-        )
+        if self.embed_positions is not None:
+            # DeepSpeed leaves buffers, and so computed tables, in float32.
+            embedded_positions = self.embed_positions(positions).to(x.dtype)
+            if self.embed_projection is not None:
+                x = self.embed_projection(torch.cat((x, embedded_positions), dim=-1))
+            else:
+                x = x + embedded_positions
         return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
@@ -66,62 +64,81 @@ class Stack(nn.Module):
         return ((int(name), layer) for name, layer in self.layers.named_children())
 
     def _run(self, index: int, layer: nn.Module, *inputs: Any) -> Tensor:
+        """`layer(*inputs)`, layer `index` of the stack: its dropout seeded, its activations kept or not."""
         seed = self.seed if self.training else None
 
         def seeded(*inputs: Any) -> Tensor:
+            # Inside, so that the recomputed forward pass draws the same masks.
             if seed is not None:
                 seed_layer(seed, self.first + 1 + index)
             return layer(*inputs)
 
         if self.recompute and self.training:
+            # Torch saves the generators' states only where no seed makes that needless.
             return checkpoint(seeded, *inputs, use_reentrant=False, preserve_rng_state=seed is None)
         return seeded(*inputs)
+
+
+def _embedding_projection(config: ModelConfig) -> nn.Module | None:
+    """From the embeddings of token and position, joined, to the hidden size."""
+    if not config.embedding_projection:
+        return None
+    return nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
 
 
 class Encoder(Stack):
     """The bidirectional encoder."""
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
-        super().__init__(
-            config, [EncoderLayer(config, layers) for _ in range(config.encoder_layers)], first=0
-        )
+        stack: list[nn.Module] = [
+            EncoderLayer(config, layers) for _ in range(config.encoder_layers)
+        ]
+        super().__init__(config, stack, first=0)
 
-    def run(self, x: Tensor, mask: Mask) -> Tensor:
+    def run(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         """The layers, from and to `[batch, length, hidden]`."""
         for index, layer in self.numbered():
-            x = self._run(index, layer, x, mask)
+            x = self._run(index, layer, x, masks)
         return x
 
-    def forward(self, embedded_tokens: Tensor, positions: Tensor, mask: Mask) -> Tensor:
+    def forward(self, embedded_tokens: Tensor, positions: Tensor, masks: EncoderMasks) -> Tensor:
         """Encoder output `[batch, length, hidden]`."""
-        return self.layer_norm(self.run(self.embed(embedded_tokens, positions), mask))
+        x = self.embed(embedded_tokens, positions)
+        return self.layer_norm(self.run(x, masks))
 
 
 class Decoder(Stack):
     """The decoder, run once over all streams."""
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
-        stack = [DecoderLayer(config, layers) for _ in range(config.decoder_layers)]
-        super().__init__(config, list(stack), first=config.encoder_layers + 1)
-        self.last, self.copy_to_tp_region = config.decoder_layers - 1, layers.copy_to_tp_region
-        self.causal = config.causal_self_attention
+        stack: list[nn.Module] = [
+            DecoderLayer(config, layers) for _ in range(config.decoder_layers)
+        ]
+        super().__init__(config, stack, first=config.encoder_layers + 1)
+        self.config = config
+        self.copy_to_tp_region = layers.copy_to_tp_region
 
-    def run(
-        self, x: Tensor, encoder_out: Tensor, reading: Callable[[bool], DecoderMasks]
-    ) -> Tensor:
-        """The layers, from `[batch, slots, hidden]` to the same, or less where the last layer is here; `reading` says
-        what the last one reads, or another."""
+    def run(self, x: Tensor, encoder_out: Tensor, masks: DecoderMasks) -> Tensor:
+        """The layers, from `[batch, slots, hidden]` to the same, or fewer slots where the last layer is here."""
+        # All layers read the encoder's output: its gradient is summed over the ranks once.
         encoder_out = self.copy_to_tp_region(encoder_out)
+        last = self.config.decoder_layers - 1
         for index, layer in self.numbered():
-            x = self._run(index, layer, x, encoder_out, reading(index == self.last))
+            x = self._run(index, layer, x, encoder_out, masks.for_layer(is_last=index == last))
         return x
 
-    def forward(self, embedded_tokens: Tensor, positions: Tensor, *inputs: Any) -> Tensor:
-        """Hidden states `[batch, slots, hidden]` of the slots that predict; `inputs` are those of `run` after its
-        first."""
-        return self.layer_norm(self.run(self.embed(embedded_tokens, positions), *inputs))
+    def forward(
+        self,
+        embedded_tokens: Tensor,
+        positions: Tensor,
+        encoder_out: Tensor,
+        masks: DecoderMasks,
+    ) -> Tensor:
+        """Hidden states `[batch, slots, hidden]` of the slots that predict."""
+        x = self.embed(embedded_tokens, positions)
+        return self.layer_norm(self.run(x, encoder_out, masks))
 
-    def read_on(
+    def decode_step(
         self,
         embedded_tokens: Tensor,
         positions: Tensor,
@@ -135,14 +152,24 @@ class Decoder(Stack):
         Of a sequence with queries only these are computed in the last layer: `[batch, queries, hidden]`.
         """
         x = self.embed(embedded_tokens, positions)
-        causal = None
-        if self.causal:
-            seen = positions[:, None, None, :num_content] <= positions[:, None, :, None]
-            causal = seen if self_mask is None else seen & self_mask
-        reading = last = DecoderMasks(num_content, 0, self_mask, cross_mask, causal)
+        causal_mask = None
+        if self.config.causal_self_attention:
+            causal_mask = _not_to_the_right(positions, num_content)
+            if self_mask is not None:
+                causal_mask = causal_mask & self_mask
+        rotation = make_rotation(self.config, positions, x.dtype)
+        masks = LayerMasks(num_content, 0, self_mask, cross_mask, causal_mask, rotation)
+        last_masks = masks
         if num_content < x.shape[1]:
-            self_mask = None if self_mask is None else self_mask[:, :, num_content:]
-            last = replace(reading, first=num_content, self_mask=self_mask)
+            # The contents' output of the last layer would be thrown away.
+            query_mask = None if self_mask is None else self_mask[:, :, num_content:]
+            last_masks = replace(masks, first=num_content, self_mask=query_mask)
         for layer, cache in zip(self.layers[:-1], caches[:-1], strict=True):
-            x = layer(x, None, reading, cache)
-        return self.layer_norm(self.layers[-1](x, None, last, caches[-1]))
+            x = layer(x, None, masks, cache)
+        return self.layer_norm(self.layers[-1](x, None, last_masks, caches[-1]))
+
+
+def _not_to_the_right(positions: Tensor, num_content: int) -> Tensor:
+    """Which contents stand not to the right of each slot: `[batch, 1, slots, contents]`."""
+    key_positions = positions[:, None, None, :num_content]
+    return key_positions <= positions[:, None, :, None]

@@ -9,66 +9,70 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from janus_pt.config.schema import AdapterConfig, ModelConfig
-from janus_pt.model.adapters import FIRST, LAST, build_on_meta, is_adapter
-from janus_pt.model.positions import SinusoidalPositions
+from janus_pt.model.adapters import FIRST, LAST, is_adapter
+from janus_pt.model.meta import full_shapes
+from janus_pt.model.positions import fill_tables
 from janus_pt.model.transformer import JanusTransformer
 
 TakeShard = Callable[[nn.Parameter, Tensor], Tensor]
-"""From a parameter and the whole tensor it is a part of: what the parameter should hold."""
+"""From a parameter and the whole tensor it is a part of: the part that the parameter holds."""
 
 
-def full_shapes(config: ModelConfig, adapter: AdapterConfig | None = None) -> dict[str, torch.Size]:
-    """Shapes of all parameters of the unsharded model, by name; those of its adapters too, if it has any."""
-    return {name: p.shape for name, p in build_on_meta(config, adapter).named_parameters()}
+def take_all(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+    """The part of an unsharded parameter: all of it."""
+    return whole
 
 
 def draw(name: str, shape: torch.Size, init_std: float, seed: int) -> Tensor:
-    """The new parameter `name`, float32: matrices and tables normal, LayerNorms one, biases zero.
+    """The new parameter `name`, float32: matrices and tables normal, norms one, biases zero.
 
     Adapters change nothing at first: their second matrix is zero. The first is uniform, as in LoRA's code.
     """
-    part = name.split(".")[-2:-1]
     if len(shape) == 1:
         return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-    if part and part[0] in LAST:
+    *_, module, _ = ("", *name.split("."))
+    if module in LAST:
         return torch.zeros(shape)
+    # By name, not one after another: other parameters, or other ranks, change nothing.
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-    if part and part[0] in FIRST:
+    if module in FIRST:
         bound = 1 / math.sqrt(shape[1])
         return torch.empty(shape).uniform_(-bound, bound, generator=generator)
     return torch.empty(shape).normal_(std=init_std, generator=generator)
 
 
 def initialize_weights(
-    model: JanusTransformer, seed: int, part: TakeShard = lambda _, whole: whole
+    model: JanusTransformer, seed: int, take_shard: TakeShard = take_all
 ) -> None:
-    """Give `model`, or the part of one that is there, the weights of `seed`."""
+    """Give `model`, or the part of one that is here, the weights of `seed`."""
     shapes = full_shapes(model.config, model.adapter)
-    set_weights(model, lambda name: draw(name, shapes[name], model.config.init_std, seed), part)
+    init_std = model.config.init_std
+    set_weights(model, lambda name: draw(name, shapes[name], init_std, seed), take_shard)
 
 
 def load_weights(
-    model: JanusTransformer, state: Mapping[str, Tensor], part: TakeShard = lambda _, whole: whole
+    model: JanusTransformer, state: Mapping[str, Tensor], take_shard: TakeShard = take_all
 ) -> None:
-    """Give `model`, or the part of one that is there, the weights of an unsharded state dict.
+    """Give `model`, or the part of one that is here, the weights of an unsharded state dict.
 
     Adapters that are not in it stay as they are.
     """
-    set_weights(
-        model, lambda name: None if is_adapter(name) and name not in state else state[name], part
-    )
+
+    def whole(name: str) -> Tensor | None:
+        # A plain model's weights are given to one that has new adapters; anything else must be there.
+        return state.get(name) if is_adapter(name) else state[name]
+
+    set_weights(model, whole, take_shard)
 
 
 @torch.no_grad()
 def set_weights(
-    model: JanusTransformer, whole: Callable[[str], Tensor | None], part: TakeShard
+    model: JanusTransformer, whole: Callable[[str], Tensor | None], take_shard: TakeShard
 ) -> None:
     """Fill all parameters from the whole tensors that `whole` gives by name (None: no change), and computed tables."""
     for name, parameter in model.named_parameters():
-        if (tensor := whole(name)) is not None:
-            parameter.copy_(part(parameter, tensor))
-    for module in model.modules():
-        if isinstance(module, SinusoidalPositions):
-            module.fill()
+        tensor = whole(name)
+        if tensor is not None:
+            parameter.copy_(take_shard(parameter, tensor))
+    fill_tables(model)

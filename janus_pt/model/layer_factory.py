@@ -1,11 +1,16 @@
-"""The small layer factory that blocks are written against, and the one that shards nothing."""
+"""The small layer factory that blocks are written against, and the one that shards nothing.
+
+Every parameter that tensor-parallel ranks share out carries megatron-core's two marks,
+`tensor_model_parallel` and `partition_dim`, whichever factory made it, and on the meta device too.
+Whoever must know how a model is sharded reads them (`partition_dim`) and needs no list of names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -18,7 +23,7 @@ class MakeLinear(Protocol):
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """What `copy_to_tp_region` and `scale_replicated_grad` are where nothing is sharded."""
+    """`copy_to_tp_region` and `scale_replicated_grad` where nothing is sharded."""
     return x
 
 
@@ -33,6 +38,7 @@ class Layers:
     from there on is read through `scale_replicated_grad`: each rank keeps its share of that gradient,
     so that the all-reduce does not count it once a rank. `tp_rng_fork` is the context for dropout
     between a column and a row layer, where each rank holds other features and must draw another mask.
+    `tensor_parallel_size` is the number of ranks that share a layer.
     """
 
     column: MakeLinear
@@ -42,7 +48,63 @@ class Layers:
     copy_to_tp_region: Callable[[Tensor], Tensor] = unchanged
     scale_replicated_grad: Callable[[Tensor], Tensor] = unchanged
     tp_rng_fork: Callable[[], AbstractContextManager[None]] = nullcontext
+    tensor_parallel_size: int = 1
 
 
-PLAIN = Layers(nn.Linear, nn.Linear, nn.Linear, nn.Embedding)
+def mark_sharded(parameter: Any, dimension: int) -> None:
+    """Mark a parameter as shared out along `dimension`; megatron-core's own marks stay as they are."""
+    parameter.tensor_model_parallel = True
+    parameter.partition_dim = dimension
+
+
+def mark_copied_input(column: Any) -> None:
+    """Mark a linear layer as one that reads behind `copy_to_tp_region`."""
+    column.reads_copied_input = True
+
+
+def reads_copied_input(layer: nn.Module) -> bool:
+    """Whether the input of a linear layer has gone through `copy_to_tp_region`."""
+    return getattr(layer, "reads_copied_input", False)
+
+
+def partition_dim(parameter: Tensor) -> int | None:
+    """The dimension that tensor-parallel ranks share out; None if each rank holds all of it."""
+    if not getattr(parameter, "tensor_model_parallel", False):
+        return None
+    dimension: int = parameter.partition_dim  # type: ignore[attr-defined]
+    return dimension
+
+
+def is_column(layer: nn.Module) -> bool:
+    """Whether a linear layer's output features are shared out."""
+    return partition_dim(layer.get_parameter("weight")) == 0
+
+
+def _column(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+    layer = nn.Linear(inputs, outputs, bias)
+    for parameter in layer.parameters():
+        mark_sharded(parameter, 0)
+    return layer
+
+
+def _column_without_reduce(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+    layer = _column(inputs, outputs, bias)
+    mark_copied_input(layer)
+    return layer
+
+
+def _row(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+    layer = nn.Linear(inputs, outputs, bias)
+    # The bias is added after the ranks' sums are: each rank holds all of it.
+    mark_sharded(layer.weight, 1)
+    return layer
+
+
+def _embedding(rows: int, hidden_size: int) -> nn.Module:
+    table = nn.Embedding(rows, hidden_size)
+    mark_sharded(table.weight, 0)
+    return table
+
+
+PLAIN = Layers(_column, _column_without_reduce, _row, _embedding)
 """Torch's own layers: nothing is sharded."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, ParallelConfig
+
+if TYPE_CHECKING:
+    from janus_pt.model.transformer import JanusTransformer
 
 Problem = tuple[tuple[str | int, ...], str]
 
@@ -38,17 +41,19 @@ def _adapter_problems(adapter: AdapterConfig, parallel: ParallelConfig | None) -
 
 def _target_problems(adapter: AdapterConfig, model: ModelConfig) -> Iterator[Problem]:
     from janus_pt.model.adapters import (
-        COLUMN,
-        ROW,
         matches,
+        possible_layers,
         target_layers,
         trained_with,
     )  # imports torch: only here
-    from janus_pt.model.initialize import full_shapes
+    from janus_pt.model.meta import build_on_meta
 
-    names = list(full_shapes(model))
-    layers = target_layers(adapter, names)
-    possible = ROW if adapter.kind == "bottleneck" else COLUMN + ROW
+    plain_model = build_on_meta(model)
+    names = [name for name, _ in plain_model.named_parameters()]
+    layers = target_layers(adapter, plain_model)
+    possible = dict.fromkeys(
+        name.rpartition(".")[2] for name in possible_layers(adapter, plain_model)
+    )
     for index, pattern in enumerate(adapter.target_modules or ()):
         if not any(matches(pattern, layer) for layer in layers):
             yield (
@@ -58,7 +63,8 @@ def _target_problems(adapter: AdapterConfig, model: ModelConfig) -> Iterator[Pro
     for index, pattern in enumerate(adapter.modules_to_save):
         if not any(matches(pattern, name) for name in names):
             yield ("adapter", "modules_to_save", index), _no_such(pattern, names)
-    if problem := _lone_bias({name for name in names if not trained_with(adapter, name)}, names):
+    frozen = {name for name in names if not trained_with(adapter, name)}
+    if problem := _lone_bias(frozen, plain_model):
         yield ("adapter", "modules_to_save"), problem
 
 
@@ -90,32 +96,29 @@ def _optimizer_problems(
 
 def _freeze_problems(freeze: tuple[str, ...], model: ModelConfig) -> Iterator[Problem]:
     from janus_pt.model.adapters import matches  # imports torch: only where it is needed
-    from janus_pt.model.initialize import full_shapes
+    from janus_pt.model.meta import build_on_meta
 
-    names = list(full_shapes(model))
+    plain_model = build_on_meta(model)
+    names = [name for name, _ in plain_model.named_parameters()]
     for index, pattern in enumerate(freeze):
         if not any(matches(pattern, name) for name in names):
             yield ("optimizer", "freeze", index), _no_such(pattern, names)
     frozen = {name for name in names if any(matches(pattern, name) for pattern in freeze)}
     if len(frozen) == len(names):
         yield ("optimizer", "freeze"), "leaves nothing to train: remove a pattern"
-    elif problem := _lone_bias(frozen, names):
+    elif problem := _lone_bias(frozen, plain_model):
         yield ("optimizer", "freeze"), problem
 
 
-def _lone_bias(frozen: set[str], names: list[str]) -> str | None:
-    """What is said of a bias that would get no gradient: that of a column-parallel layer whose weight is frozen."""
-    from janus_pt.model.adapters import COLUMN
+def _lone_bias(frozen: set[str], model: JanusTransformer) -> str | None:
+    """The message about a trained bias of a column layer whose weight is frozen: it would get no gradient."""
+    from janus_pt.model.adapters import linear_layers
+    from janus_pt.model.layer_factory import is_column
 
-    for name in names:
-        layer, _, kind = name.rpartition(".")
-        if (
-            kind == "bias"
-            and layer.rpartition(".")[2] in COLUMN
-            and name not in frozen
-            and f"{layer}.weight" in frozen
-        ):
-            return f"megatron-core makes no gradient for {name} if the weight beside it is frozen: treat both alike"
+    for layer, module in linear_layers(model).items():
+        bias = f"{layer}.bias"
+        if is_column(module) and bias not in frozen and f"{layer}.weight" in frozen:
+            return f"megatron-core makes no gradient for {bias} if the weight beside it is frozen: treat both alike"
     return None
 
 

@@ -9,11 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig
-from janus_pt.model.attention import LayerCache
 from janus_pt.model.dropout import Seed
 from janus_pt.model.encoder_decoder import Decoder, Encoder
+from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.layer_factory import PLAIN, Layers
-from janus_pt.model.masks import DecoderMasks, encoder_mask, make_decoder_masks, uses_block_masks
+from janus_pt.model.masks import (
+    DecoderMasks,
+    EncoderMasks,
+    make_encoder_masks,
+    uses_block_masks,
+)
 from janus_pt.model.padding import split_samples
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 
@@ -21,9 +26,9 @@ from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 class JanusTransformer(nn.Module):
     """Encoder-decoder Transformer over slots (Liang et al. 2022).
 
-    `embed_tokens` serves source, target and the output projection, but for a source with a vocabulary of its own, which
-    has `embed_source`. `layers` decides how the weights are sharded; by default they are not. Weights are torch's
-    defaults until `initialize_weights` or `load_weights` gave others.
+    `embed_tokens` serves source, target and the output projection; a source with a vocabulary of its own
+    has `embed_source`. `layers` decides how the weights are sharded; by default they are not. Weights are
+    torch's defaults until `initialize_weights` or `load_weights` gave others.
     """
 
     def __init__(self, config: ModelConfig, layers: Layers = PLAIN) -> None:
@@ -36,23 +41,30 @@ class JanusTransformer(nn.Module):
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
         self.output_projection: Callable[[Tensor], Tensor] | None = None
-        """In place of the token embedding, in decoding: when the projection's weights are laid out otherwise."""
+        """Replaces the token embedding in decoding where the projection's weights are laid out otherwise."""
         self.adapter: AdapterConfig | None = None
-        """What `adapters.add_adapters` has put on its linear layers."""
+        """The adapters that `add_adapters` has put on its linear layers."""
 
     def recompute_activations(self, recompute: bool) -> None:
         """Turn activation checkpointing of every block on or off."""
         self.encoder.recompute = self.decoder.recompute = recompute
 
     def seed_dropout(self, seed: Seed | None) -> None:
-        """What the dropout of forward passes from now on is a function of; None leaves it to torch's generators."""
+        """Make dropout of the next forward passes a function of `seed`; None leaves it to torch's generators."""
         self.encoder.seed = self.decoder.seed = seed
 
-    def blocks(self, source: Source) -> bool:
+    def uses_block_masks(self, source: Source) -> bool:
         """Whether masks for this source, if it is packed, are FlexAttention's; others are dense."""
-        return uses_block_masks(
-            source.tokens.device, self.config.attention_dropout if self.training else 0.0
-        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return uses_block_masks(source.tokens.device, dropout)
+
+    def encoder_masks(self, source: Source, dtype: torch.dtype) -> EncoderMasks:
+        """What the encoder's layers read."""
+        return make_encoder_masks(self.config, source, dtype, self.uses_block_masks(source))
+
+    def decoder_masks(self, slots: Slots, source: Source, dtype: torch.dtype) -> DecoderMasks:
+        """What the decoder's layers read."""
+        return DecoderMasks(self.config, slots, source, dtype, self.uses_block_masks(source))
 
     def embed_sources(self, tokens: Tensor) -> Tensor:
         """Embedded source tokens `[batch, source, hidden]`."""
@@ -62,22 +74,14 @@ class JanusTransformer(nn.Module):
     def encode(self, source: Source) -> Tensor:
         """Encoder output `[rows, source, hidden]`; meaningless at padding."""
         embedded = self.embed_sources(source.tokens)
-        return self.encoder(
-            embedded, source.positions, encoder_mask(source, embedded.dtype, self.blocks(source))
-        )
-
-    def readings(
-        self, slots: Slots, source: Source, dtype: torch.dtype
-    ) -> Callable[[bool], DecoderMasks]:
-        """What the decoder's last layer (true) and its others read."""
-        return make_decoder_masks(
-            slots, source, dtype, self.blocks(source), self.config.causal_self_attention
-        )
+        masks = self.encoder_masks(source, embedded.dtype)
+        return self.encoder(embedded, source.positions, masks)
 
     def decode(self, slots: Slots, encoder_out: Tensor, source: Source) -> Tensor:
         """Hidden states `[1, slots, hidden]` in one pass, of the slots from `slots.first_predicting` on."""
-        reading = self.readings(slots, source, encoder_out.dtype)
-        return self.decoder(self.embed_tokens(slots[TOKEN]), slots[POSITION], encoder_out, reading)
+        embedded = self.embed_tokens(slots[TOKEN])
+        masks = self.decoder_masks(slots, source, encoder_out.dtype)
+        return self.decoder(embedded, slots[POSITION], encoder_out, masks)
 
     def decode_step(
         self,
@@ -92,21 +96,27 @@ class JanusTransformer(nn.Module):
 
         Args:
             tokens, positions: `[rows, slots]`, content slots first. If queries follow, only they are returned.
-            self_mask: `[rows, 1, slots, keys]`, keys being the places in the caches' reach; None: all may be read.
+            self_mask: `[rows, 1, slots, keys]`, keys being the caches' positions in reach; None: all may be read.
             cross_mask: `[sources, 1, 1, source]`; None: the sources have no padding.
             caches: one a layer; new content slots enter them if they keep any, query slots never do.
         """
         embedded = self.embed_tokens(tokens)
-        return self.decoder.read_on(embedded, positions, num_content, self_mask, cross_mask, caches)
+        return self.decoder.decode_step(
+            embedded, positions, num_content, self_mask, cross_mask, caches
+        )
 
     def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
         """Scores of the target lengths `[samples, length_classes]` from the mean of the encoder output."""
-        real = source.samples >= 0
-        if source.layout is not None:
-            real = source.layout.indices[0] >= 0
+        if source.layout is None:
+            is_token = source.samples >= 0
+        else:
+            # A packed row: samples side by side, [samples, longest, hidden].
+            is_token = source.layout.indices[0] >= 0
             encoder_out = split_samples(encoder_out[0, :, None], source.layout)[0][0]
-        real = real.unsqueeze(-1).to(encoder_out.dtype)
-        pooled = (encoder_out * real).sum(1) / real.sum(1).clamp(min=1)
+        weights = is_token.unsqueeze(-1).to(encoder_out.dtype)
+        # A sample of padding has no token; 1 keeps its mean from being NaN.
+        count = weights.sum(1).clamp(min=1)
+        pooled = (encoder_out * weights).sum(1) / count
         return self.embed_length(pooled)
 
     def logits(self, hidden: Tensor) -> Tensor:

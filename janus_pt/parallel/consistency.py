@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from torch import nn
 
 import janus_pt
-from janus_pt.parallel.tensor import split_dimension
+from janus_pt.parallel.tensor import partition_dim
 from janus_pt.utils.errors import UserError
 
 Fingerprints = Mapping[str, str]
@@ -52,8 +52,9 @@ def parameter_fingerprints(model: nn.Module) -> Fingerprints:
     """Fingerprints of all parameters; a split one is another thing on every tensor-parallel rank."""
     rank = parallel_state.get_tensor_model_parallel_rank()
     return {
-        f"parameter {name}"
-        + ("" if split_dimension(p) is None else f", part {rank}"): _fingerprint(p)
+        f"parameter {name}" + ("" if partition_dim(p) is None else f", part {rank}"): _fingerprint(
+            p
+        )
         for name, p in model.named_parameters()
     }
 

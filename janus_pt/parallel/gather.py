@@ -10,7 +10,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from janus_pt.model.initialize import full_shapes
+from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.tensor import full_tensor
 

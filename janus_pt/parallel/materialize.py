@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig
-from janus_pt.model.adapters import build_on_meta
 from janus_pt.model.initialize import initialize_weights
+from janus_pt.model.meta import build_on_meta
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.parameters import table_layers
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from janus_pt.config.schema import Config
 from janus_pt.model.adapters import matches, trained_with
-from janus_pt.model.initialize import full_shapes
+from janus_pt.model.meta import full_shapes
 
 
 def is_trained(config: Config, name: str) -> bool:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from janus_pt.config.schema import Config
 from janus_pt.model.dropout import Seed
-from janus_pt.model.masks import encoder_mask
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import Labels, ObjectiveLoss
 from janus_pt.packing.batch import Batch
@@ -58,16 +57,13 @@ class Stage(nn.Module):
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
         if self.layers[0] < turn:
-            encoded = model.encoder.run(
-                encoded, encoder_mask(source, encoded.dtype, model.blocks(source))
-            )
+            encoded = model.encoder.run(encoded, model.encoder_masks(source, encoded.dtype))
         if turn in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
         if self.layers[-1] > turn:
-            decoded = model.decoder.run(
-                decoded, encoded, model.readings(slots, source, encoded.dtype)
-            )
+            masks = model.decoder_masks(slots, source, encoded.dtype)
+            decoded = model.decoder.run(decoded, encoded, masks)
         if head in self.layers:
             # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
             # backward pass comes to the first output, and the table's would be there already.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel.layers import (
 from torch import Tensor, nn
 
 from janus_pt.config.schema import padded_vocab_size
-from janus_pt.model.layer_factory import Layers, MakeLinear
+from janus_pt.model.layer_factory import Layers, mark_copied_input, partition_dim
 from janus_pt.objectives.fused_loss import VocabShard
 
 
@@ -42,31 +42,44 @@ class _Row(_NoExtraState, RowParallelLinear):
 def tensor_parallel_layers() -> Layers:
     """Layers that hold this rank's share, the embedding's rows padded (`padded_vocab_size`). Weights are not set."""
     size = parallel_state.get_tensor_model_parallel_world_size()
+    # On the CPU, since the model is built on the meta device: megatron-core's other way asks for CUDA.
     config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
-    shared: dict[str, Any] = dict(config=config, init_method=lambda weight: weight)
-    column, column_without_reduce = (_make_column(alone, shared) for alone in (True, False))
-    row: MakeLinear = lambda i, o, bias=True: _Row(  # noqa: E731
-        i, o, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
-    )
-    embedding: Callable[[int, int], nn.Module] = lambda rows, hidden: VocabParallelEmbedding(  # noqa: E731
-        padded_vocab_size(rows, size), hidden, **shared
-    )
+    shared: dict[str, Any] = {"config": config, "init_method": _leave_unset}
+
+    def column(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        # Sums its input's gradient over the ranks itself, while it computes its weight's.
+        return _Column(inputs, outputs, bias=bias, gather_output=False, **shared)
+
+    def column_without_reduce(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        layer = _Column(
+            inputs, outputs, bias=bias, gather_output=False, disable_grad_reduce=True, **shared
+        )
+        mark_copied_input(layer)
+        return layer
+
+    def row(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        return _Row(
+            inputs, outputs, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
+        )
+
+    def embedding(rows: int, hidden_size: int) -> nn.Module:
+        return VocabParallelEmbedding(padded_vocab_size(rows, size), hidden_size, **shared)
+
     return Layers(
-        column,
-        column_without_reduce,
-        row,
-        embedding,
-        _CopyToTpRegion.apply,
-        _ScaleReplicatedGrad.apply,
-        tp_rng_fork,
+        column=column,
+        column_without_reduce=column_without_reduce,
+        row=row,
+        embedding=embedding,
+        copy_to_tp_region=_CopyToTpRegion.apply,
+        scale_replicated_grad=_ScaleReplicatedGrad.apply,
+        tp_rng_fork=tp_rng_fork,
+        tensor_parallel_size=size,
     )
 
 
-def _make_column(alone: bool, shared: dict[str, Any]) -> MakeLinear:
-    """A column that is `alone` adds up its input's gradient itself, beside computing that of its weight."""
-    return lambda i, o, bias=True: _Column(
-        i, o, bias=bias, gather_output=False, disable_grad_reduce=not alone, **shared
-    )
+def _leave_unset(weight: Tensor) -> Tensor:
+    """Megatron-core's `init_method`: weights are set later, by `initialize_weights`."""
+    return weight
 
 
 class _Identity(torch.autograd.Function):
@@ -88,7 +101,7 @@ class _CopyToTpRegion(_Identity):
 
 
 class _ScaleReplicatedGrad(_Identity):
-    """Returns its input; of the gradient, which all ranks have alike and will add up, each keeps its share."""
+    """Returns its input; the gradient, identical on all ranks and summed later, is divided by their number."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -115,27 +128,25 @@ def vocab_shard(embedding: nn.Module, vocab_size: int) -> VocabShard:
     return VocabShard(vocab_size, embedding.vocab_start_index, group if sharded else None)
 
 
-def split_dimension(parameter: nn.Parameter) -> int | None:
-    """The dimension that tensor-parallel ranks share out, or None for a parameter that each holds whole."""
-    split: bool = getattr(parameter, "tensor_model_parallel", False)
-    return getattr(parameter, "partition_dim", None) if split else None
-
-
 def local_shard(parameter: nn.Parameter, whole: Tensor) -> Tensor:
     """This rank's part of the unsharded tensor, zeros where the parameter is padded."""
-    dimension = split_dimension(parameter)
+    dimension = partition_dim(parameter)
     if dimension is None:
         return whole
     size = local_shape(parameter)[dimension]
-    start = min(parallel_state.get_tensor_model_parallel_rank() * size, whole.shape[dimension])
-    part = whole.narrow(dimension, start, min(size, whole.shape[dimension] - start))
-    missing = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - part.shape[dimension]]
-    return F.pad(part, missing)
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    # The last ranks of a small vocabulary may have fewer rows than others, or none: the rest is padding.
+    start = min(rank * size, whole.shape[dimension])
+    length = min(size, whole.shape[dimension] - start)
+    part = whole.narrow(dimension, start, length)
+    # `F.pad` counts from the last dimension: none before and behind, then the missing ones behind.
+    padding = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - length]
+    return F.pad(part, padding)
 
 
 def full_tensor(parameter: nn.Parameter, part: Tensor, shape: torch.Size) -> Tensor:
     """The unsharded tensor of `shape`, padding cut off, from every rank's part; all tensor-parallel ranks take part."""
-    dimension = split_dimension(parameter)
+    dimension = partition_dim(parameter)
     if dimension is None:
         return part
     group = parallel_state.get_tensor_model_parallel_group()

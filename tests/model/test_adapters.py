@@ -18,7 +18,8 @@ from janus_pt.config.schema import AdapterConfig, ModelConfig
 from janus_pt.export.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_pretrained, save_adapter
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.model.adapters import add_adapters, is_adapter, target_layers, trained_with
-from janus_pt.model.initialize import draw, full_shapes, initialize_weights
+from janus_pt.model.initialize import draw, initialize_weights
+from janus_pt.model.meta import build_on_meta, full_shapes
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
@@ -69,7 +70,7 @@ def test_lora_adds_its_product_to_the_weight() -> None:
     model, plain = adapted(LORA), tiny_model(1)
     disturb(model)
     state, parameters = plain.state_dict(), dict(model.named_parameters())
-    for name in target_layers(LORA, state):
+    for name in target_layers(LORA, plain):
         product = parameters[f"{name}.lora_B.weight"] @ parameters[f"{name}.lora_A.weight"]
         state[f"{name}.weight"] = state[f"{name}.weight"] + 2.0 * product.detach()
     assert not torch.allclose(hidden(plain), hidden(model), atol=1e-3)
@@ -93,8 +94,8 @@ def test_a_bottleneck_is_behind_its_layer() -> None:
 @settings(max_examples=12, deadline=None)
 def test_patterns_choose_layers(target: int, part: str) -> None:
     names = list(full_shapes(CONFIG))
-    chosen = target_layers(AdapterConfig(target_modules=(f"{part}.*{ALL[target]}",)), names)
-    assert chosen == [
+    adapter = AdapterConfig(target_modules=(f"{part}.*{ALL[target]}",))
+    assert list(target_layers(adapter, build_on_meta(CONFIG))) == [
         n.removesuffix(".weight")
         for n in names
         if f".{n}".count(f".{part}.") and f".{ALL[target]}.w" in n
@@ -136,8 +137,9 @@ def check_sharded() -> list[int]:
 
 
 def check_kind(adapter: AdapterConfig) -> int:
+    from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel.materialize import build_model
-    from janus_pt.parallel.tensor import local_shard, split_dimension, vocab_shard
+    from janus_pt.parallel.tensor import local_shard, vocab_shard
 
     def prepare(model: JanusTransformer, part: Any) -> None:
         shapes = full_shapes(CONFIG, adapter)
@@ -167,14 +169,14 @@ def check_kind(adapter: AdapterConfig) -> int:
         torch.testing.assert_close(
             gradients[name], local_shard(parameter, expected[name]), rtol=1e-10, atol=1e-12
         )
-        split += split_dimension(parameter) is not None
+        split += partition_dim(parameter) is not None
     return split
 
 
 def test_two_ranks_compute_what_one_does() -> None:
-    lora, bottleneck = (
-        len(target_layers(adapter, full_shapes(CONFIG))) for adapter in (LORA, BOTTLENECK)
-    )
+    plain_model = build_on_meta(CONFIG)
+    lora = len(target_layers(LORA, plain_model))
+    bottleneck = len(target_layers(BOTTLENECK, plain_model))
     split = [lora, 3 * bottleneck]  # of LoRA one matrix; down, its bias and up
     assert run_ranks(check_sharded, 2) == [split, split]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import additive, attend
 from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_layer
 from janus_pt.model.initialize import initialize_weights
-from janus_pt.model.masks import DecoderMasks, readable
+from janus_pt.model.masks import EncoderMasks, LayerMasks, readable
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
@@ -141,6 +141,16 @@ def test_the_position_offset_moves_the_causal_slots_alone() -> None:
     assert torch.equal(moved.bool(), causal) and moved.max() == 1
 
 
+@dataclass(frozen=True)
+class AllSlots:
+    """The same masks for every layer, the last included."""
+
+    masks: LayerMasks
+
+    def for_layer(self, is_last: bool) -> LayerMasks:
+        return self.masks
+
+
 def dense_pass(ours: JanusTransformer, source: Source, slots: Slots) -> torch.Tensor:
     """All slots' hidden states under dense masks of the whole row: encoder, decoder and last layer alike."""
     same = source.samples[0, :, None] == source.samples[0]
@@ -149,11 +159,9 @@ def dense_pass(ours: JanusTransformer, source: Source, slots: Slots) -> torch.Te
     mask, cross_mask, self_mask = (
         additive(m[None, None], torch.float64) for m in (same, cross, seen)
     )
-    encoded = ours.encoder(ours.embed_tokens(source.tokens), source.positions, mask)
-    reading = DecoderMasks(slots.num_content, 0, self_mask, cross_mask)
-    return ours.decoder(
-        ours.embed_tokens(slots[TOKEN]), slots[POSITION], encoded, lambda _: reading
-    )
+    encoded = ours.encoder(ours.embed_tokens(source.tokens), source.positions, EncoderMasks(mask))
+    masks = LayerMasks(slots.num_content, 0, self_mask, cross_mask)
+    return ours.decoder(ours.embed_tokens(slots[TOKEN]), slots[POSITION], encoded, AllSlots(masks))
 
 
 def test_what_is_left_out_changes_no_number() -> None:

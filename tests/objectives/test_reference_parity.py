@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from janus_pt.model.layer_factory import partition_dim
 from janus_pt.model.masks import readable
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.fused_loss import Terms, fused_losses
@@ -17,7 +18,6 @@ from janus_pt.packing.row_layout import pack_row
 from janus_pt.parallel import groups
 from janus_pt.parallel.tensor import (
     local_shard,
-    split_dimension,
     tensor_parallel_layers,
     vocab_shard,
 )
@@ -252,6 +252,6 @@ def check_sharded(cases: list[tuple[str, bool]]) -> int:
                 assert difference.abs().max() <= tolerance(golden) * whole.abs().max() + ROUNDING, (
                     key
                 )
-        assert split_dimension(ours.model.encoder.layers[0].fc2.weight) == 1
+        assert partition_dim(ours.model.encoder.layers[0].fc2.weight) == 1
     groups.shutdown()
     return len(cases)

@@ -10,7 +10,7 @@ import pytest
 from janus_pt.config.reader import read_config
 from janus_pt.config.schema import Config
 from janus_pt.model.adapters import matches
-from janus_pt.model.initialize import full_shapes
+from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.engine import build_optimizer
 from janus_pt.parallel.parameter_groups import is_trained, lr_scale, trained_parameters

@@ -72,9 +72,10 @@ def plain(objective: ObjectiveConfig = OBJECTIVE) -> TrainingModule:
 
 def check_shards(objective: ObjectiveConfig) -> int:
     """Loss and gradients of this rank's shards against the plain model's."""
+    from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel import groups
     from janus_pt.parallel.materialize import build_model
-    from janus_pt.parallel.tensor import full_tensor, local_shard, split_dimension, vocab_shard
+    from janus_pt.parallel.tensor import full_tensor, local_shard, vocab_shard
 
     groups.initialize(tensor_parallel_size=2)
     model = build_model(OWN_SHAPE.get(objective.name, CONFIG), SEED)
@@ -95,7 +96,7 @@ def check_shards(objective: ObjectiveConfig) -> int:
             atol=1e-12,
             msg=name,
         )
-        split += split_dimension(parameter) is not None
+        split += partition_dim(parameter) is not None
     groups.shutdown()
     return split
 

@@ -1,0 +1,56 @@
+"""All kinds of feed-forward networks, by the name that `model.feed_forward` gives them.
+
+A kind has no state. Its projections are children of the layer, so that their parameters have
+fairseq's names, `….fc1.weight`, in checkpoints and exports of every kind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_pt.config.schema import ModelConfig
+from janus_pt.model.layer_factory import Layers
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+"""By the name that `model.activation` gives them."""
+
+
+class FeedForward(ABC):
+    """A kind of network from `[..., hidden]` to the ffn size and back; the way back is always `fc2`."""
+
+    @abstractmethod
+    def projections(self, config: ModelConfig, layers: Layers) -> dict[str, nn.Module]:
+        """The layer's children by name: `fc2`, a row layer, and the column layers before it."""
+
+    @abstractmethod
+    def hidden(self, layer: Any, x: Tensor) -> Tensor:
+        """What `fc2` reads, this rank's features `[..., ffn / ranks]`, from `x [..., hidden]`.
+
+        `layer` has the projections, `activation`, and `copy_to_tp_region` of the layer factory.
+        """
+
+
+class PlainFeedForward(FeedForward):
+    """`fc2(activation(fc1(x)))` (Vaswani et al. 2017)."""
+
+    def projections(self, config: ModelConfig, layers: Layers) -> dict[str, nn.Module]:
+        """`fc1` and `fc2`."""
+        return {
+            "fc1": layers.column(config.hidden_size, config.ffn_hidden_size),
+            "fc2": layers.row(config.ffn_hidden_size, config.hidden_size),
+        }
+
+    def hidden(self, layer: Any, x: Tensor) -> Tensor:
+        """`activation(fc1(x))`."""
+        hidden: Tensor = layer.activation(layer.fc1(x))
+        return hidden
+
+
+FEED_FORWARDS: dict[str, FeedForward] = {
+    "plain": PlainFeedForward(),
+}

@@ -1,0 +1,73 @@
+"""What one decoder layer keeps while sentences are decoded: keys and values of the source and of slots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values, each `[batch, heads, keys, head_size]`."""
+MIN_CAPACITY = 32
+"""Content slots that a cache has room for at first."""
+
+
+class LayerCache:
+    """Keys and values that one decoder layer reads again in every step.
+
+    `memory`: keys and values of the sources, `[sources, heads, source, head_size]`. Decoding rows are
+    sources × copies, source by source; copies share their source's memory, which never moves with them.
+
+    The content slots' keys and values are kept only if `keep` is set. They lie in one buffer
+    `[rows, heads, capacity, head_size]` each, which doubles when it is full.
+    """
+
+    def __init__(self, memory: KeysValues, keep: bool = True) -> None:
+        self.memory = memory
+        self.write_positions: int | Tensor = 0
+        """Where the next content slots go: from this position of the buffer on in all rows, or positions
+        `[rows, slots]`."""
+        self.reach = 0
+        """Positions of the buffer that are read, a mask permitting: all that may have been written."""
+        self._keep = keep
+        _, heads, _, head_size = memory[0].shape
+        self._keys = memory[0].new_empty(0, heads, 0, head_size)
+        self._values = self._keys
+
+    def extend(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """Put the new content slots' keys and values at `write_positions`; returns all that are in reach."""
+        if not self._keep:
+            return keys, values
+        if self.reach > self._keys.shape[2]:
+            self._grow(len(keys))
+        if isinstance(self.write_positions, int):
+            # All rows write side by side: a plain copy, which needs no index on the device.
+            self._keys.narrow(2, self.write_positions, keys.shape[2]).copy_(keys)
+            self._values.narrow(2, self.write_positions, keys.shape[2]).copy_(values)
+        else:
+            row = torch.arange(len(keys), device=keys.device)[:, None]
+            self._keys[row, :, self.write_positions] = keys.transpose(1, 2)
+            self._values[row, :, self.write_positions] = values.transpose(1, 2)
+        return self._keys.narrow(2, 0, self.reach), self._values.narrow(2, 0, self.reach)
+
+    def _grow(self, rows: int) -> None:
+        _, heads, old, head_size = self._keys.shape
+        capacity = max(MIN_CAPACITY, 2 * old, self.reach)
+        # Zeros, not uninitialised memory: a masked position has weight 0, and 0 · NaN is NaN.
+        keys, values = self._keys.new_zeros(2, rows, heads, capacity, head_size).unbind(0)
+        if old:
+            keys[:, :, :old] = self._keys
+            values[:, :, :old] = self._values
+        self._keys = keys
+        self._values = values
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes what row `rows[i]` was; nothing beyond `reach` is moved. `memory` stays."""
+        keys = self._keys.narrow(2, 0, self.reach).index_select(0, rows)
+        values = self._values.narrow(2, 0, self.reach).index_select(0, rows)
+        if len(rows) == len(self._keys):
+            # Copied back, so that the room behind `reach` is kept for the next steps.
+            self._keys.narrow(2, 0, self.reach).copy_(keys)
+            self._values.narrow(2, 0, self.reach).copy_(values)
+        else:
+            self._keys = keys
+            self._values = values
