@@ -13,12 +13,12 @@ from janus_pt.config.reader import read_config
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.objectives.examples import collate_examples
 from janus_pt.objectives.expected_sizes import SampleSizes, sample_sizes, samples_of
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.example import Example
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from janus_pt.benchmark.case import SEED, Case, make_batch
 from janus_pt.benchmark.timing import medians, peak_memory_mb
 from janus_pt.benchmark.train import add_case, read_case
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
+from janus_pt.objectives.table import OBJECTIVES
 
 Streams = dict[str, Tensor]
 

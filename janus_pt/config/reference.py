@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,7 +16,8 @@ import annotated_types
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from janus_pt.config.schema import Config, ObjectiveConfig, Section
+from janus_pt.config.objectives import OBJECTIVES
+from janus_pt.config.schema import KNOWN_OBJECTIVE, Config, ObjectiveConfig, Section
 
 HEAD = """# Configuration
 
@@ -77,7 +78,13 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 def _type(field: FieldInfo) -> str:
     """The type in words, with the bounds of a number."""
+    if KNOWN_OBJECTIVE in field.metadata:
+        return _choices(OBJECTIVES)
     return _type_name(field.annotation) + _bounds(field.metadata)
+
+
+def _choices(values: Iterable[Any]) -> str:
+    return ", ".join(f"`{json.dumps(value)}`" for value in values)
 
 
 def _bounds(metadata: list[Any]) -> str:
@@ -97,7 +104,7 @@ def _type_name(annotation: Any) -> str:
     if origin is Annotated:
         return _type_name(arguments[0]) + _bounds(list(arguments[1:]))
     if origin is Literal:
-        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
+        return _choices(arguments)
     if origin in (Union, UnionType):
         return " or ".join(_type_name(inner) for inner in arguments)
     if origin is tuple:

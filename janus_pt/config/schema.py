@@ -28,7 +28,7 @@ def _known_objective(name: Any) -> Any:
     return name
 
 
-ObjectiveName = Annotated[str, BeforeValidator(_known_objective)]
+KNOWN_OBJECTIVE = BeforeValidator(_known_objective)
 
 
 class Section(BaseModel):
@@ -112,7 +112,7 @@ class MaskingConfig(Section):
 class ObjectiveConfig(Section):
     """What is trained, with the weights of METHOD §3. `recipe` gives the defaults: `pretraining` or `translation`."""
 
-    name: ObjectiveName = DEFAULT_OBJECTIVE
+    name: Annotated[str, KNOWN_OBJECTIVE] = DEFAULT_OBJECTIVE
     """JANUS, or one of its rivals (docs/reference/objectives.md). Weights of terms that an objective lacks are 0."""
     recipe: Literal["pretraining", "translation"] = "pretraining"
     ce_ar: Weight

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.random import Generator
 
 from janus_pt.config.schema import MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.objectives.masking import full_mask, infill, span_mask, uniform_mask
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.example import Example, IntArray
 

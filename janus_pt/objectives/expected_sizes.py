@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import exp
 
 from janus_pt.config.schema import DataConfig, MaskingConfig, ModelConfig, ObjectiveConfig
-from janus_pt.objectives import OBJECTIVES
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.example import BOUNDARY_TOKENS
 
 

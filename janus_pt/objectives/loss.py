@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
 from janus_pt.objectives.r_drop import both_draws, weights_of_both_draws
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch
 
 

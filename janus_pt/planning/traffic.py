@@ -27,8 +27,8 @@ from itertools import pairwise
 from typing import Any
 
 from janus_pt.config.schema import Config
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.fused_loss import chunk_rows
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.parameter_groups import trained_share, trains_all
 from janus_pt.parallel.parameters import landmarks, stage_parameters, table_layers, table_parameters

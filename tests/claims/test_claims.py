@@ -29,7 +29,7 @@ from janus_pt.claims.plan import (
     plan_cells,
     ways_of,
 )
-from janus_pt.objectives import OBJECTIVES
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.utils.errors import UserError
 from tests.support.models import tokenizer_bytes
 from tests.support.runs import ROOT, environment, run_script

@@ -15,13 +15,14 @@ from janus_pt.config.objectives import OBJECTIVES as ROWS
 from janus_pt.config.objectives import weight_names
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.masks import readable
-from janus_pt.objectives import OBJECTIVES, cmlmc
+from janus_pt.objectives import cmlmc
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.expected_sizes import sample_sizes
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.janus import visible_slots
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, Example, collate
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import POSITION, SEGMENT, TOKEN

@@ -14,10 +14,10 @@ from janus_pt.config.objectives import OBJECTIVES as ROWS
 from janus_pt.config.reader import read_config
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.example import Example
 from janus_pt.packing.slots import POSITION

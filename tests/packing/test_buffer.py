@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from janus_pt.benchmark.case import make_batch, shape_case
 from janus_pt.config.schema import ObjectiveConfig
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.examples import collate_examples, make_example
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.buffer import as_buffer, map_leaves, pack_tensors, unpack_tensors
 from tests.support.models import tiny_model

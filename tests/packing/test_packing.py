@@ -13,10 +13,10 @@ from torch import Tensor
 
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.model.padding import join_samples, split_samples
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Example
 from janus_pt.packing.padded import make_padded_layout
 from tests.support.models import tiny_model

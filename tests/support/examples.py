@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.base import MaskedPair
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.example import Example, IntArray
 
 NO_POSITIONS: IntArray = np.empty(0, dtype=np.int64)

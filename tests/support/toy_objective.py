@@ -10,10 +10,10 @@ import numpy as np
 from janus_pt.config.objectives import OBJECTIVES as ROWS
 from janus_pt.config.objectives import ObjectiveRow
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
-from janus_pt.objectives import OBJECTIVES
 from janus_pt.objectives.base import MaskedPair, Objective, SlotCounts
 from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.janus import visible_slots
+from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.example import BOUNDARY_TOKENS, Example
 from tests.support import layouts
 
