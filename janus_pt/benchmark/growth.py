@@ -20,7 +20,8 @@ import torch
 from janus_pt.benchmark.case import Case, make_batch, pairs_case
 from janus_pt.benchmark.timing import medians
 from janus_pt.benchmark.train import Step, slots_of_a_sample, step_flops, yardstick
-from janus_pt.train.report.metrics_file import flops_per_step
+from janus_pt.model.cost import Workload
+from janus_pt.planning.flops import flops_per_step
 from janus_pt.utils.errors import UserError
 
 Point = dict[str, float]
@@ -119,10 +120,15 @@ def measure(case: Case, value: float, repeats: int, device: torch.device) -> Poi
 
 def both_flops(case: Case) -> tuple[float, float]:
     """Operations of our step and of the plain one, which predicts at every target token."""
-    source, target = case.samples * case.sizes.source, float(case.target_tokens)
-    mean = case.sizes.target / 2
-    plain = flops_per_step(case.model, source, target, 0, target, case.sizes.source, mean)
-    return step_flops(case, make_batch(case)), plain
+    plain = Workload(
+        source_tokens=case.samples * case.sizes.source,
+        content_slots=case.target_tokens,
+        query_slots=0,
+        predicted_slots=case.target_tokens,
+        source_length=case.sizes.source,
+        content_length=case.sizes.target / 2,
+    )
+    return step_flops(case, make_batch(case)), flops_per_step(case.model, plain)
 
 
 def row(axis: str, point: Point) -> str:

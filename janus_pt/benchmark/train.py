@@ -26,9 +26,10 @@ from janus_pt.benchmark.case import (
 )
 from janus_pt.benchmark.timing import medians, now, peak_memory_mb
 from janus_pt.benchmark.yardstick import Yardstick
+from janus_pt.model.cost import Workload
 from janus_pt.objectives.loss import TrainingModule
 from janus_pt.packing.batch import Batch
-from janus_pt.train.report.metrics_file import flops_per_step, peak_flops
+from janus_pt.planning.flops import CONTENT_READ, flops_per_step, peak_flops
 
 PART_REPEATS = 5
 MEMORY_STEPS = 3
@@ -190,10 +191,15 @@ def step_flops(case: Case, batch: Batch) -> float:
     real, samples = batch.slots.samples[0] >= 0, case.samples * case.objective.draws
     content = int(real[: batch.slots.num_content].sum())
     predicted = sum(len(index) for index in batch.predict.values())
-    return flops_per_step(
-        case.model, int((batch.source.samples >= 0).sum()), content, int(real.sum()) - content, predicted,
-        case.sizes.source, content / samples / 3,
-    )  # fmt: skip
+    work = Workload(
+        source_tokens=int((batch.source.samples >= 0).sum()),
+        content_slots=content,
+        query_slots=int(real.sum()) - content,
+        predicted_slots=predicted,
+        source_length=case.sizes.source,
+        content_length=CONTENT_READ * content / samples,
+    )
+    return flops_per_step(case.model, work)
 
 
 def slots_of_a_sample(case: Case, batch: Batch) -> int:

@@ -11,13 +11,14 @@ import torch
 from janus_pt.config.schema import Config, ModelConfig
 from janus_pt.data.corpus import BOUNDARIES
 from janus_pt.data.manifest import FILE_NAME, read_manifest
+from janus_pt.model.cost import Workload
 from janus_pt.objectives.expected_sizes import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.parallel.parameter_groups import trained_parameters, trained_share, trains_all
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.planning.activations import MicroBatch
+from janus_pt.planning.flops import CONTENT_READ, flops_per_step
 from janus_pt.planning.memory import StageMemory, stage_memory
 from janus_pt.planning.traffic import Traffic, step_traffic
-from janus_pt.train.report.metrics_file import CONTENT_READ, flops_per_step
 
 MIB, GIB = 2**20, 2**30
 MB, GB = 1e6, 1e9
@@ -102,15 +103,15 @@ def bubble(stages: int, micro_batches: int) -> float:
 
 def step_flops(model: ModelConfig, samples: float, sizes: SampleSizes) -> float:
     """Operations of a step of `samples` alike, as MFU counts them."""
-    return flops_per_step(
-        model,
-        samples * sizes.source,
-        samples * sizes.content,
-        samples * sizes.queries,
-        samples * sizes.predicted,
+    work = Workload(
+        source_tokens=samples * sizes.source,
+        content_slots=samples * sizes.content,
+        query_slots=samples * sizes.queries,
+        predicted_slots=samples * sizes.predicted,
         source_length=sizes.source,
         content_length=CONTENT_READ * sizes.content,
     )
+    return flops_per_step(model, work)
 
 
 def memory_table(model: ModelConfig, stages: Sequence[StageMemory]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Metrics file, progress line, FLOPs formula, peak and picture."""
+"""Metrics file, progress line and picture."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import io
 import json
 import math
 import struct
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from janus_pt.config.schema import ModelConfig
-from janus_pt.train.report import metrics_file as monitor
 from janus_pt.train.report import progress as progress_module
 from janus_pt.train.report.metrics_file import (
     MetricsFile,
-    flops_per_step,
     metrics_after,
-    peak_flops,
     read_metrics,
 )
 from janus_pt.train.report.plots import STREAMS, plot_losses
@@ -159,85 +151,6 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatc
         "step 30/30",
     ]
     assert starts[2] == ["step 15/30", "validation", "ar 2.000"] and starts[1][-1] == "ETA 0:00:19"
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    return torch.softmax(queries @ keys.T, -1) @ values
-
-
-def test_flops_are_what_torch_counts() -> None:
-    """A plain model of the same shape: one sample, every slot reads every content slot and source token."""
-    model = ModelConfig(
-        vocab_size=50,
-        hidden_size=16,
-        ffn_hidden_size=24,
-        num_attention_heads=1,
-        encoder_layers=2,
-        decoder_layers=3,
-    )
-    d, source_tokens, content, query, predicted = 16, 7, 9, 4, 5
-
-    def weights(inputs: int, outputs: int) -> Tensor:
-        return torch.randn(inputs, outputs, requires_grad=True)
-
-    def feed_forward(x: Tensor) -> Tensor:
-        return torch.relu(x @ weights(d, 24)) @ weights(24, d)
-
-    source = torch.randn(source_tokens, d, requires_grad=True)
-    slots = torch.randn(content + query, d, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        for _ in range(model.encoder_layers):
-            mixed = attend(
-                source @ weights(d, d), source @ weights(d, d), source @ weights(d, d)
-            ) @ weights(d, d)
-            source = feed_forward(mixed)
-        for layer in range(model.decoder_layers):
-            keys = slots[:content]
-            slots = slots[:predicted] if layer == model.decoder_layers - 1 else slots
-            slots = attend(
-                slots @ weights(d, d), keys @ weights(d, d), keys @ weights(d, d)
-            ) @ weights(d, d)
-            slots = attend(
-                slots @ weights(d, d), source @ weights(d, d), source @ weights(d, d)
-            ) @ weights(d, d)
-            slots = feed_forward(slots)
-        (slots @ weights(d, 50)).sum().backward()
-    ours = flops_per_step(model, source_tokens, content, query, predicted, source_tokens, content)
-    assert ours == counter.get_total_flops()
-
-
-def test_peak_of_a_cpu_is_measured_quickly() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        started = time.perf_counter()
-        peak = peak_flops(torch.device("cpu"), dtype)
-        assert time.perf_counter() - started < 3.0  # 0.3 s on an idle core
-        assert 1e8 < peak < 1e14
-
-
-@pytest.mark.parametrize(
-    ("name", "bfloat16", "float32"),
-    [
-        ("NVIDIA H200", 989e12, 67e12),
-        ("NVIDIA H100 PCIe", 756e12, 51e12),
-        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
-        ("NVIDIA A10", 125e12, 31.2e12),
-        ("NVIDIA L40S", 362e12, 91.6e12),
-        ("NVIDIA L4", 121e12, 30.3e12),
-        ("AMD Instinct MI300X", 1307e12, 163.4e12),
-    ],
-)
-def test_peak_of_known_accelerators(
-    monkeypatch: pytest.MonkeyPatch, name: str, bfloat16: float, float32: float
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak_flops(torch.device("cuda"), torch.bfloat16) == bfloat16
-    assert peak_flops(torch.device("cuda"), torch.float32) == float32
-
-
-def test_no_name_in_the_table_hides_a_longer_one() -> None:
-    names = list(monitor.PEAK_TFLOPS)
-    assert not [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a in b]
 
 
 def test_picture_shows_every_stream(tmp_path: Path) -> None:

@@ -12,12 +12,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from janus_pt.config.reader import to_json
-from janus_pt.train.report.metrics_file import (
-    CONTENT_READ,
-    MetricsFile,
-    flops_per_step,
-    peak_flops,
-)
+from janus_pt.model.cost import Workload
+from janus_pt.planning.flops import CONTENT_READ, flops_per_step, peak_flops
+from janus_pt.train.report.metrics_file import MetricsFile
 from janus_pt.train.report.plots import plot_losses
 from janus_pt.train.report.progress import ProgressLine
 from janus_pt.train.report.tracking import Tracker
@@ -159,15 +156,15 @@ class Reporter:
         config = self.run.config
         # Every sample stands as often in the row as the objective draws its masking.
         sentences = config.objective.draws * max(trained["sentences"], 1.0)
-        return flops_per_step(
-            config.model,
-            trained["source_tokens"],
-            trained["content_slots"],
-            trained["query_slots"],
-            trained["predicted_slots"],
+        work = Workload(
+            source_tokens=trained["source_tokens"],
+            content_slots=trained["content_slots"],
+            query_slots=trained["query_slots"],
+            predicted_slots=trained["predicted_slots"],
             source_length=trained["source_tokens"] / sentences,
             content_length=CONTENT_READ * trained["content_slots"] / sentences,
         )
+        return flops_per_step(config.model, work)
 
 
 def _losses(numbers: dict[str, float]) -> dict[str, float]:
