@@ -31,12 +31,12 @@ from data_prep.encode import Encoded, encode_item, start_worker
 from data_prep.files import fingerprint, format_suffix
 from data_prep.inputs import Item, OnError, read_items
 from data_prep.journal import SKIPPED_NAME, Journal
-from data_prep.workers import available_cores, in_order, worker_pool
 from data_prep.writer import ShardFile
 from janus_pt.data.manifest import Manifest, Source, read_manifest
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.files import sync
+from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
 TOKENIZER_NAME, SOURCE_TOKENIZER_NAME = "tokenizer.model", "source_tokenizer.model"
 MIN_TOKENS = 16
@@ -110,7 +110,7 @@ def build(
             items = islice(
                 read_items(request.inputs, request.field, on_error), journal.place.items, None
             )
-            encoded = in_order(pool, encode_item, items, ahead=ITEMS_AHEAD * workers)
+            encoded = map_in_order(pool, encode_item, items, ahead=ITEMS_AHEAD * workers)
             _write_shards(_progress(encoded, sources), request, folder, journal)
         if not journal.shards:
             raise UserError(

@@ -14,12 +14,12 @@ import argparse
 from pathlib import Path
 
 from data_prep.build_shards import Request, build
-from data_prep.workers import available_cores
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.files import make_folder, write_atomically
+from janus_pt.utils.processes import available_cores
 
 
 def fitting_pairs(

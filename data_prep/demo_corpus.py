@@ -23,8 +23,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from data_prep.docstrings import documents_of, paragraphs, source_files
-from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
 SOURCE_WORDS = range(12, 25)
 """A body has at least the first; what is behind the last is cut off."""
@@ -121,7 +121,7 @@ def _cleaned(workers: int) -> Iterator[list[str]]:
         worker_pool(workers) as pool,
         tqdm(total=len(files), unit="file", mininterval=interval) as bar,
     ):
-        for batch, found in in_order(pool, documents_of, batches, ahead=4 * workers):
+        for batch, found in map_in_order(pool, documents_of, batches, ahead=4 * workers):
             bar.update(len(batch))
             yield from found
 

@@ -7,13 +7,13 @@ further line a finished shard with the place in the input behind it. A line is o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import lock_descriptor
 from pydantic import ValidationError
 
 from data_prep.files import BadLine
@@ -63,10 +63,8 @@ class Journal:
         make_folder(folder)
         self._folder = folder
         self._file = open(path, "a+b")  # noqa: SIM115 - closed in close()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another process is building this corpus") from None
+        if not lock_descriptor(self._file.fileno(), blocking=False):
+            raise UserError(f"{folder}: another process is building this corpus")
         if overwrite:
             self._clear()
         self.shards: list[Shard] = []

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from data_prep import journal
 from data_prep.files import fingerprint
-from data_prep.workers import available_cores, in_order, worker_pool
 from janus_pt.data import manifest
 from janus_pt.data.corpus import NPY_HEADER_LIMIT
 from janus_pt.data.manifest import Manifest, Shard, read_manifest
 from janus_pt.data.manifest import Tokenizer as Entry
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
 SHOWN_PER_SHARD = 10
 Tokens = np.ndarray[Any, np.dtype[Any]]
@@ -71,7 +71,7 @@ def verify(folder: Path, workers: int | None = None) -> Iterator[str]:
     ]
     workers = min(workers or available_cores(), max(len(tasks), 1))
     with worker_pool(workers) as pool, tqdm(total=len(tasks), unit="shard") as bar:
-        for _, problems in in_order(pool, check_shard, tasks, ahead=2 * workers):
+        for _, problems in map_in_order(pool, check_shard, tasks, ahead=2 * workers):
             bar.update()
             yield from problems
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from janus_pt.model.limits import trained_problems
 from janus_pt.objectives.limits import objective_problems
 from janus_pt.parallel.deepspeed_config import clashes
 from janus_pt.tasks.limits import validation_problems
+from janus_pt.utils.suggest import nearest
 
 KeyPath = tuple[str | int, ...]
 """Where a value is: the keys and list indices that lead to it."""
@@ -148,8 +148,7 @@ def _homes(key: str, section: type[Section], prefix: str = "") -> Iterator[str]:
 
 def _nearest(path: KeyPath) -> str | None:
     """The valid key that is spelt most like the last one of `path`."""
-    close = difflib.get_close_matches(str(path[-1]), _section(path[:-1]).model_fields, 1)
-    return close[0] if close else None
+    return nearest(str(path[-1]), _section(path[:-1]).model_fields)
 
 
 def _section(path: KeyPath) -> type[Section]:

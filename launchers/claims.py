@@ -14,9 +14,6 @@ The same command goes on where it was stopped; every training and every decoding
 from __future__ import annotations
 
 import argparse
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from janus_pt.claims.cells import measure_speed, train_and_decode
@@ -24,7 +21,7 @@ from janus_pt.claims.data import ROOT, Data, prepare_data
 from janus_pt.claims.plan import SCALES, common_changes, last_given, parse_systems, plan_cells
 from janus_pt.claims.report import write_report
 from janus_pt.utils.errors import UserError, entry_point
-from janus_pt.utils.files import make_folder
+from janus_pt.utils.files import exclusive_folder
 
 
 def parse() -> argparse.Namespace:
@@ -71,22 +68,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Nobody else works in the folder meanwhile, nor what an earlier call left running; the lock's descriptor."""
-    make_folder(folder)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(
-                f"{folder}: another call, or what it left running, is at work there; waiting for it",
-                flush=True,
-            )
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
-
-
 def main() -> None:
     """Do what is left to do, and write the report."""
     given = parse()
@@ -105,7 +86,10 @@ def main() -> None:
     origin, seeds = next(filter(None, origins), None), given.seeds or scale.seeds
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise UserError(f"--seeds: {twice[0]} is given twice")
-    with held(given.output) as lock:
+    waiting = (
+        f"{given.output}: another call, or what it left running, is at work there; waiting for it"
+    )
+    with exclusive_folder(given.output, waiting) as lock:
         tokenizer = given.tokenizer or (f"{origin}/tokenizer.model" if origin else None)
         data = Data(given.task, given.output / "data", given.data, tuple(given.splits))
         common = [*common_changes(given.output, data, tokenizer, origin), *given.set]

@@ -8,6 +8,7 @@ from pathlib import Path
 from rouge_score.rouge_scorer import RougeScorer
 
 from janus_pt.train.report.metrics_file import read_metrics
+from janus_pt.utils.text_files import read_lines
 
 STREAMS = ("ar", "nar", "aux")
 DECODINGS = {
@@ -39,10 +40,10 @@ def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
             )
             print(f"  {name:<14}{stream.upper():<22}{first:>8.3f} {last:>8.3f}")
     sources, references = (
-        _lines(folder / "text/pairs.test.source"),
-        _lines(folder / "text/pairs.test.target"),
+        read_lines(folder / "text/pairs.test.source"),
+        read_lines(folder / "text/pairs.test.target"),
     )
-    outputs = {name: _lines(folder / f"test.{name}") for name in DECODINGS}
+    outputs = {name: read_lines(folder / f"test.{name}") for name in DECODINGS}
     print(f"\ntest set, {len(references)} pairs                  ROUGE-L  sentences/s")
     print(
         f"  copy the first words                {_rouge_l(copy_baseline(sources, references), references):>8.2f}"
@@ -76,7 +77,3 @@ def _rouge_l(predictions: list[str], references: list[str]) -> float:
         scorer.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)
     ]
     return 100 * sum(scores) / len(scores)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()

@@ -26,6 +26,7 @@ from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu
 from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.text_files import read_lines
 
 Quantize = Literal["int8"] | None
 WAYS: dict[str, dict[str, Any]] = {
@@ -90,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Measure and print; `UserError` if the two files do not belong together."""
     asked = parse(arguments)
-    sources, references = (_lines(path) for path in (asked.input, asked.reference))
+    sources, references = (read_lines(path) for path in (asked.input, asked.reference))
     if len(sources) != len(references) or not sources:
         raise UserError(
             f"{asked.reference}: {len(references)} lines, but {asked.input} has {len(sources)}"
@@ -267,10 +268,3 @@ def print_profile(model: JanusModel, name: str, texts: list[str]) -> None:
     print(f"\n{name} at batch 1: share of the operators' time")
     for event in events[:10]:
         print(f"  {event.key:45}{event.self_cpu_time_total / total:>7.1%}{event.count:>9} calls")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
 
 from janus_pt.utils.errors import UserError, warn
-from janus_pt.utils.files import open_atomically
+from janus_pt.utils.files import exclusive_folder, open_atomically
 
 CHUNK = 1 << 20
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -86,8 +84,8 @@ def local_copy(url: str, sha256: str, cache_dir: str | Path | None = None) -> Pa
     folder = Path(cache_dir or "~/.cache/janus_pt").expanduser() / sha256[:2]
     copy = folder / f"{sha256}{PurePosixPath(url).suffix}"
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with exclusive_folder(folder):
+            # Another process may have fetched it while this one waited.
             if not copy.exists():
                 _attempted(url, lambda: _download(url, sha256, copy))
     return copy
@@ -163,14 +161,3 @@ def _options(url: str) -> dict[str, Any]:
 
     timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
     return {"client_kwargs": {"timeout": timeout}}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the system lets go of it when the process ends, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

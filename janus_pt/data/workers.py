@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +18,7 @@ from janus_pt.data.corpus import Corpus
 from janus_pt.data.files import Damaged
 from janus_pt.data.order import sample_rng
 from janus_pt.utils.errors import UserError, warn
+from janus_pt.utils.processes import end_with_parent
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
@@ -145,12 +144,4 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STAY_S))  # which DataLoader sends, too
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    # DataLoader's own watch looks at the parent process id, which here is the fork server's.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()  # DataLoader's own watch looks at the parent process id: the fork server's

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from janus_pt.inference.janus_model import BATCH_SIZE, Generation, JanusModel
 from janus_pt.inference.workers import in_processes
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.text_files import decode_lines
 
 STANDARD = "-"
 """Names standard input or output."""
@@ -92,12 +93,8 @@ def _portions(
 
 
 def _encoded(lines: Iterable[bytes], name: str, model: JanusModel) -> Iterator[list[int]]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{name}, line {number}: not valid UTF-8; convert it") from None
-        yield model.encode(text.rstrip("\r\n"), f"{name}, line {number}")
+    for number, text in enumerate(decode_lines(lines, name), start=1):
+        yield model.encode(text, f"{name}, line {number}")
 
 
 def _open(path: str, standard: int, mode: str) -> IO[Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 import torch
 
 from janus_pt.inference.janus_model import Generation, JanusModel
+from janus_pt.utils.processes import map_in_order, worker_pool
 
 Portion = list[list[int]]
 _model: JanusModel | None = None
@@ -30,18 +29,10 @@ def in_processes(
     The machine's cores are shared out among the processes.
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
-    # Not forked: a process that has used torch's threads must not be.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (load, threads))
-    waiting: deque[Future[list[Generation]]] = deque()
-    try:
-        for portion in portions:
-            waiting.append(pool.submit(_generate, portion, arguments))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with worker_pool(workers, _start, load, threads) as pool:
+        generate = partial(_generate, arguments=arguments)
+        for _, generations in map_in_order(pool, generate, portions, ahead=workers):
+            yield generations
 
 
 def _start(load: Callable[[], JanusModel], threads: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from sacrebleu.metrics.bleu import BLEU
 
@@ -16,6 +15,7 @@ from janus_pt.tasks import bleu, overlap
 from janus_pt.tasks.outputs import Outputs, Scores
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.extras import require
+from janus_pt.utils.suggest import did_you_mean
 
 DEFAULT_TOKENIZER = "13a"
 """sacrebleu's tokenizer for `bleu`, and its own default."""
@@ -74,10 +74,9 @@ def check_metrics(names: Sequence[str], tokenize: str = DEFAULT_TOKENIZER) -> No
         raise UserError(f"no metrics asked for; there are: {', '.join(METRICS)}")
     for name in names:
         if name not in METRICS:
-            near = get_close_matches(name, METRICS, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
+            suggestion = did_you_mean(name, METRICS)
             raise UserError(
-                f"metrics: there is no {name!r}; {meant}There are: {', '.join(METRICS)}"
+                f"metrics: there is no {name!r}; {suggestion}There are: {', '.join(METRICS)}"
             )
         package = METRICS[name].package
         if package is not None:

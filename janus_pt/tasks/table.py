@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.suggest import did_you_mean
 
 PARALLEL_FILES = {"src": "{split}.src", "tgt": "{split}.tgt"}
 """Two files, line by line: the fields of an example are `src` and `tgt`."""
@@ -144,10 +144,9 @@ def find_task(name: str) -> Task:
         return TASKS[name]
     if pair := LANGUAGE_PAIR.fullmatch(name):
         return _translation(name, pair["source"], pair["target"], tagged=bool(pair["tagged"]))
-    near = get_close_matches(name, TASKS, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
+    suggestion = did_you_mean(name, TASKS)
     raise UserError(
-        f"task: there is no {name!r}; {meant}There are: {', '.join(TASKS)}, nmt/SOURCE-TARGET"
+        f"task: there is no {name!r}; {suggestion}There are: {', '.join(TASKS)}, nmt/SOURCE-TARGET"
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,31 @@ def read_lines(path: str | Path) -> list[str]:
         ) from None
     if not content:
         raise UserError(f"{path}: the file is empty")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not valid UTF-8; convert it") from None
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return list(decode_lines(io.BytesIO(content), str(path)))
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    r"""Yield the text of each line of a file without its end (`\n` or `\r\n`).
+
+    Args:
+        lines: as a file opened in binary mode gives them.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield decode_line(line, number)
+        except UnicodeDecodeError:
+            raise UserError(f"{name}, line {number}: not valid UTF-8; convert it") from None
+
+
+def decode_line(line: bytes, number: int) -> str:
+    r"""The text of the line with this number, counted from 1, without its end (`\n` or `\r\n`)."""
+    # Editors on Windows put a byte order mark before the first line.
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
+    return line.removesuffix(b"\n").removesuffix(b"\r").decode(encoding)
 
 
 def read_objects(path: str | Path) -> list[dict[str, Any]]:
