@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -20,14 +19,16 @@ DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt at a remote file that could not be read."""
 STALL_SECONDS = 60.0
 """An HTTP server that sends nothing for so long has failed; how long a whole file takes does not matter."""
+GONE = (404, 410)
+"""HTTP statuses of a file that is not there."""
 
 Result = TypeVar("Result")
 
 
 class Damaged(UserError):
-    """A file or sample is missing, cut short or not what it was; to read it again is of no use.
+    """A file or sample is missing, cut short or has other content; reading it again does not help.
 
-    What may pass (a server that does not answer, a disk that gives an error) is a plain `UserError`.
+    A failure that may pass (a server that does not answer, a disk that gives an error) is a plain `UserError`.
     """
 
 
@@ -40,7 +41,9 @@ def local_path(url: str) -> Path | None:
     """The path a URL names on this machine (`file://` or no scheme at all); None for anything remote."""
     if url.startswith("file://"):
         return Path(url.removeprefix("file://"))
-    return None if "://" in url else Path(url).expanduser()
+    if "://" in url:
+        return None
+    return Path(url).expanduser()
 
 
 def read_bytes(url: str, limit: int) -> bytes:
@@ -49,25 +52,29 @@ def read_bytes(url: str, limit: int) -> bytes:
     Raises:
         UserError: it cannot be read, or has more than `limit` bytes.
     """
-    return _attempted(url, lambda: _read(url, limit))
+    return _with_retries(url, lambda: _read(url, limit))
 
 
 def _read(url: str, limit: int) -> bytes:
     with fsspec.open(url, "rb", **_options(url)) as file:
+        # Not every file system knows the size in advance; then one byte more than allowed is asked for.
         size = getattr(file, "size", None) or 0
-        content: bytes = file.read((size or limit) + 1) if size <= limit else b""
+        content: bytes = b""
+        if size <= limit:
+            content = file.read((size or limit) + 1)
     if max(size, len(content)) > limit:
         raise UserError(f"{url}: larger than {limit} bytes; this is not the file it should be")
+    # A server may close the connection early without an error.
     if len(content) < size:
         raise OSError(f"{len(content)} bytes came, of {size}")
     return content
 
 
 def local_copy(url: str, sha256: str, cache_dir: str | Path | None = None) -> Path:
-    """A path at which the file can be opened: its own if it is local, else that of a copy in the cache.
+    """A path at which the file can be opened: its own if it is local, else the path of a copy in the cache.
 
-    A remote file is downloaded once, whatever the number of processes that ask, and enters the cache only when
-    its hash is `sha256`: what lies in the cache is whole. Local files are not hashed.
+    A remote file is downloaded once, whatever the number of processes that ask for it. It enters the cache only if
+    its hash is `sha256`: every file in the cache is whole. Local files are not hashed.
 
     Args:
         url: path or fsspec URL.
@@ -81,25 +88,32 @@ def local_copy(url: str, sha256: str, cache_dir: str | Path | None = None) -> Pa
     path = local_path(url)
     if path is not None:
         return path
-    folder = Path(cache_dir or "~/.cache/janus_pt").expanduser() / sha256[:2]
+    cache = Path(cache_dir or "~/.cache/janus_pt").expanduser()
+    # 256 folders with a lock each, so that processes that fetch different files seldom wait for each other.
+    folder = cache / sha256[:2]
     copy = folder / f"{sha256}{PurePosixPath(url).suffix}"
-    if not copy.exists():
-        with exclusive_folder(folder):
-            # Another process may have fetched it while this one waited.
-            if not copy.exists():
-                _attempted(url, lambda: _download(url, sha256, copy))
+    if copy.exists():
+        return copy
+    with exclusive_folder(folder):
+        # Another process may have fetched it while this one waited.
+        if not copy.exists():
+            _with_retries(url, lambda: _download(url, sha256, copy))
     return copy
 
 
 def _download(url: str, sha256: str, copy: Path) -> None:
+    """Fetch a file; it gets the name `copy` when all of it is on disk and has the right hash."""
     digest = hashlib.sha256()
+    # A writer's name of its own: a partial file that a killed process left must not be continued.
+    writer = uuid.uuid4().hex
     with (
-        open_atomically(copy, writer=uuid.uuid4().hex) as target,
-        fsspec.open(url, "rb", **_options(url)) as file,
+        open_atomically(copy, writer) as target,
+        fsspec.open(url, "rb", **_options(url)) as source,
     ):
-        while chunk := file.read(CHUNK):
+        while chunk := source.read(CHUNK):
             digest.update(chunk)
             target.write(chunk)
+        # Raised inside the block, so that the file does not get its name.
         if digest.hexdigest() != sha256:
             raise Damaged(
                 f"{url}: its sha256 is {digest.hexdigest()}, the corpus was built with {sha256}; "
@@ -107,18 +121,20 @@ def _download(url: str, sha256: str, copy: Path) -> None:
             )
 
 
-def _attempted(url: str, action: Callable[[], Result]) -> Result:
-    """Do `action`, again and again with longer and longer waits while a remote file system fails.
+def _with_retries(url: str, action: Callable[[], Result]) -> Result:
+    """The result of `action`, repeated with longer and longer waits while a remote file system fails.
 
     Raises:
-        Damaged: there is no such file, or what comes is never the right content.
-        UserError: whatever else the file system says is the user's to put right.
+        Damaged: there is no such file, or its content is never the right one.
+        UserError: any other error of the file system; its text says what the user can repair.
     """
+    # A local disk that fails does not recover within seconds.
     delays = iter(DELAYS if local_path(url) is None else ())
     while True:
         try:
             return action()
-        except Exception as error:  # each remote file system has exceptions of its own
+        # Each remote file system has exceptions of its own, with no common base.
+        except Exception as error:
             failure = _as_user_error(url, error)
             delay = next(delays, None) if _may_pass(error) else None
             if delay is None:
@@ -128,20 +144,20 @@ def _attempted(url: str, action: Callable[[], Result]) -> Result:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help: not where nothing is, nor where the URL or the installation is wrong."""
+    """Whether another attempt may help. It does not for a missing file, a wrong URL or a missing package."""
+    # Checked first, since it is a ValueError: a wrong hash may come from a transfer that went wrong.
     if isinstance(error, Damaged):
         return True
     return not (_is_absence(error) or isinstance(error, ValueError | ImportError))
 
 
 def _is_absence(error: Exception) -> bool:
-    """Whether the store says that there is no such file; fsspec says the same of an HTTP server that fails."""
+    """Whether the store reports that there is no such file."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    # fsspec raises FileNotFoundError for every failure of an HTTP server; the cause tells them apart.
     cause = error.__cause__
-    gone = isinstance(cause, FileNotFoundError | None) or getattr(cause, "status", None) in (
-        404,
-        410,
-    )
-    return isinstance(error, FileNotFoundError) and gone
+    return isinstance(cause, FileNotFoundError | None) or getattr(cause, "status", None) in GONE
 
 
 def _as_user_error(url: str, error: Exception) -> UserError:
@@ -149,14 +165,17 @@ def _as_user_error(url: str, error: Exception) -> UserError:
         return error
     if _is_absence(error):
         return Damaged(f"{url}: no such file")
-    told = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    return UserError(f"{url}: cannot be read: {type(told).__name__}: {told}")
+    reason: BaseException = error
+    if isinstance(error, FileNotFoundError) and error.__cause__:
+        reason = error.__cause__
+    return UserError(f"{url}: cannot be read: {type(reason).__name__}: {reason}")
 
 
 def _options(url: str) -> dict[str, Any]:
     """Arguments of the file system: over HTTP a file may take long, but not without a byte."""
     if not url.startswith(("http://", "https://")):
         return {}
+    # Imported here: only HTTP needs it, and it takes a second.
     from aiohttp import ClientTimeout
 
     timeout = ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
