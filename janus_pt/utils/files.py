@@ -112,3 +112,24 @@ def replace_folder(staging: Path, target: Path) -> None:
         raise
     sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def exclusive_folder(folder: Path, waiting: str = "") -> Iterator[int]:
+    """Hold a folder, which is made if need be, for this process alone; yields the lock's file descriptor.
+
+    Waits while another process holds it, and then prints `waiting`, if there is any. The system releases the lock
+    when the last process that has the descriptor ends, however it ends; processes that inherit it hold it, too.
+
+    Raises:
+        UserError: no folder can be made there.
+    """
+    make_folder(folder)
+    # Opened for writing, since a lock on a file opened for reading alone fails on NFS.
+    with (folder / ".lock").open("w") as lock:
+        if not lock_descriptor(lock.fileno(), blocking=False):
+            if waiting:
+                print(waiting, flush=True)
+            lock_descriptor(lock.fileno())
+        # Closed but not unlocked: to unlock would end the hold of processes that inherited it.
+        yield lock.fileno()
