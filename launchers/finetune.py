@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from janus_pt.config.reader import read_config
 from janus_pt.launch import intended_world_size, parse_training_arguments, run_training
-from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.errors import entry_point
 from janus_pt.utils.slurm import adopt_slurm
 
 
@@ -20,12 +20,7 @@ def main() -> None:
     adopt_slurm()
     arguments = parse_training_arguments(__doc__)
     processes = intended_world_size(arguments)
-    config = read_config(arguments.config, arguments.set, processes)
-    if config.objective.masking.kind == "infill":
-        raise UserError(
-            'objective.masking.kind: "infill" is for pretraining; set objective.recipe to "translation"'
-        )
-    run_training(config, arguments, processes)
+    run_training(read_config(arguments.config, arguments.set, processes), arguments, processes)
 
 
 if __name__ == "__main__":

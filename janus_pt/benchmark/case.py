@@ -14,6 +14,7 @@ from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.base import MaskedPair
+from janus_pt.objectives.coefficients import coefficients, term_rows
 from janus_pt.objectives.examples import collate_examples
 from janus_pt.objectives.expected_sizes import SampleSizes, sample_sizes, samples_of
 from janus_pt.objectives.fused_loss import VocabShard
@@ -113,16 +114,8 @@ def make_module(case: Case, device: torch.device) -> TrainingModule:
     return module.to(device, case.dtype).train()
 
 
-def coefficients(module: TrainingModule, batch: Batch) -> Tensor:
-    """Weight over number of rows of every term."""
-    rows = {stream: len(index) for stream, index in batch.predict.items()}
-    terms = module.loss.terms
-    counts = [
-        *(rows[s] for s in terms.streams),
-        *(min(rows[a], rows[b]) for a, b in terms.pairs),
-        len(batch.lengths),
-    ]
-    weights = [
-        weight / max(1, count) for weight, count in zip(module.loss.weights, counts, strict=True)
-    ]
-    return torch.tensor(weights, device=batch.targets.device)
+def step_coefficients(module: TrainingModule, batch: Batch) -> Tensor:
+    """The coefficients of a step that has only this batch."""
+    counted = term_rows(batch, module.loss.terms)
+    rows = torch.tensor(counted, dtype=torch.float64, device=batch.targets.device)
+    return coefficients(module.loss, rows, len(batch.targets))

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from janus_pt.benchmark.case import (
     Case,
-    coefficients,
     config_case,
     make_batch,
     make_module,
     shape_case,
+    step_coefficients,
 )
 from janus_pt.benchmark.timing import medians, now, peak_memory_mb
 from janus_pt.benchmark.yardstick import Yardstick
@@ -90,7 +90,7 @@ class Step:
     def __init__(self, case: Case, device: torch.device) -> None:
         self.module: TrainingModule = make_module(case, device)
         self.batch: Batch = make_batch(case).to(device)
-        self.coefficients = coefficients(self.module, self.batch)
+        self.coefficients = step_coefficients(self.module, self.batch)
         self.number = 0
 
     def begin(self) -> None:

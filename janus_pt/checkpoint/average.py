@@ -10,11 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from janus_pt.checkpoint import universal
-from janus_pt.checkpoint.store import STATE, best_of, convert, steps_in
+from janus_pt.checkpoint.store import CHECKPOINTS, STATE, best_of, convert, steps_in
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.export.write_run import write_model
-from janus_pt.train.run import CHECKPOINTS
 from janus_pt.utils.errors import UserError
 
 
@@ -38,7 +37,12 @@ def export(checkpoints: Sequence[Path], target: Path, tokenizers: Sequence[Path]
                 f"{checkpoint}: of another model than {checkpoints[0]}; average those of one run"
             )
     config = _config(checkpoints[0])
-    weights = mean_of([universal.weights(folder, config) for folder in whole])
+    weights = mean_of(
+        [
+            universal.weights(folder, config.model, config.optimizer, config.adapter)
+            for folder in whole
+        ]
+    )
     return write_model(target, weights, config, tokenizers or tokenizer_files(config.data))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from janus_pt.config.schema import Config
+from janus_pt.config.schema import ParallelConfig
 
 Layout = dict[str, int]
 
 
-def layout(config: Config, world_size: int) -> Layout:
+def layout(parallel: ParallelConfig, world_size: int) -> Layout:
     """How the model and its optimizer are spread over the processes."""
-    parallel = config.parallel
     return {
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "pipeline_parallel_size": parallel.pipeline_parallel_size,

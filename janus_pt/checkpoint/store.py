@@ -21,6 +21,8 @@ from janus_pt.checkpoint.layout import Layout, describe
 from janus_pt.utils.errors import UserError, warn
 from janus_pt.utils.files import file_hash, staged_folder, sync, write_atomically
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a run folder."""
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
 
 

@@ -29,12 +29,12 @@ from megatron.core import parallel_state
 from torch import Tensor, nn
 
 from janus_pt.checkpoint.layout import Layout
-from janus_pt.config.schema import Config
+from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.parallel.engine import Engine, set_steps
 from janus_pt.parallel.parameter_groups import is_trained
 from janus_pt.parallel.tensor import local_shard
-from janus_pt.train.dry_run import set_steps
 from janus_pt.utils.errors import UserError
 
 PARAMETERS = "zero"
@@ -117,24 +117,27 @@ def read(checkpoint: Path, name: str, key: str, shape: torch.Size) -> Tensor:
     return whole.reshape(-1, *shape[1:])[: shape[0]]
 
 
-def weights(checkpoint: Path, config: Config) -> Iterator[tuple[str, Tensor]]:
+def weights(
+    checkpoint: Path, model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConfig | None
+) -> Iterator[tuple[str, Tensor]]:
     """The float32 weights in a universal checkpoint, those that are trained, one after another."""
-    for name, shape in full_shapes(config.model, config.adapter).items():
-        if is_trained(config, name):
+    for name, shape in full_shapes(model, adapter).items():
+        if is_trained(name, optimizer, adapter):
             yield name, read(checkpoint, name, WEIGHT, shape)
 
 
 @torch.no_grad()
-def load(engine: Any, checkpoint: Path, step: int) -> None:
+def load(engine: Engine, checkpoint: Path, step: int) -> None:
     """Give every rank its part of weights and optimizer state, as after `step` steps.
 
     The engine must have done a step, so that its optimizer has a state. All ranks take part.
     """
-    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+    optimizer: Any = engine.optimizer
+    if hasattr(optimizer, "_hp_optimizer_states_linked"):
         # DeepSpeed links parameters with their moments after the step of the first group, which is too early for
         # those of the second.
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
     model = engine.module.model
     shapes = full_shapes(model.config, model.adapter)
     for name, parameter in model.named_parameters():
@@ -144,12 +147,12 @@ def load(engine: Any, checkpoint: Path, step: int) -> None:
             )
             put = _put_shared_out if hasattr(parameter, "ds_id") else _put_whole
             put(engine, parameter, key, part)
-    if hasattr(engine.optimizer, "update_lp_params"):
-        engine.optimizer.update_lp_params()
+    if hasattr(optimizer, "update_lp_params"):
+        optimizer.update_lp_params()
     set_steps(engine, step)
 
 
-def _put_whole(engine: Any, parameter: nn.Parameter, key: str, part: Tensor) -> None:
+def _put_whole(engine: Engine, parameter: nn.Parameter, key: str, part: Tensor) -> None:
     """For ZeRO 0 to 2, which keep weights whole."""
     if not hasattr(parameter, "_hp_mapping"):  # no ZeRO, float32: the parameter is its own master
         target = parameter if key == WEIGHT else engine.optimizer.state[parameter][key]
@@ -160,7 +163,7 @@ def _put_whole(engine: Any, parameter: nn.Parameter, key: str, part: Tensor) -> 
         safe_set_full_optimizer_state(parameter, part, key)
 
 
-def _put_shared_out(engine: Any, parameter: Any, key: str, part: Tensor) -> None:
+def _put_shared_out(engine: Engine, parameter: Any, key: str, part: Tensor) -> None:
     """For ZeRO-3: each data-parallel rank holds a run of the elements, the last ones padded."""
     share = parameter.ds_tensor.numel()
     flat = F.pad(

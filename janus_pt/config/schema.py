@@ -183,6 +183,11 @@ class DataConfig(Section):
     cache_dir: str | None = None
     """Where shards read from a URL are kept (default: `.cache/janus_pt` in the home folder)."""
 
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of one step, over all ranks."""
+        return self.global_batch_size // self.micro_batch_size
+
 
 class OptimizerConfig(Section):
     """AdamW; biases and LayerNorms are not decayed."""
@@ -360,4 +365,4 @@ class Config(Section):
     @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches of one step, over all ranks."""
-        return self.data.global_batch_size // self.data.micro_batch_size
+        return self.data.micro_batches_per_step

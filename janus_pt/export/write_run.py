@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from janus_pt.config.schema import Config
+from janus_pt.config.schema import Config, ModelConfig, OptimizerConfig, RunConfig
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
+from janus_pt.model.adapters import merged
 from janus_pt.model.initialize import draw
 from janus_pt.model.meta import full_shapes
 from janus_pt.parallel.parameter_groups import is_trained
@@ -20,7 +21,7 @@ MLFLOW_RUN = "mlflow_run.json"
 
 
 def write_model(
-    target: Path, trained: Iterator[tuple[str, Tensor]], config: Config, tokenizers: Sequence[Path]
+    target: Path, trained: Iterable[tuple[str, Tensor]], config: Config, tokenizers: Sequence[Path]
 ) -> Path:
     """Write the weights that a run has trained, and return the folder.
 
@@ -30,34 +31,52 @@ def write_model(
         trained: float32 weights by name.
         tokenizers: as `save_export` takes them.
     """
-    run_id = mlflow_run_id(config)
+    run_id = mlflow_run_id(Path(config.run.output_dir))
     if config.adapter is not None:
         assert config.run.init_from is not None
         save_adapter(target, dict(trained), config.adapter, config.run.init_from, run_id)
     else:
-        save_export(target, _with_frozen(trained, config), config.model, tokenizers, run_id)
+        whole = _with_frozen(trained, config.model, config.optimizer, config.run)
+        save_export(target, whole, config.model, tokenizers, run_id)
     return target
 
 
-def mlflow_run_id(config: Config) -> str | None:
-    """The MLflow run of this run's folder, if there is one."""
+def write_merged(
+    target: Path, adapters: Mapping[str, Tensor], config: Config, tokenizers: Sequence[Path]
+) -> None:
+    """Write the whole model with the LoRA weights of a run added to those of `run.init_from`."""
+    assert config.adapter is not None and config.run.init_from is not None
+    base = load_export(config.run.init_from)
+    # In the type of the export, as adapters loaded from their folder are merged.
+    dtype = base.state["embed_tokens.weight"].dtype
+    typed = {name: weight.to(dtype) for name, weight in adapters.items()}
+    whole = merged(base.state.items(), typed, config.adapter)
+    run_id = mlflow_run_id(Path(config.run.output_dir))
+    save_export(target, whole, base.config, tokenizers, run_id)
+
+
+def mlflow_run_id(run_folder: Path) -> str | None:
+    """The MLflow run of a run folder, if there is one."""
     try:
-        return str(json.loads((Path(config.run.output_dir) / MLFLOW_RUN).read_text())["run_id"])
+        return str(json.loads((run_folder / MLFLOW_RUN).read_text())["run_id"])
     except (OSError, ValueError, KeyError):
         return None
 
 
 def _with_frozen(
-    trained: Iterator[tuple[str, Tensor]], config: Config
+    trained: Iterable[tuple[str, Tensor]],
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
 ) -> Iterator[tuple[str, Tensor]]:
     """All weights: those that are trained, then the frozen ones from where the run had them."""
     yield from trained
     frozen = {
         name: shape
-        for name, shape in full_shapes(config.model).items()
-        if not is_trained(config, name)
+        for name, shape in full_shapes(model).items()
+        if not is_trained(name, optimizer, adapter=None)
     }
-    state = load_export(config.run.init_from).state if frozen and config.run.init_from else {}
+    state = load_export(run.init_from).state if frozen and run.init_from else {}
     for name, shape in frozen.items():
-        weight = state[name] if state else draw(name, shape, config.model.init_std, config.run.seed)
+        weight = state[name] if state else draw(name, shape, model.init_std, run.seed)
         yield name, weight.float()

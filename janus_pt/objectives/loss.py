@@ -18,15 +18,6 @@ from janus_pt.packing.batch import Batch
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What the loss needs of a batch: see `Batch`."""
-
-    targets: Tensor
-    predict: Mapping[str, Tensor]
-    lengths: Tensor
-
-
-@dataclass(frozen=True)
 class ObjectiveLoss:
     """From hidden states to the weighted total and the sum of every term; `vocab` is this rank's
     rows of the table."""
@@ -60,7 +51,7 @@ class ObjectiveLoss:
         hidden: Tensor,
         length_logits: Tensor,
         weight: Tensor,
-        labels: Labels | Batch,
+        batch: Batch,
         coefficients: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
@@ -69,10 +60,10 @@ class ObjectiveLoss:
         weight: this rank's rows of the embedding; coefficients: `[terms]`. All tensor-parallel
         ranks take part. The length's term is the mean of the draws."""
         slots = hidden.flatten(0, 1)
-        streams = {name: slots.index_select(0, index) for name, index in labels.predict.items()}
-        total, sums = self._over_slots(streams, weight, labels.targets, coefficients[:-1])
+        streams = {name: slots.index_select(0, index) for name, index in batch.predict.items()}
+        total, sums = self._over_slots(streams, weight, batch.targets, coefficients[:-1])
         draws = self.objective.draws
-        classes = labels.lengths.clamp(max=length_logits.shape[1] - 1).repeat(draws)
+        classes = batch.lengths.clamp(max=length_logits.shape[1] - 1).repeat(draws)
         length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum") / draws
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
 

@@ -1,14 +1,19 @@
-"""DeepSpeed's configuration, derived from ours: nothing is said twice, so nothing can disagree."""
+"""DeepSpeed's configuration, derived from ours: no value is set twice, so none can disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from janus_pt.config.schema import Config, ParallelConfig
+from janus_pt.config.schema import (
+    DataConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    PrecisionConfig,
+)
 
 NEVER = 2**31 - 1
-"""More steps than any run has: DeepSpeed prints nothing of its own."""
+"""More steps than any run has, so that DeepSpeed prints no reports of its own."""
 
 DECIDED_BY = {
     "train_batch_size": "data.global_batch_size",
@@ -32,67 +37,89 @@ DECIDED_BY = {
     "pipeline.grad_partitioned": "parallel.pipeline_parallel_size",
     "steps_per_print": "run.log_every",
 }
-"""DeepSpeed's keys that a `deepspeed` block may not set, and the key of ours that decides each."""
+"""DeepSpeed's keys that a `deepspeed` block may not set, and our key that decides each."""
 
 
-def derived_deepspeed_config(config: Config, data_parallel_size: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` gets: all that our configuration decides, and the user's `deepspeed` block.
+def derived_deepspeed_config(
+    data: DataConfig,
+    optimizer: OptimizerConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    block: Mapping[str, Any],
+    data_parallel_size: int,
+) -> dict[str, Any]:
+    """The configuration for `deepspeed.initialize`: the values that ours decides, and the user's.
 
-    A micro-batch counts as one sample, because ours are built by token budget: DeepSpeed divides by numbers of
-    micro-batches only. With bfloat16, gradients are accumulated in float32, but for ZeRO-0, which cannot.
+    Args:
+        block: our key `deepspeed`, the user's own settings.
     """
-    accumulation = config.micro_batches_per_step // data_parallel_size
-    bfloat16 = config.precision.dtype == "bfloat16"
+    accumulation = data.micro_batches_per_step // data_parallel_size
+    bfloat16 = precision.dtype == "bfloat16"
     derived: dict[str, Any] = {
+        # To DeepSpeed a micro-batch is one sample. Ours hold a number of tokens, and DeepSpeed only
+        # ever divides by the number of micro-batches.
         "train_batch_size": accumulation * data_parallel_size,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.clip_norm,
+        "gradient_clipping": optimizer.clip_norm,
         "bf16": {"enabled": bfloat16},
-        # In elements. DeepSpeed's own 5e8 would take buffers of 2 GB.
-        "zero_optimization": {
-            "stage": config.parallel.zero_stage,
-            "reduce_bucket_size": 50_000_000,
-            "allgather_bucket_size": 50_000_000,
-            **_offload(config.parallel),
-        },
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would be compiled at the start
-        # With tensor parallelism, only then may any but the first tensor between stages be an integer one.
+        "zero_optimization": _zero_optimization(parallel),
+        # DeepSpeed's own CPU Adam would be compiled at the start; ours is torch's.
+        "zero_force_ds_cpu_optimizer": False,
+        # Partitioned, a tensor between stages may only be followed by integer ones under tensor
+        # parallelism.
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": NEVER,
     }
-    if bfloat16 and config.parallel.zero_stage > 0:
+    # Sums of many bfloat16 gradients lose small ones; only ZeRO-0 cannot add them up in float32.
+    if bfloat16 and parallel.zero_stage > 0:
         derived["data_types"] = {"grad_accum_dtype": "fp32"}
-    return merge(derived, config.deepspeed)
+    return merge(derived, block)
 
 
-def _offload(parallel: ParallelConfig) -> dict[str, Any]:
-    given = {
-        "offload_optimizer": parallel.offload_optimizer,
-        "offload_param": parallel.offload_parameters,
+def zero_optimization(parallel: ParallelConfig, block: Mapping[str, Any]) -> dict[str, Any]:
+    """The part `zero_optimization` of `derived_deepspeed_config`, which memory and traffic depend on."""
+    return merge(_zero_optimization(parallel), block.get("zero_optimization", {}))
+
+
+def _zero_optimization(parallel: ParallelConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "stage": parallel.zero_stage,
+        # In elements. DeepSpeed's own 5e8 would take buffers of 2 GB.
+        "reduce_bucket_size": 50_000_000,
+        "allgather_bucket_size": 50_000_000,
     }
-    return {name: {"device": "cpu", "pin_memory": True} for name, wanted in given.items() if wanted}
+    in_host_memory = {"device": "cpu", "pin_memory": True}
+    if parallel.offload_optimizer:
+        settings["offload_optimizer"] = in_host_memory
+    if parallel.offload_parameters:
+        settings["offload_param"] = in_host_memory
+    return settings
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `extra` added; where both have an object these are merged, else `extra` wins."""
+    """`base` with `extra` added. Two objects under one key are merged; otherwise `extra` wins."""
     merged = dict(base)
     for key, value in extra.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 
 def clashes(block: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys of a `deepspeed` block that are not the user's to set: the path in the block, and what to do."""
+    """Keys of a `deepspeed` block that the user may not set: the path in the block, and the reason."""
     for dotted, ours in DECIDED_BY.items():
-        if path := _given(block, tuple(dotted.split("."))):
+        path = _path_with_value(block, tuple(dotted.split(".")))
+        if path:
             yield path, f"DeepSpeed's value is derived from {ours}: set that, and remove this key"
 
 
-def _given(block: Any, path: tuple[str, ...]) -> tuple[str, ...]:
-    """`path`, or the part of it that already has a value in `block`; empty if nothing there touches it."""
+def _path_with_value(block: Any, path: tuple[str, ...]) -> tuple[str, ...]:
+    """`path`, or the first part of it that already has a value in `block`; empty if none has."""
     for depth, key in enumerate(path):
+        # A value where DeepSpeed expects an object, as `"fp16": true`, decides all keys in it.
         if not isinstance(block, Mapping):
             return path[:depth]
         if key not in block:

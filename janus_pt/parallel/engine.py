@@ -1,95 +1,140 @@
-"""The DeepSpeed engine around the model: all that is done to it from outside, in order."""
+"""DeepSpeed's engine: how it is made, which of its members this package uses, and its gaps."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import deepspeed
 import torch
-from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from deepspeed.runtime.utils import clip_grad_norm_, is_invalid_grad_norm
-from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from janus_pt.config.schema import Config
-from janus_pt.model.initialize import load_weights
-from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
-from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.objectives.loss import ObjectiveLoss
+from janus_pt.packing.batch import Batch
 from janus_pt.parallel.groups import Mpu
-from janus_pt.parallel.materialize import build_model
-from janus_pt.parallel.parameter_groups import is_trained, lr_scale
-from janus_pt.parallel.pipeline import Pipeline
-from janus_pt.parallel.tensor import local_shard, vocab_shard
-
-Module = TrainingModule | Pipeline
-"""What an engine holds: the whole model with its loss, or one stage of it."""
 
 
-def build_module(config: Config, weights: dict[str, Tensor] | None = None) -> Module:
-    """This rank's part of the model with its objective: the weights of `run.seed`, or the unsharded ones given."""
-    module = Pipeline(config) if config.parallel.pipeline_parallel_size > 1 else _whole(config)
-    if weights is not None:
-        load_weights(module.model, weights, local_shard)
-    for name, parameter in module.model.named_parameters():
-        parameter.requires_grad_(is_trained(config, name))
-    return module
+class EngineModule(Protocol):
+    """The module inside an engine: a `TrainingModule`, or a `Pipeline` with one stage of it."""
+
+    loss: ObjectiveLoss
+
+    @property
+    def model(self) -> JanusTransformer:
+        """The model, or the part of it that this rank holds."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of any `nn.Module`."""
 
 
-def _whole(config: Config) -> TrainingModule:
-    model = build_model(config.model, config.run.seed, adapter=config.adapter)
-    model.recompute_activations(config.parallel.activation_checkpointing)
-    return TrainingModule(
-        model,
-        ObjectiveLoss(config.objective, vocab_shard(model.embed_tokens, config.model.vocab_size)),
-    )
+class EngineOptimizer(Protocol):
+    """DeepSpeed's wrapper of AdamW, or with ZeRO-0 in float32 AdamW itself."""
+
+    param_groups: list[dict[str, Any]]
+    state: Mapping[nn.Parameter, dict[str, Tensor]]
+    found_inf: Tensor
+    """AdamW's alone: where it is not 0, fused AdamW updates nothing."""
 
 
-def build_engine(config: Config, module: Module) -> Any:
-    """Hand the module to DeepSpeed: device, precision, ZeRO, gradient clipping. All ranks take part."""
-    optimizer = build_optimizer(config, module.model)
-    settings = derived_deepspeed_config(config, parallel_state.get_data_parallel_world_size())
-    mpu = None if isinstance(module, Pipeline) else Mpu  # a pipeline brings its own
+class Engine(Protocol):
+    """The members of `deepspeed.DeepSpeedEngine` that this package uses. DeepSpeed has no types."""
+
+    module: EngineModule
+    optimizer: EngineOptimizer
+    device: torch.device
+    checkpoint_engine: CheckpointEngine
+    global_steps: int
+    """Updates done."""
+    micro_steps: int
+    """Micro-batches done."""
+    global_samples: int
+    _global_grad_norm: float
+    """Behind `get_global_grad_norm`; set by us where DeepSpeed does not compute it."""
+
+    def __call__(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward pass of a `TrainingModule`."""
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Backward pass; at the last micro-batch gradients are reduced over data-parallel ranks."""
+
+    def step(self) -> None:
+        """Count a micro-batch; after the last one of a step, clip the gradient and update."""
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        """Whether the current micro-batch is the last one of its step."""
+
+    def gradient_accumulation_steps(self) -> int:
+        """Micro-batches of a step on a rank."""
+
+    def zero_optimization_stage(self) -> int:
+        """ZeRO's stage, 0 for none."""
+
+    def bfloat16_enabled(self) -> bool:
+        """Whether forward and backward passes are in bfloat16."""
+
+    def get_global_grad_norm(self) -> float:
+        """Norm of the last update's whole gradient, before clipping."""
+
+    def save_checkpoint(self, save_dir: str, **options: Any) -> bool:
+        """Write this rank's files; all ranks take part."""
+
+    def load_checkpoint(self, load_dir: str, **options: Any) -> tuple[Any, Any]:
+        """Read this rank's files; all ranks take part."""
+
+
+def build_engine(
+    module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+) -> Engine:
+    """Hand the module to DeepSpeed: device, precision, ZeRO, clipping. All ranks take part.
+
+    Args:
+        settings: of `derived_deepspeed_config`.
+    """
+    # A PipelineModule brings its own topology, and with it DeepSpeed refuses an mpu.
+    mpu = None if isinstance(module, PipelineModule) else Mpu
+    engine: Engine
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=settings, mpu=mpu, dist_init_required=False
+        model=module,
+        optimizer=optimizer,
+        config=dict(settings),
+        mpu=mpu,
+        dist_init_required=False,
     )
     if hasattr(engine.optimizer, "check_grad_overflow"):
-        # In float32, too: of what tensor-parallel ranks hold alike, the norm knows the first rank's gradient only.
+        # DeepSpeed checks for this with float16 alone, but we need it in float32 too: in the norm
+        # of a gradient that tensor-parallel ranks hold identically, only the first rank's copy
+        # counts, so an infinity on another rank would pass unseen.
         engine.optimizer.check_grad_overflow = True
     return engine
 
 
-def note_gradient_norm(engine: Any) -> None:
-    """Before the update: have the engine know the gradient's norm where DeepSpeed does not compute it for us, and
-    the optimizer do nothing if the norm is not finite, as DeepSpeed's own do."""
-    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
-        norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
-        engine._global_grad_norm = norm
-        engine.optimizer.found_inf = torch.tensor(
-            float(is_invalid_grad_norm(norm)), device=engine.device
-        )
+def note_gradient_norm(engine: Engine) -> None:
+    """Compute the gradient's norm where DeepSpeed does not, just before the update; all ranks.
 
-
-def is_pipeline(engine: Any) -> bool:
-    """Whether the engine drives a stage of a pipeline."""
-    return isinstance(engine, PipelineEngine)
-
-
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """Fused AdamW of what is trained; matrices and tables are decayed, biases and LayerNorms are not.
-
-    Every group has an `lr_scale`, which the rate of a step is to be multiplied by. The rate is 0 until a step sets its
-    own: with ZeRO-0 and bfloat16, DeepSpeed does a step of its own at the start.
+    That is with ZeRO-0 in float32, where the engine's optimizer is torch's. The update is skipped if
+    the norm is not finite, as DeepSpeed's own optimizers do.
     """
-    settings = config.optimizer
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            kind = lr_scale(config, name), settings.weight_decay if p.ndim > 1 else 0.0
-            groups.setdefault(kind, []).append(p)
-    # The order does not depend on that of the parameters, which differs between the stages of a pipeline.
-    listed = [
-        {"params": groups[kind], "lr_scale": kind[0], "weight_decay": kind[1]}
-        for kind in sorted(groups)[::-1]
-    ]
-    return torch.optim.AdamW(listed, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+    if engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled():
+        return
+    # With an infinite limit this clips nothing. DeepSpeed itself clips in `step`.
+    norm = clip_grad_norm_(engine.module.parameters(), math.inf, mpu=Mpu)
+    engine._global_grad_norm = norm
+    found_inf = float(is_invalid_grad_norm(norm))
+    engine.optimizer.found_inf = torch.tensor(found_inf, device=engine.device)
+
+
+def set_steps(engine: Engine, step: int) -> None:
+    """Set the number of updates that engine and optimizer have done to `step`."""
+    engine.global_steps = step
+    engine.micro_steps = step * engine.gradient_accumulation_steps()
+    engine.global_samples = 0
+    # Under ZeRO and bfloat16 AdamW is inside DeepSpeed's optimizer. Its own counts of steps correct
+    # the bias of its moments.
+    adamw = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for state in adamw.state.values():
+        state["step"].fill_(step)

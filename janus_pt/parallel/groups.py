@@ -1,4 +1,4 @@
-"""Process groups: torch.distributed, started once, with megatron-core's `parallel_state` as the one truth."""
+"""Process groups: torch.distributed, started once and divided by megatron-core's `parallel_state`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
-"""DeepSpeed would compile these at every start on a CPU, for a minute or two; gloo does their work."""
+"""DeepSpeed would compile these at the start on a CPU, in a minute or two. gloo does their work."""
 
 
 class Mpu:
-    """What DeepSpeed asks of an `mpu`, answered by `parallel_state` (which lacks two of the names)."""
+    """DeepSpeed's interface `mpu`, answered by `parallel_state`, which lacks two of the names.
+
+    It has none of the names about sequence parallelism: DeepSpeed would turn that on.
+    """
 
     get_model_parallel_world_size = staticmethod(
         parallel_state.get_tensor_model_parallel_world_size
@@ -49,36 +52,34 @@ def initialize(
 ) -> torch.device:
     """Join the job's process groups and return this process's device; all ranks take part.
 
-    `before_division` is called when all ranks can be reached, before anything depends on how they are divided.
-    `timeout_s` is the longest a collective waits for a rank.
+    Under plain `python` the job is one process. Otherwise the launcher sets `RANK`, `WORLD_SIZE`,
+    `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT`: torchrun, DeepSpeed and Slurm's wrappers all do.
 
-    Under plain `python` the job is one process. The launcher's environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
-    `MASTER_ADDR`, `MASTER_PORT`) is that of torchrun, DeepSpeed and Slurm's wrappers alike.
+    Args:
+        before_division: called when all ranks can reach each other, before the groups are made.
+        timeout_s: the longest a collective waits for a rank.
     """
     if "RANK" not in os.environ:
-        os.environ.update(
-            RANK="0",
-            LOCAL_RANK="0",
-            WORLD_SIZE="1",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=_free_port(),
-        )
-    accelerator = get_accelerator()
-    on_cpu = accelerator.device_name() == "cpu"
-    if not on_cpu:
-        accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    else:
+        _be_the_only_process()
+    on_cpu = get_accelerator().device_name() == "cpu"
+    if on_cpu:
         share_cores()
+    else:
+        # Before any tensor is made: else all processes of a node allocate on its first device.
+        get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
     for op in JUST_IN_TIME_OPS:
         deepspeed.ops.__compatible_ops__[op] = False
     timeout = timedelta(seconds=timeout_s)
-    backend = "gloo" if on_cpu else accelerator.communication_backend_name()
+    backend = "gloo" if on_cpu else get_accelerator().communication_backend_name()
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        _meet_again(backend, timeout)
+        _join_after_restart(backend, timeout)
+    # It takes over a group that is there already. Without MPI it need not look for MPI's variables.
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
     )
     if not parallel_state.model_parallel_is_initialized():
+        # Ranks that were started with other sizes would make other groups, and hang in the first
+        # of them: so they are compared first.
         before_division()
         parallel_state.initialize_model_parallel(
             tensor_parallel_size, pipeline_parallel_size, distributed_timeout_minutes=timeout_s / 60
@@ -86,28 +87,36 @@ def initialize(
     return device()
 
 
-def _meet_again(backend: str, timeout: timedelta) -> None:
-    """Join the group after torchrun has started its ranks again: apart from what the ranks before have left in the
-    store, which torchrun keeps, and in which gloo would find their addresses."""
+def _be_the_only_process() -> None:
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port()
+    )
+
+
+def _join_after_restart(backend: str, timeout: timedelta) -> None:
+    """Join the group after torchrun has started its ranks again."""
     store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=timeout)))
+    # torchrun keeps the store, and in it the addresses of the ranks that have ended, to which gloo
+    # would connect. Another prefix leaves them behind.
     fresh = dist.PrefixStore(f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=ranks, timeout=timeout)
 
 
 def topology() -> PipeModelDataParallelTopology:
-    """DeepSpeed's picture of the ranks for pipelines; it must be megatron-core's, which is checked."""
-    pipeline, data, tensor = (
-        parallel_state.get_pipeline_model_parallel_world_size(),
-        parallel_state.get_data_parallel_world_size(),
-        parallel_state.get_tensor_model_parallel_world_size(),
+    """DeepSpeed's map of the ranks, for pipelines."""
+    ranks = PipeModelDataParallelTopology(
+        num_pp=parallel_state.get_pipeline_model_parallel_world_size(),
+        num_mp=parallel_state.get_tensor_model_parallel_world_size(),
+        num_dp=parallel_state.get_data_parallel_world_size(),
     )
-    ranks = PipeModelDataParallelTopology(num_pp=pipeline, num_mp=tensor, num_dp=data)
     theirs = ranks.get_coord(dist.get_rank())
     ours = (
         parallel_state.get_pipeline_model_parallel_rank(),
         parallel_state.get_data_parallel_rank(),
         parallel_state.get_tensor_model_parallel_rank(),
     )
+    # Both libraries number the ranks by a convention of their own. If these ever part, gradients
+    # would be reduced over the wrong ranks without an error.
     assert (theirs.pipe, theirs.data, theirs.model) == ours, (
         f"rank order: DeepSpeed has {theirs}, megatron-core {ours}"
     )
@@ -116,9 +125,12 @@ def topology() -> PipeModelDataParallelTopology:
 
 def share_cores() -> None:
     """Give the processes of this node equal numbers of threads, unless OMP_NUM_THREADS decides."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    # The cores that this process may use, which in a container or a Slurm job are not all.
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // processes))
 
 
 def shutdown() -> None:

@@ -1,7 +1,8 @@
 """Pipeline parallelism: one stage of the model as DeepSpeed's `PipelineModule` wants it.
 
-To DeepSpeed every stage is one layer. What stages hand on is one tensor, the encoder's hidden states and behind them
-(from the slot embedding on) the decoder's. The batches themselves are known to all stages: each reads the data.
+To DeepSpeed every stage is one layer. Stages hand on one tensor: the encoder's hidden states and,
+from the slot embedding on, the decoder's behind them. The batches themselves are not handed on: each
+stage reads the data.
 """
 
 from __future__ import annotations
@@ -9,30 +10,31 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe.engine import PipelineEngine
 from torch import Tensor, nn
 
-from janus_pt.config.schema import Config
 from janus_pt.model.dropout import Seed
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives.loss import Labels, ObjectiveLoss
+from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.slots import POSITION, TOKEN
 from janus_pt.parallel import groups
-from janus_pt.parallel.materialize import build_model
-from janus_pt.parallel.parameters import table_layers
-from janus_pt.parallel.stages import pipeline_layers
-from janus_pt.parallel.tensor import vocab_shard
+from janus_pt.parallel.engine import Engine
+from janus_pt.parallel.parameters import landmarks, table_layers
 
-Carry = tuple[Tensor, ...]
+LastOutputs = tuple[Tensor, Tensor, Tensor]
+"""The decoder's hidden states, the scores of the lengths, and this rank's rows of the token table."""
+MicroBatch = tuple[Tensor, tuple[()]]
+"""What DeepSpeed's data iterator yields: the first stage's input, and labels, of which we have none."""
 
 
 class Stage(nn.Module):
-    """The layers of one stage: from what the stage before hands on to what the next one gets."""
+    """The layers of one stage: from the previous stage's output to the next stage's input."""
 
     def __init__(self, model: JanusTransformer, layers: range) -> None:
         super().__init__()
@@ -41,74 +43,85 @@ class Stage(nn.Module):
         self.seeds: Iterator[Seed] = iter(())
         self.batches: Iterator[Batch] = iter(())
         """The micro-batches on the device, in the order of the forward passes."""
+        self.batch: Batch
+        """The micro-batch of the last forward pass."""
 
-    def forward(self, carry: Tensor) -> Tensor | Carry:
-        """`carry` is the hidden states, of the first stage anything; so is the result, but the last stage's, which is
-        the decoder's hidden states, the scores of the lengths, and the table."""
-        batch = next(self.batches)
-        source, slots = batch.source, batch.slots
-        model, config = self.model, self.model.config
-        turn, head = config.encoder_layers + 1, config.encoder_layers + config.decoder_layers + 2
+    def forward(self, carry: Tensor) -> Tensor | LastOutputs:
+        """Hidden states `[1, source + slots, hidden]`, or the last stage's `LastOutputs`.
+
+        Args:
+            carry: the previous stage's hidden states; the first stage ignores it.
+        """
+        self.batch = next(self.batches)
+        source, slots = self.batch.source, self.batch.slots
+        model = self.model
+        first, slot_embedding, head = landmarks(model.config)
         if self.training:
             model.seed_dropout(next(self.seeds))
-        if 0 in self.layers:
+        if first in self.layers:
             encoded = model.encoder.embed(model.embed_sources(source.tokens), source.positions)
             decoded = encoded[:, :0]
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
-        if self.layers[0] < turn:
-            encoded = model.encoder.run(encoded, model.encoder_masks(source, encoded.dtype))
-        if turn in self.layers:
+        # A stage that begins behind the encoder hands the encoder's output on as it is.
+        if self.layers[0] < slot_embedding:
+            masks = model.encoder_masks(source, encoded.dtype)
+            encoded = model.encoder.run(encoded, masks)
+        if slot_embedding in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
-        if self.layers[-1] > turn:
-            masks = model.decoder_masks(slots, source, encoded.dtype)
-            decoded = model.decoder.run(decoded, encoded, masks)
+        if self.layers[-1] > slot_embedding:
+            decoder_masks = model.decoder_masks(slots, source, encoded.dtype)
+            decoded = model.decoder.run(decoded, encoded, decoder_masks)
         if head in self.layers:
-            # As an output, and not read by the loss itself: with bfloat16 DeepSpeed zeroes all gradients when the
-            # backward pass comes to the first output, and the table's would be there already.
+            hidden = model.decoder.layer_norm(decoded)
+            # The table is an output; the loss does not read it from the model. With bfloat16
+            # DeepSpeed zeroes all gradients when the backward pass comes to the first output. The
+            # table's gradient would be there already, and would be lost.
             table = model.embed_tokens.get_parameter("weight")
-            return (
-                model.decoder.layer_norm(decoded),
-                model.length_logits(encoded, source),
-                table.view_as(table),
-            )
+            return hidden, model.length_logits(encoded, source), table.view_as(table)
         return torch.cat((encoded, decoded), dim=1)
 
 
 class Pipeline(PipelineModule):
     """This rank's stage with the objective's loss, for `deepspeed.initialize`.
 
-    The embedding is held by up to three stages (two, if the source has one of its own). DeepSpeed's own tied layers are
-    lost when a checkpoint is loaded (they are stored as functions), so the tie is made here, by naming the ranks that
-    share it.
+    Up to three stages hold the token table (two, if the source has its own). DeepSpeed's own tied
+    layers are lost when a checkpoint is loaded, since they are stored as functions, without a state.
+    So the tie is made here, by naming the ranks that share the table.
     """
 
-    def __init__(self, config: Config) -> None:
-        shape, stages = config.model, config.parallel.pipeline_parallel_size
-        parts = pipeline_layers(shape, stages)
-        users = table_layers(shape)
+    def __init__(
+        self, model: JanusTransformer, stages: Sequence[range], loss: ObjectiveLoss
+    ) -> None:
+        """Take this rank's part of the model; all ranks take part.
+
+        Args:
+            stages: every stage's layers of the chain (`stages.py`).
+        """
         self.tied_stages = sorted(
-            {next(s for s, layers in enumerate(parts) if user in layers) for user in users}
+            {_stage_of(layer, stages) for layer in table_layers(model.config)}
         )
         topology = groups.topology()
-        mine = topology.get_coord(dist.get_rank()).pipe
-        model = build_model(shape, config.run.seed, parts[mine])
-        model.recompute_activations(config.parallel.activation_checkpointing)
-        layers: list[Any] = [None] * stages
-        layers[mine] = Stage(model, parts[mine])
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its layers
+        stage = topology.get_coord(dist.get_rank()).pipe
+        # DeepSpeed builds this rank's entry alone, so the others may be empty. Entries are numbered
+        # by stage, which is where the number in a parameter's name comes from.
+        layers: list[Stage | None] = [None] * len(stages)
+        layers[stage] = Stage(model, stages[stage])
+        # It prints its seed and its layers.
+        with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(
                 layers,
                 topology=topology,
                 loss_fn=self._loss,
+                # One entry for each stage: "uniform" gives every stage its own.
                 partition_method="uniform",
+                # Micro-batches differ in length, so each is sent with its shape.
                 dynamic_shape=True,
             )
-        self.loss = ObjectiveLoss(
-            config.objective, vocab_shard(model.embed_tokens, shape.vocab_size)
-        )
+        self.loss = loss
         self.sums = torch.zeros(0)
+        """Sums of the loss terms over the micro-batches since `_begin`, on the last stage."""
         self.coefficients = torch.zeros(0)
 
     @property
@@ -121,75 +134,113 @@ class Pipeline(PipelineModule):
         """This stage's part of the model."""
         return self.stage.model
 
-    def _loss(self, outputs: Carry, labels: Carry) -> Tensor:
-        targets, lengths, *predict = labels
-        named = dict(zip(self.loss.terms.streams, predict, strict=True))
-        hidden, length_logits, weight = outputs
-        total, sums = self.loss(
-            hidden, length_logits, weight, Labels(targets, named, lengths), self.coefficients
-        )
+    def _loss(self, outputs: LastOutputs, labels: object) -> Tensor:
+        # DeepSpeed calls this directly after the forward pass of the same micro-batch, so the
+        # stage's batch is the right one.
+        hidden, length_logits, table = outputs
+        total, sums = self.loss(hidden, length_logits, table, self.stage.batch, self.coefficients)
         self.sums = self.sums + sums
         return total
 
     def _index_tied_modules(self) -> dict[str, Any]:
-        """The group of ranks that share each table; all ranks make all groups, in the same order."""
-        found: dict[str, Any] = {}
-        axes = self._topo.get_dim("data"), self._topo.get_dim("model")
-        for data, model in ((d, m) for d in range(axes[0]) for m in range(axes[1])):
-            ranks = [
-                self._topo.get_rank(pipe=stage, data=data, model=model)
-                for stage in self.tied_stages
-            ]
-            group = dist.new_group(ranks)
-            if dist.get_rank() in ranks:
-                table = self.model.embed_tokens
-                found["embed_tokens"] = {
-                    "ranks": ranks,
-                    "group": group,
-                    "weight_attr": ["weight"],
-                    "module": table,
-                }
-                weight: Any = table.get_parameter("weight")
-                weight.ds_pipe_replicated = dist.get_rank() != ranks[0]  # counted once in norms
-        return found
+        """The group of ranks that share the token table, in the form of DeepSpeed's own ties."""
+        ties: dict[str, Any] = {}
+        data_ranks, tensor_ranks = self._topo.get_dim("data"), self._topo.get_dim("model")
+        for data in range(data_ranks):
+            for tensor in range(tensor_ranks):
+                ranks = [
+                    self._topo.get_rank(pipe=stage, data=data, model=tensor)
+                    for stage in self.tied_stages
+                ]
+                # All ranks make all groups, in the same order, also those they are not in:
+                # `new_group` is a collective of the whole job.
+                group = dist.new_group(ranks)
+                if dist.get_rank() in ranks:
+                    ties["embed_tokens"] = self._tie(ranks, group)
+        return ties
+
+    def _tie(self, ranks: list[int], group: dist.ProcessGroup) -> dict[str, Any]:
+        table = self.model.embed_tokens
+        weight: Any = table.get_parameter("weight")
+        # Gradient norms count the shared table once, on the first stage that holds it.
+        weight.ds_pipe_replicated = dist.get_rank() != ranks[0]
+        return {"ranks": ranks, "group": group, "weight_attr": ["weight"], "module": table}
 
     def get_tied_weights_and_groups(self) -> list[tuple[Tensor, Any]]:
-        """The shared tables of this rank, for the sum of their gradients."""
+        """The table of this rank and its group, over which DeepSpeed adds up its gradients."""
+        # DeepSpeed's own version looks in its tied modules, which we do not use.
         return [(tie["module"].weight, tie["group"]) for tie in self.tied_comms.values()]
 
 
+def _stage_of(layer: int, stages: Sequence[range]) -> int:
+    return next(stage for stage, layers in enumerate(stages) if layer in layers)
+
+
+class StageEngine(Engine, Protocol):
+    """The members of `deepspeed.runtime.pipe.engine.PipelineEngine` that this package uses."""
+
+    module: Pipeline
+
+    def train_batch(self, data_iter: Iterator[MicroBatch]) -> Tensor:
+        """Forward and backward of a step's micro-batches through all stages, and the update."""
+
+    def eval_batch(
+        self,
+        data_iter: Iterator[MicroBatch],
+        reduce_output: str | None,
+        bcast_loss: bool,
+        num_micro_batches: int,
+    ) -> Tensor:
+        """Forward passes through all stages."""
+
+
+def is_pipeline(engine: Engine) -> TypeGuard[StageEngine]:
+    """Whether the engine drives one stage of a pipeline."""
+    return isinstance(engine, PipelineEngine)
+
+
 def train_batches(
-    engine: Any, batches: Sequence[Batch], coefficients: Tensor, seeds: Iterable[Seed]
+    engine: StageEngine, batches: Sequence[Batch], coefficients: Tensor, seeds: Iterable[Seed]
 ) -> Tensor:
     """Forward and backward of a step's micro-batches through all stages, and the update.
 
-    Returns the sums of the terms, zeros but on the last stage. All ranks take part.
+    Returns the sums of the terms, which are zeros on all but the last stage. All ranks take part.
     """
     module = engine.module
-    parts = _begin(engine, batches, coefficients)
+    micro_batches = _begin(engine, batches, coefficients)
     module.stage.seeds = iter(seeds)
-    engine.train_batch(parts)
+    engine.train_batch(micro_batches)
     return module.sums
 
 
-def evaluate_batches(engine: Any, batches: Sequence[Batch], coefficients: Tensor) -> Tensor:
-    """The sums of the terms with dropout off; zeros but on the last stage. All ranks take part, each pipeline with
-    its own number of batches."""
+def evaluate_batches(engine: StageEngine, batches: Sequence[Batch], coefficients: Tensor) -> Tensor:
+    """The sums of the terms without dropout; zeros on all but the last stage.
+
+    All ranks take part, each pipeline with its own number of batches, which may be 0.
+    """
     module = engine.module
-    parts = _begin(engine, batches, coefficients)
+    micro_batches = _begin(engine, batches, coefficients)
     if not batches:
-        dist.barrier()  # as `eval_batch` does
+        # `eval_batch` fails on an empty schedule. It begins with a barrier of all ranks, in which
+        # pipelines that have batches wait for this one.
+        dist.barrier()
         return module.sums
-    engine.eval_batch(parts, reduce_output=None, bcast_loss=False, num_micro_batches=len(batches))
+    # Pipelines have different numbers of batches, so nothing may be reduced over them.
+    engine.eval_batch(
+        micro_batches, reduce_output=None, bcast_loss=False, num_micro_batches=len(batches)
+    )
     module.train()
     return module.sums
 
 
 def _begin(
-    engine: Any, batches: Sequence[Batch], coefficients: Tensor
-) -> Iterator[tuple[Tensor, Carry]]:
-    """Make the batches known to the stage; what the first stage reads, and what the last one compares with."""
-    module: Pipeline = engine.module
+    engine: StageEngine, batches: Sequence[Batch], coefficients: Tensor
+) -> Iterator[MicroBatch]:
+    """Make the batches known to the stage, and give DeepSpeed an iterator over as many."""
+    module = engine.module
+    # Moved to the device one by one, as the forward passes come to them.
     module.stage.batches = (batch.to(engine.device) for batch in batches)
-    module.coefficients, module.sums = coefficients, torch.zeros_like(coefficients)
-    return ((b.source.tokens, (b.targets, b.lengths, *b.predict.values())) for b in batches)
+    module.coefficients = coefficients
+    module.sums = torch.zeros_like(coefficients)
+    # DeepSpeed insists on an input tensor for the first stage. The stage reads its own batch.
+    return ((batch.source.tokens, ()) for batch in batches)

@@ -1,4 +1,4 @@
-"""The layer factory on megatron-core: weights sharded over the tensor-parallel group, and what that means for one."""
+"""The layer factory on megatron-core, and tensors between their full and their sharded form."""
 
 from __future__ import annotations
 
@@ -24,33 +24,44 @@ from janus_pt.objectives.fused_loss import VocabShard
 
 
 class _NoExtraState:
-    """megatron-core stores an `_extra_state` of None for each module; with torch's own method nothing is stored."""
+    """megatron-core gives each module an extra state of None in the state dict, which DeepSpeed's
+    universal converter cannot read. With torch's own method there is none."""
 
     get_extra_state = nn.Module.get_extra_state
 
 
 class _Column(_NoExtraState, ColumnParallelLinear):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
+        output, _ = super().forward(x)  # the second is the bias, where that is not added
+        return output
 
 
 class _Row(_NoExtraState, RowParallelLinear):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
+        output, _ = super().forward(x)
+        return output
 
 
 def tensor_parallel_layers() -> Layers:
-    """Layers that hold this rank's share, the embedding's rows padded (`padded_vocab_size`). Weights are not set."""
+    """Layers that hold this rank's shard. Their weights are not set.
+
+    The token table's rows are padded (`padded_vocab_size`).
+    """
     size = parallel_state.get_tensor_model_parallel_world_size()
-    # On the CPU, since the model is built on the meta device: megatron-core's other way asks for CUDA.
-    config = ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True)
-    shared: dict[str, Any] = {"config": config, "init_method": _leave_unset}
+    shared: dict[str, Any] = {
+        # On the CPU, since the model is built on the meta device: megatron-core's other way asks
+        # for CUDA.
+        "config": ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True),
+        # Weights come from the seed or a file later, sharded by us.
+        "init_method": _leave_unset,
+    }
 
     def column(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
-        # Sums its input's gradient over the ranks itself, while it computes its weight's.
         return _Column(inputs, outputs, bias=bias, gather_output=False, **shared)
 
     def column_without_reduce(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        # Several columns that read the same input add up its gradient first, and reduce it once, in
+        # `copy_to_tp_region`. A column of its own reduces beside computing its weight's gradient.
         layer = _Column(
             inputs, outputs, bias=bias, gather_output=False, disable_grad_reduce=True, **shared
         )
@@ -78,7 +89,6 @@ def tensor_parallel_layers() -> Layers:
 
 
 def _leave_unset(weight: Tensor) -> Tensor:
-    """Megatron-core's `init_method`: weights are set later, by `initialize_weights`."""
     return weight
 
 
@@ -95,13 +105,17 @@ class _CopyToTpRegion(_Identity):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
         if dist.get_world_size(group) > 1:
+            # A collective reads memory in order, whatever the strides say.
             gradient = gradient.contiguous()
             dist.all_reduce(gradient, group=group)
         return gradient
 
 
 class _ScaleReplicatedGrad(_Identity):
-    """Returns its input; the gradient, identical on all ranks and summed later, is divided by their number."""
+    """Returns its input; divides the gradient by the number of ranks.
+
+    All ranks hold this gradient identically, and a later reduction will add up their copies.
+    """
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -111,7 +125,8 @@ class _ScaleReplicatedGrad(_Identity):
 @contextmanager
 def tp_rng_fork() -> Iterator[None]:
     """Inside, torch's generators differ between tensor-parallel ranks; outside they stay in step."""
-    # From the CPU's generator, which is in step too: no device is waited for.
+    # Drawn from the CPU's generator, which is in step too: reading a number from the device's would
+    # wait for the device.
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
@@ -120,7 +135,8 @@ def tp_rng_fork() -> Iterator[None]:
 
 
 def vocab_shard(embedding: nn.Module, vocab_size: int) -> VocabShard:
-    """Which part of the vocabulary's projection this rank holds, for the losses."""
+    """This rank's rows of the vocabulary's projection, for the losses."""
+    # A pipeline stage without the table has an `nn.Identity` in its place, and computes no loss.
     if not isinstance(embedding, VocabParallelEmbedding):
         return VocabShard(vocab_size)
     group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
@@ -129,32 +145,38 @@ def vocab_shard(embedding: nn.Module, vocab_size: int) -> VocabShard:
 
 
 def local_shard(parameter: nn.Parameter, whole: Tensor) -> Tensor:
-    """This rank's part of the unsharded tensor, zeros where the parameter is padded."""
+    """This rank's part of the unsharded tensor, with zeros where the parameter is padded."""
     dimension = partition_dim(parameter)
     if dimension is None:
         return whole
     size = local_shape(parameter)[dimension]
+    full_size = whole.shape[dimension]
     rank = parallel_state.get_tensor_model_parallel_rank()
-    # The last ranks of a small vocabulary may have fewer rows than others, or none: the rest is padding.
-    start = min(rank * size, whole.shape[dimension])
-    length = min(size, whole.shape[dimension] - start)
-    part = whole.narrow(dimension, start, length)
-    # `F.pad` counts from the last dimension: none before and behind, then the missing ones behind.
-    padding = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - length]
-    return F.pad(part, padding)
+    # Padding is at the end of the table, so the last ranks may hold few real rows, or none.
+    start = min(rank * size, full_size)
+    stop = min(start + size, full_size)
+    shard = whole.narrow(dimension, start, stop - start)
+    # `F.pad` takes pairs of (before, after), the last dimension first.
+    padding = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - (stop - start)]
+    return F.pad(shard, padding)
 
 
-def full_tensor(parameter: nn.Parameter, part: Tensor, shape: torch.Size) -> Tensor:
-    """The unsharded tensor of `shape`, padding cut off, from every rank's part; all tensor-parallel ranks take part."""
+def full_tensor(parameter: nn.Parameter, shard: Tensor, shape: torch.Size) -> Tensor:
+    """The unsharded tensor of `shape`, without padding; all tensor-parallel ranks take part.
+
+    Args:
+        shard: this rank's part of the parameter, or of something in its shape.
+    """
     dimension = partition_dim(parameter)
     if dimension is None:
-        return part
+        return shard
     group = parallel_state.get_tensor_model_parallel_group()
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, part.contiguous(), group=group)
-    return torch.cat(parts, dimension).narrow(dimension, 0, shape[dimension])
+    shards = [torch.empty_like(shard) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(shards, shard.contiguous(), group=group)
+    return torch.cat(shards, dimension).narrow(dimension, 0, shape[dimension])
 
 
 def local_shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of this tensor-parallel rank's part, also when ZeRO-3 has shared out its elements."""
+    """Shape of this tensor-parallel rank's part of a parameter."""
+    # ZeRO-3 spreads the elements over data-parallel ranks and leaves the parameter empty.
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

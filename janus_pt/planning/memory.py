@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_pt.config.schema import Config
-from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
+from janus_pt.parallel.deepspeed_config import zero_optimization
 from janus_pt.parallel.parameter_groups import trained_share, trains_all
 from janus_pt.parallel.parameters import stage_parameters
 from janus_pt.parallel.stages import stage_bounds
@@ -100,9 +100,11 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     parallel, width = config.parallel, activation_width(config)
     stage, low = parallel.zero_stage, width < FLOAT
     accumulates = config.micro_batches_per_step > ranks
-    trained = parameters if trains_all(config) else parameters * trained_share(config)
+    share_trained = trained_share(config.model, config.optimizer, config.adapter)
+    all_trained = trains_all(config.optimizer, config.adapter)
+    trained = parameters if all_trained else parameters * share_trained
     share, all_share = trained / ranks, parameters / ranks
-    settings: Mapping[str, Any] = derived_deepspeed_config(config, ranks)["zero_optimization"]
+    settings: Mapping[str, Any] = zero_optimization(parallel, config.deepspeed)
     bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
 
     weights = (

@@ -72,8 +72,9 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     )
     yield "state", f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
     yield "parameters", f"{model_parameters(config.model):,}"
-    if not trains_all(config):
-        trained, share = trained_parameters(config), trained_share(config)
+    if not trains_all(config.optimizer, config.adapter):
+        trained = trained_parameters(config.model, config.optimizer, config.adapter)
+        share = trained_share(config.model, config.optimizer, config.adapter)
         yield "trained parameters", f"{trained:,}, {100 * share:.2f} % of all"
     yield (
         "a step",

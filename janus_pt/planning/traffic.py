@@ -29,7 +29,7 @@ from typing import Any
 from janus_pt.config.schema import Config
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.objectives.table import OBJECTIVES
-from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
+from janus_pt.parallel.deepspeed_config import zero_optimization
 from janus_pt.parallel.parameter_groups import trained_share, trains_all
 from janus_pt.parallel.parameters import landmarks, stage_parameters, table_layers, table_parameters
 from janus_pt.parallel.stages import stage_bounds
@@ -84,9 +84,11 @@ def step_traffic(config: Config, data_parallel: int, batch: MicroBatch) -> list[
 
 def _data(config: Config, parameters: int, ranks: int, micro_batches: int) -> Iterator[Traffic]:
     width = activation_width(config)
-    trained = parameters if trains_all(config) else parameters * trained_share(config)
+    share_trained = trained_share(config.model, config.optimizer, config.adapter)
+    all_trained = trains_all(config.optimizer, config.adapter)
+    trained = parameters if all_trained else parameters * share_trained
     stage, gradients = config.parallel.zero_stage, trained * width
-    settings: Mapping[str, Any] = derived_deepspeed_config(config, ranks)["zero_optimization"]
+    settings: Mapping[str, Any] = zero_optimization(config.parallel, config.deepspeed)
     calls = -(-trained // settings["reduce_bucket_size"])
     if stage < 3:
         times = micro_batches if stage == 2 else 1

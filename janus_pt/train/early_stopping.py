@@ -1,4 +1,5 @@
-"""The best validations of a run: which they are, when there has been none for too long, and the way back to them."""
+"""The best validations of a run: which they are, when to stop waiting for a better one, and the way
+back to the best one's weights."""
 
 from __future__ import annotations
 
@@ -9,37 +10,48 @@ import torch.distributed as dist
 
 from janus_pt.checkpoint import store as checkpoint
 from janus_pt.checkpoint.layout import layout
-from janus_pt.config.schema import Config
-from janus_pt.train.run import Run
+from janus_pt.train.state import Run
 from janus_pt.utils.errors import UserError
 
 
-def score(config: Config, validated: Mapping[str, float]) -> float:
-    """How good a validation is: its `validation.metric`, or less its loss where nothing is decoded."""
-    value = (
-        validated.get(config.validation.metric, math.nan)
-        if config.validation
-        else -validated["loss"]
-    )
+def score(validated: Mapping[str, float], metric: str | None) -> float:
+    """How good a validation is, higher being better: its `metric`, or its negative loss.
+
+    Args:
+        metric: `validation.metric`; None where validation does not decode.
+    """
+    value = -validated["loss"] if metric is None else validated.get(metric, math.nan)
+    # A validation without a usable number is worse than all others.
     return value if math.isfinite(value) else -math.inf
 
 
-def record_validation(run: Run) -> list[int]:
-    """Take the validation of this very step among the best ones, if it is; the steps whose checkpoints are to be kept.
+def _score_of(run: Run, validated: Mapping[str, float]) -> float:
+    validation = run.config.validation
+    return score(validated, validation.metric if validation else None)
 
-    Of equally good ones the earliest counts.
+
+def record_validation(run: Run) -> list[int]:
+    """Rank the validation of the current step, if there was one, among the best.
+
+    Returns the steps of the best validations, whose checkpoints must be kept. Of equally good ones
+    the earliest is the best.
     """
-    keep, config = run.config.checkpoint.keep_best, run.config
-    if run.validated.get("step") == run.step and score(config, run.validated) > -math.inf:
-        others = [found for found in run.best if found["step"] < run.step]
-        run.best = sorted([*others, run.validated], key=lambda found: -score(config, found))[
-            : max(1, keep)
-        ]
-    return [int(found["step"]) for found in run.best[:keep]]
+    keep = run.config.checkpoint.keep_best
+    is_new = run.validated.get("step") == run.step
+    if is_new and _score_of(run, run.validated) > -math.inf:
+        # After a resume the list may have later steps, which are done again.
+        earlier = [validated for validated in run.best if validated["step"] < run.step]
+        # The sort is stable, so of equal scores the earlier step stays first.
+        ranked = sorted(
+            [*earlier, run.validated], key=lambda validated: _score_of(run, validated), reverse=True
+        )
+        # The very best is always known: `run.patience` counts from it.
+        run.best = ranked[: max(1, keep)]
+    return [int(validated["step"]) for validated in run.best[:keep]]
 
 
 def out_of_patience(run: Run) -> bool:
-    """Whether none of the last `run.patience` validations was the best so far."""
+    """Whether `run.patience` validations in a row were not the best so far."""
     limits = run.config.run
     if not limits.patience or not run.best:
         return False
@@ -47,16 +59,22 @@ def out_of_patience(run: Run) -> bool:
 
 
 def return_to_best(run: Run) -> None:
-    """With `run.patience`, take the weights of the best checkpoint again, to export them; all ranks take part."""
+    """With `run.patience`, load the weights of the best checkpoint; all ranks take part.
+
+    Raises:
+        UserError: that checkpoint is not there any more.
+    """
     if not run.config.run.patience or not run.best or run.best[0]["step"] == run.step:
         return
+    # The checkpoint may be the one that is being written.
     run.saver.finish()
     step = int(run.best[0]["step"])
-    path = checkpoint.find(run.checkpoints, run.config.checkpoint.verify == "quick", step + 1)
+    quick = run.config.checkpoint.verify == "quick"
+    path = checkpoint.find(run.checkpoints, quick, before_step=step + 1)
     if path is None or path.name != f"step_{step}":
         raise UserError(
             f"{run.checkpoints}: step_{step}, the best, is not there any more; export another one"
         )
     if dist.get_rank() == 0:
         print(f"the best validation was that of step {step}: its weights are exported")
-    checkpoint.load(run.engine, path, layout(run.config, dist.get_world_size()))
+    checkpoint.load(run.engine, path, layout(run.config.parallel, dist.get_world_size()))

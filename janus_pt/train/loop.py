@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -15,15 +16,15 @@ from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.data.loader import valid_batches
-from janus_pt.export.write_run import write_model
-from janus_pt.inference.janus_model import JanusModel
+from janus_pt.export.write_run import write_merged, write_model
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.gather import full_weights
 from janus_pt.train.early_stopping import out_of_patience, record_validation, return_to_best
 from janus_pt.train.report.reporter import Reporter
-from janus_pt.train.run import Run, example_functions, prepare
+from janus_pt.train.run import example_functions, prepare
 from janus_pt.train.schedule import learning_rate
+from janus_pt.train.state import Run
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 from janus_pt.train.watch.divergence import EXIT_DIVERGED
 from janus_pt.train.watch.heartbeat import Heartbeat, is_peer_failure
@@ -33,60 +34,58 @@ from janus_pt.utils.redact import redact
 
 
 def train(config: Config, resume: bool) -> None:
-    """Train to `run.max_steps`, validating and saving on the way, and export the model; all ranks take part.
+    """Train to `run.max_steps`, validating and saving on the way, and export; all ranks take part.
 
     Raises:
-        UserError: something in the config, the data or the checkpoint is wrong.
-        SystemExit: the run was asked to stop, could not save, or has lost a rank; with the exit code.
+        UserError: configuration, data or checkpoint have an error.
+        SystemExit: the run was asked to stop, could not save, or has lost a rank; with the exit
+            code.
     """
-    peers = Heartbeat(config.run.peer_timeout)
+    heartbeat = Heartbeat(config.run.peer_timeout)
     try:
-        run = prepare(config, resume, peers)
+        run = prepare(config, resume, heartbeat)
         try:
-            code = fit(run, peers)
+            code = fit(run, heartbeat)
         finally:
             run.saver.give_up()
-        peers.stop()
-        dist.barrier()  # together: a launcher ends the others as soon as one has left with another code than 0
+        # From here on ranks end at different times, which is no failure.
+        heartbeat.stop()
+        # Together: a launcher ends the others as soon as one ends with another code than 0.
+        dist.barrier()
     except RuntimeError as error:
         if not is_peer_failure(error):
             raise
-        peers.leave(error)
+        # It ends this process: after a lost rank no collective can be relied on, `shutdown` neither.
+        heartbeat.leave(error)
     finally:
-        peers.stop()
+        heartbeat.stop()
         groups.shutdown()
     if code:
         raise SystemExit(code)
 
 
-def fit(run: Run, peers: Heartbeat) -> int:
-    """Go on with a run to its end, or until it is asked to stop; the exit code. All ranks take part."""
+def fit(run: Run, heartbeat: Heartbeat) -> int:
+    """Train to the end, or until the run is asked to stop; the exit code. All ranks take part."""
     config = run.config
     with StopRequests(config.run) as requests, Reporter(run) as reporter:
         if run.step == 0:
             validate(run, reporter)
-        for result in train_steps(run, peers, until=run.step if out_of_patience(run) else None):
-            diverged = run.numbers.step_done(run.step, run.engine, result.before)
+        # A resumed run may have lost its patience already.
+        last = run.step if out_of_patience(run) else config.run.max_steps
+        for loader_state, batches in read_steps(run, heartbeat, last):
+            result = take_step(run, batches)
+            diverged = run.numbers.step_done(run.step, run.engine, loader_state)
             if is_due(run, config.run.log_every):
-                told = report(run.loss, result)
-                reporter.train_step(told)
-                run.numbers.loss_told(run.step, told["loss/total"], result.before)
+                losses = report(run.loss, result)
+                reporter.train_step(losses)
+                run.numbers.loss_told(run.step, losses["loss/total"], loader_state)
             if is_due(run, config.run.eval_every):
                 validate(run, reporter)
-            code = requests.agreed() if run.step < config.run.max_steps else 0
-            code = EXIT_DIVERGED if diverged else code
+            code = stop_code(run, requests, diverged)
             if is_due(run, config.checkpoint.every) or code:
                 save(run)
             if code:
-                saved = run.saver.finish()
-                failed = code == EXIT_DIVERGED
-                why = (
-                    "too many steps in a row without a finite gradient"
-                    if failed
-                    else describe(code)
-                )
-                reporter.stopped(why, saved, failed)
-                return code if saved else EXIT_NOT_SAVED
+                return stop(run, reporter, code)
             if out_of_patience(run):
                 break
         return_to_best(run)
@@ -95,80 +94,117 @@ def fit(run: Run, peers: Heartbeat) -> int:
 
 
 def is_due(run: Run, every: int) -> bool:
-    """Whether what happens every `every` steps (0: never) and at the end happens now."""
+    """Whether it is time for something that happens every `every` steps (0: never) and at the end."""
     return run.step == run.config.run.max_steps or (every > 0 and run.step % every == 0)
 
 
-def train_steps(run: Run, peers: Heartbeat, until: int | None = None) -> Iterator[StepResult]:
-    """Train step after step, to `run.max_steps` or `until`; `run` has moved on when a result is given out."""
-    config = run.config
-    last = config.run.max_steps if until is None else until
+def read_steps(
+    run: Run, heartbeat: Heartbeat, last: int
+) -> Iterator[tuple[dict[str, Any], list[Batch]]]:
+    """For each step to `last`: the loader's state before the step, and this rank's batches.
+
+    The next step is read when `run.step` says that this one is done.
+    """
+    # Without a step to do, no worker processes are started.
     if run.step >= last:
         return
     with closing(iter(run.loader)) as batches:  # type: ignore[type-var]
         while run.step < last:
             step = run.step + 1
-            peers.at(step, "reading")
-            rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
-            for group in run.engine.optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            before = run.loader.state_dict()
-            own = next_batches(batches, step)
-            peers.at(step, "training")
-            result = train_step(run.engine, own, step, config.run.seed)
-            result.before = before
-            run.step = step
-            run.counts += result.counts
-            yield result
+            heartbeat.at(step, "reading")
+            loader_state = run.loader.state_dict()
+            local = next_batches(batches, step)
+            heartbeat.at(step, "training")
+            yield loader_state, local
 
 
 def next_batches(batches: Iterator[list[Batch]], step: int) -> list[Batch]:
-    """This rank's batches of a step; an error in the data, which the other ranks do not see, names rank and step."""
+    """This rank's batches of a step.
+
+    Raises:
+        UserError: the data has an error. It names rank and step, since other ranks do not see it.
+    """
     try:
         return next(batches)
     except UserError as error:
         raise UserError(f"rank {dist.get_rank()}, step {step}: {error}", local=True) from None
 
 
+def take_step(run: Run, batches: list[Batch]) -> StepResult:
+    """Train on the batches of the next step; all ranks take part."""
+    config, step = run.config, run.step + 1
+    rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
+    for group in run.engine.optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    result = train_step(run.engine, batches, step, config.run.seed)
+    run.step = step
+    run.counts = run.counts + result.counts
+    return result
+
+
 def validate(run: Run, reporter: Reporter) -> None:
-    """Loss of every stream on `data.valid`, and after the start the metrics of `validation`; all ranks take part."""
-    config = run.config
-    if config.data.valid is None:
+    """Losses on `data.valid`, and the metrics of `validation`; all ranks take part."""
+    data, model = run.config.data, run.config.model
+    if data.valid is None:
         return
     batches = valid_batches(
-        config.data,
-        **example_functions(config),
-        max_length=config.model.max_positions,
+        data,
+        **example_functions(model, run.config.objective),
+        max_length=model.max_positions,
         rank=parallel_state.get_data_parallel_rank(),
         ranks=parallel_state.get_data_parallel_world_size(),
     )
     losses = report(run.loss, evaluate(run.engine, batches))
-    metrics = run.decoding.scores(run.module.model) if run.decoding and run.step else {}
+    metrics: dict[str, float] = {}
+    # An untrained model writes nothing worth scoring, and writes it at full length.
+    if run.decoding is not None and run.step > 0:
+        metrics = run.decoding.scores(run.module.model)
     run.validated = {"step": run.step, "loss": losses["loss/total"], **metrics}
     reporter.validation({**losses, **metrics})
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint, in the background, and remove those that are not kept; all ranks take part."""
+    """Write a checkpoint in the background, and remove those that are not kept; all ranks take part."""
     best = record_validation(run)
     run.saver.save(run.engine, run.step, run.state(), redact(to_json(run.config)), best)
 
 
-def export(run: Run) -> Path:
-    """Write a folder that `JanusModel.from_pretrained` reads: the model, or its adapters; all ranks take part.
+def stop_code(run: Run, requests: StopRequests, diverged: bool) -> int:
+    """The exit code if the run must stop after this step, else 0; the same on all ranks."""
+    if diverged:
+        return EXIT_DIVERGED
+    # After the last step there is nothing left to stop.
+    return requests.agreed() if run.step < run.config.run.max_steps else 0
 
-    Adapters that can be merged are exported as a whole model, too.
+
+def stop(run: Run, reporter: Reporter, code: int) -> int:
+    """End the run early, once everything is saved; the exit code. All ranks take part."""
+    saved = run.saver.finish()
+    failed = code == EXIT_DIVERGED
+    reason = "too many steps in a row without a finite gradient" if failed else describe(code)
+    reporter.stopped(reason, saved, failed)
+    return code if saved else EXIT_NOT_SAVED
+
+
+def export(run: Run) -> Path:
+    """Write a folder that `JanusModel.from_pretrained` reads; all ranks take part.
+
+    It is the folder of the whole model; or the folder of adapters, where these cannot be merged.
     """
-    adapter, target = run.config.adapter, run.folder / "export"
+    config = run.config
+    model_folder, adapter_folder = run.folder / "export", run.folder / "adapter"
+    can_merge = config.adapter is not None and config.adapter.kind == "lora"
     weights = full_weights(run.module.model, run.engine.device)
-    if dist.get_rank() == 0:
-        tokenizers = tokenizer_files(run.config.data)
-        written = write_model(
-            run.folder / "adapter" if adapter else target, weights, run.config, tokenizers
-        )
-        if adapter is not None and adapter.kind == "lora":
-            JanusModel.from_pretrained(written, device="cpu").save_pretrained(target)
-    else:
+    if dist.get_rank() > 0:
+        # Gathering a weight is a collective: the other ranks go through all of them, too.
         deque(weights, maxlen=0)
+    elif config.adapter is None:
+        write_model(model_folder, weights, config, tokenizer_files(config.data))
+    else:
+        adapters = dict(weights)
+        write_model(adapter_folder, adapters.items(), config, tokenizer_files(config.data))
+        if can_merge:
+            write_merged(model_folder, adapters, config, tokenizer_files(config.data))
+    # No rank ends while the first one writes.
     dist.barrier()
-    return run.folder / "adapter" if adapter and adapter.kind == "bottleneck" else target
+    return model_folder if config.adapter is None or can_merge else adapter_folder

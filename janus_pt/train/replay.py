@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +12,52 @@ import torch.distributed as dist
 
 from janus_pt.config.schema import Config
 from janus_pt.parallel import groups
-from janus_pt.train.loop import train_steps
+from janus_pt.train.loop import read_steps, take_step
 from janus_pt.train.run import prepare
-from janus_pt.train.step import evaluate, report, train_step
+from janus_pt.train.state import Run
+from janus_pt.train.step import StepResult, evaluate, report, train_step
 from janus_pt.train.watch.divergence import was_skipped
 from janus_pt.train.watch.heartbeat import Heartbeat
 from janus_pt.utils.errors import UserError
 
 
 def replay(config: Config, dump: Path) -> None:
-    """Go on from the newest whole checkpoint before the dump's step to that step, and tell its numbers.
+    """Do the dump's step again, from the newest whole checkpoint before it, and print its numbers.
 
-    First each micro-batch alone (with the others of its number on the other ranks), without dropout; then the step
-    as it was. Nothing is written. The layout must be that of the run. All ranks take part.
+    First each micro-batch alone (with the micro-batches of its number on the other ranks), without
+    dropout; then the step as it was. Nothing is written. The layout must be the run's. All ranks
+    take part.
 
     Raises:
-        UserError: the dump is none, or is not of this run.
+        UserError: the file is no dump, or is one of another run.
     """
     content = read_dump(dump)
-    peers = Heartbeat(config.run.peer_timeout)
+    step = content["step"]
+    heartbeat = Heartbeat(config.run.peer_timeout)
     try:
-        run = prepare(config, True, peers, before_step=content["step"])
-        for _ in train_steps(run, peers, until=content["step"] - 1):
-            pass
+        run = prepare(config, resume=True, heartbeat=heartbeat, before_step=step)
+        for _, batches in read_steps(run, heartbeat, last=step - 1):
+            take_step(run, batches)
+        # The samples of a step follow from the loader's state before it.
         if run.loader.state_dict() != content["loader"]:
-            raise UserError(f"{dump}: this run read other data before step {content['step']}")
+            raise UserError(f"{dump}: this run read other data before step {step}")
         batches = next(iter(run.loader))
         for number, batch in enumerate(batches):
-            _tell(f"micro-batch {number}", report(run.loss, evaluate(run.engine, [batch])))
-        result = train_step(run.engine, batches, content["step"], config.run.seed)
-        _tell(f"step {content['step']}", report(run.loss, result))
-        _tell("the update was", {"left out": float(was_skipped(run.engine))})
+            _print_numbers(f"micro-batch {number}", _numbers(run, evaluate(run.engine, [batch])))
+        result = train_step(run.engine, batches, step, config.run.seed)
+        _print_numbers(f"step {step}", _numbers(run, result))
+        _print_numbers("the update was", {"left out": float(was_skipped(run.engine))})
     finally:
-        peers.stop()
+        heartbeat.stop()
         groups.shutdown()
 
 
 def read_dump(path: Path) -> dict[str, Any]:
-    """The content of a dump."""
+    """The content of a dump.
+
+    Raises:
+        UserError: the file is missing, broken, or no dump.
+    """
     try:
         content = json.loads(path.read_text())
         if isinstance(content["step"], int) and isinstance(content["loader"], dict):
@@ -57,10 +67,12 @@ def read_dump(path: Path) -> dict[str, Any]:
     raise UserError(f"{path}: no dump of a step; give a file of the folder `dumps` of a run")
 
 
-def _tell(what: str, numbers: dict[str, float]) -> None:
+def _numbers(run: Run, result: StepResult) -> dict[str, float]:
+    return {**report(run.loss, result), **asdict(result.counts.sizes())}
+
+
+def _print_numbers(title: str, numbers: Mapping[str, float]) -> None:
+    """Print on the first rank."""
     if dist.get_rank() == 0:
-        print(
-            f"{what:<16}",
-            "  ".join(f"{name} {value:.6g}" for name, value in numbers.items()),
-            flush=True,
-        )
+        values = "  ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        print(f"{title:<16} {values}", flush=True)

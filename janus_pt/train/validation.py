@@ -1,18 +1,20 @@
-"""Validation by decoding: a task's split, shared out over the data-parallel ranks, with the weights of the engine."""
+"""Validation by decoding: a split of a task, shared among the data-parallel ranks, is decoded with
+the engine's weights and scored."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from janus_pt.config.schema import Config, ValidationConfig
+from janus_pt.config.schema import DataConfig, ValidationConfig
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.inference.sharded import ready_to_decode
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.parallel.decode_mode import ready_to_decode
 from janus_pt.tasks.evaluate import fitting, score_texts, text_of
 from janus_pt.tasks.reading import TaskSplit, read_split
 from janus_pt.tasks.table import Task, find_task
@@ -21,7 +23,7 @@ from janus_pt.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Decoding:
-    """What `validation` asks for: examples, their sources as the model reads them, options of the mode."""
+    """The section `validation`, opened: examples, their sources as the model reads them, options."""
 
     task: Task
     examples: TaskSplit
@@ -31,40 +33,56 @@ class Decoding:
     options: dict[str, Any]
 
     def scores(self, model: JanusTransformer) -> dict[str, float]:
-        """The task's metrics for a model in training, which is as it was afterwards; all ranks take part."""
-        rank, ranks = (
-            parallel_state.get_data_parallel_rank(),
-            parallel_state.get_data_parallel_world_size(),
-        )
+        """The task's metrics for a model in training, which afterwards trains on.
+
+        All ranks take part.
+        """
+        # Tensor-parallel ranks decode the same sources together.
+        rank = parallel_state.get_data_parallel_rank()
+        ranks = parallel_state.get_data_parallel_world_size()
         with ready_to_decode(model):
             janus = JanusModel(model, *self.tokenizers)
-            found = janus.generate(self.sources[rank::ranks], mode=self.mode, **self.options)
-        parts: list[list[str]] = [[]] * ranks
+            generations = janus.generate(self.sources[rank::ranks], mode=self.mode, **self.options)
+        texts = [text_of(generation) for generation in generations]
+        texts_by_rank: list[list[str]] = [[]] * ranks
         group = parallel_state.get_data_parallel_group()
-        dist.all_gather_object(parts, [text_of(generation) for generation in found], group=group)
-        told: list[dict[str, float]] = [{}]
+        dist.all_gather_object(texts_by_rank, texts, group=group)
+        # One rank scores and the others get its numbers: the run's decisions depend on them, and
+        # must be the same everywhere.
+        scores: list[dict[str, float]] = [{}]
         if dist.get_rank() == 0:
-            texts = [parts[i % ranks][i // ranks] for i in range(len(self.sources))]
-            told = [score_texts(self.task, texts, self.examples).values]
-        dist.broadcast_object_list(told, src=0)
-        return told[0]
+            in_order = _interleaved(texts_by_rank, len(self.sources))
+            scores = [score_texts(self.task, in_order, self.examples).values]
+        dist.broadcast_object_list(scores, src=0)
+        return scores[0]
 
 
-def open_decoding(config: Config) -> Decoding | None:
-    """The examples of `validation`, if there is one.
+def _interleaved(texts_by_rank: Sequence[Sequence[str]], count: int) -> list[str]:
+    """The texts in the order of the examples, of which rank r of R has every R-th from r on."""
+    ranks = len(texts_by_rank)
+    return [texts_by_rank[index % ranks][index // ranks] for index in range(count)]
+
+
+def open_decoding(
+    validation: ValidationConfig | None, data: DataConfig, max_positions: int
+) -> Decoding | None:
+    """The examples of `validation`; None without that section.
 
     Raises:
         UserError: the task's data cannot be read.
     """
-    wanted: ValidationConfig | None = config.validation
-    if wanted is None:
+    if validation is None:
         return None
-    task, tokenizers = (
-        find_task(wanted.task),
-        [Tokenizer.load(path) for path in tokenizer_files(config.data)],
-    )
-    examples = read_split(task, wanted.data, wanted.split)
-    examples = TaskSplit(examples.sources[: wanted.sentences], examples.targets[: wanted.sentences])
-    sources, max_length = fitting(task, examples, tokenizers[-1], config.model.max_positions)
-    options = {"max_length": max_length, **task.decoding.get(wanted.mode, {}), **wanted.options}
-    return Decoding(task, examples, sources, tokenizers, wanted.mode, options)
+    task = find_task(validation.task)
+    tokenizers = [Tokenizer.load(path) for path in tokenizer_files(data)]
+    split = read_split(task, validation.data, validation.split)
+    count = validation.sentences
+    examples = TaskSplit(split.sources[:count], split.targets[:count])
+    # The source's tokenizer is the last one, also where it is the only one.
+    sources, max_length = fitting(task, examples, tokenizers[-1], max_positions)
+    options = {
+        "max_length": max_length,
+        **task.decoding.get(validation.mode, {}),
+        **validation.options,
+    }
+    return Decoding(task, examples, sources, tokenizers, validation.mode, options)

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 from janus_pt.config.reader import MAX_BYTES, read_config, to_json
 from janus_pt.config.schema import Config, padded_vocab_size
-from janus_pt.parallel.deepspeed_config import DECIDED_BY, derived_deepspeed_config
+from janus_pt.parallel.deepspeed_config import (
+    DECIDED_BY,
+    derived_deepspeed_config,
+    zero_optimization,
+)
 from janus_pt.utils.errors import UserError
 
 GOOD = """\
@@ -431,39 +435,50 @@ def example(*overrides: str) -> Config:
     return Config.model_validate(data)
 
 
+def derived(config: Config, data_parallel_size: int) -> dict[str, Any]:
+    return derived_deepspeed_config(
+        config.data,
+        config.optimizer,
+        config.parallel,
+        config.precision,
+        config.deepspeed,
+        data_parallel_size,
+    )
+
+
 def test_derived_configuration_is_what_deepspeed_reads() -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    derived = derived_deepspeed_config(
-        example('precision.dtype="bfloat16"', "optimizer.clip_norm=0.5"), 1
-    )
-    theirs = DeepSpeedConfig(derived)
+    settings = derived(example('precision.dtype="bfloat16"', "optimizer.clip_norm=0.5"), 1)
+    theirs = DeepSpeedConfig(settings)
     assert theirs.gradient_accumulation_steps == 4 and theirs.train_micro_batch_size_per_gpu == 1
     assert theirs.gradient_clipping == 0.5
     assert theirs.bfloat16_config.enabled and not theirs.float16_config.enabled
     assert theirs.grad_accum_dtype == "fp32" and theirs.zero_optimization_stage == 1
-    plain = DeepSpeedConfig(derived_deepspeed_config(example(), 1))
+    plain = DeepSpeedConfig(derived(example(), 1))
     assert not plain.bfloat16_config.enabled and plain.zero_optimization_stage == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_batch_triple_is_consistent(ranks: int) -> None:
-    derived = derived_deepspeed_config(example(), ranks)
+    settings = derived(example(), ranks)
     product = (
-        derived["train_micro_batch_size_per_gpu"] * derived["gradient_accumulation_steps"] * ranks
+        settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * ranks
     )
-    assert derived["train_batch_size"] == product == 4
+    assert settings["train_batch_size"] == product == 4
 
 
 def test_the_users_block_is_added_deep() -> None:
     block = {"zero_optimization": {"overlap_comm": True}, "communication_data_type": "fp32"}
     config = example("run.log_every=10").model_copy(update={"deepspeed": block})
-    derived = derived_deepspeed_config(config, 2)
+    settings = derived(config, 2)
     assert (
-        derived["zero_optimization"]["stage"] == 1
-        and derived["zero_optimization"]["overlap_comm"] is True
+        settings["zero_optimization"]["stage"] == 1
+        and settings["zero_optimization"]["overlap_comm"] is True
     )
-    assert derived["communication_data_type"] == "fp32"
+    assert settings["communication_data_type"] == "fp32"
+    memory_relevant = zero_optimization(config.parallel, config.deepspeed)
+    assert memory_relevant == settings["zero_optimization"]
 
 
 @pytest.mark.parametrize("key", DECIDED_BY)

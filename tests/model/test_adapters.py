@@ -138,7 +138,7 @@ def check_sharded() -> list[int]:
 
 def check_kind(adapter: AdapterConfig) -> int:
     from janus_pt.model.layer_factory import partition_dim
-    from janus_pt.parallel.materialize import build_model
+    from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.tensor import local_shard, vocab_shard
 
     def prepare(model: JanusTransformer, part: Any) -> None:

@@ -17,7 +17,7 @@ from janus_pt.config.reader import read_config
 from janus_pt.data.corpus import open_corpus
 from janus_pt.export.folder import load_export
 from janus_pt.tokenizer import Tokenizer
-from janus_pt.train.run import check_corpora
+from janus_pt.train.preflight import check_corpora
 from janus_pt.utils.errors import UserError
 from tests.support.corpus_text import sentence
 from tests.support.models import as_source, random_sources, tiny_model
@@ -129,7 +129,7 @@ def test_a_model_of_other_vocabularies_is_refused(corpus: Path, tmp_path: Path) 
     with pytest.raises(
         UserError, match=r"model\.source_vocab_size is 12, its tokenizers have 330; set it to 330"
     ):
-        check_corpora(config)
+        check_corpora(config.data, config.model, config.objective)
 
 
 @pytest.mark.slow

@@ -12,8 +12,12 @@ from janus_pt.config.schema import Config
 from janus_pt.model.adapters import matches
 from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.parallel.engine import build_optimizer
-from janus_pt.parallel.parameter_groups import is_trained, lr_scale, trained_parameters
+from janus_pt.parallel.parameter_groups import (
+    build_optimizer,
+    is_trained,
+    lr_scale,
+    trained_parameters,
+)
 from janus_pt.utils.errors import UserError
 from tests.support.runs import VOCAB, write_run_config
 
@@ -57,8 +61,10 @@ def test_frozen_is_what_the_patterns_say(tmp_path: Path) -> None:
     trained = {
         name for name in shapes if name.startswith("decoder.") or name == "embed_length.weight"
     }
-    assert {name for name in shapes if is_trained(found, name)} == trained
-    assert trained_parameters(found) == sum(shapes[name].numel() for name in trained)
+    assert {name for name in shapes if is_trained(name, found.optimizer, None)} == trained
+    assert trained_parameters(found.model, found.optimizer, None) == sum(
+        shapes[name].numel() for name in trained
+    )
 
 
 def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
@@ -74,20 +80,20 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
         "decoder.layernorm_embedding.weight": 0.0625,
         "embed_tokens.weight": 0.0625,
     }
-    assert {name: lr_scale(found, name) for name in expected} == expected
+    assert {name: lr_scale(name, found.model, 0.5) for name in expected} == expected
     deep = {
         "model__encoder_layers": 5,
         "model__source_vocab_size": VOCAB,
         "optimizer__layer_lr_decay": 0.5,
     }
     apart = config(tmp_path, **deep)
-    assert lr_scale(apart, "embed_source.weight") == 0.5**6
+    assert lr_scale("embed_source.weight", apart.model, 0.5) == 0.5**6
     assert (
-        lr_scale(apart, "embed_tokens.weight")
-        == lr_scale(apart, "decoder.embed_positions.weight")
+        lr_scale("embed_tokens.weight", apart.model, 0.5)
+        == lr_scale("decoder.embed_positions.weight", apart.model, 0.5)
         == 0.5**4
     )
-    optimizer = build_optimizer(found, JanusTransformer(found.model))
+    optimizer = build_optimizer(found.optimizer, JanusTransformer(found.model))
     groups = {(group["lr_scale"], group["weight_decay"]) for group in optimizer.param_groups}
     assert groups == {(0.5**n, decay) for n in range(5) for decay in (0.01, 0.0)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
@@ -96,7 +102,8 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
 
 
 def test_without_either_there_are_two_groups(tmp_path: Path) -> None:
-    groups = build_optimizer(found := config(tmp_path), JanusTransformer(found.model)).param_groups
+    found = config(tmp_path)
+    groups = build_optimizer(found.optimizer, JanusTransformer(found.model)).param_groups
     assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [
         (1.0, 0.01),
         (1.0, 0.0),

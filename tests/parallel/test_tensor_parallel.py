@@ -74,7 +74,7 @@ def check_shards(objective: ObjectiveConfig) -> int:
     """Loss and gradients of this rank's shards against the plain model's."""
     from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel import groups
-    from janus_pt.parallel.materialize import build_model
+    from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.tensor import full_tensor, local_shard, vocab_shard
 
     groups.initialize(tensor_parallel_size=2)
@@ -121,7 +121,7 @@ def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
 def draws() -> dict[str, Any]:
     """Dropout of a replicated and of a sharded activation, of two passes with the same seed."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.materialize import build_model
+    from janus_pt.parallel.assemble import build_model
 
     groups.initialize(tensor_parallel_size=2)
     dropping = CONFIG.model_copy(
@@ -160,7 +160,7 @@ def test_dropout_is_in_step_where_activations_are_replicated_and_differs_where_t
 def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
     """Loss and gradients of all stages of a pipeline, run one behind the other in this process."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.materialize import build_model
+    from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.pipeline import Stage
     from janus_pt.parallel.stages import pipeline_layers
     from janus_pt.parallel.tensor import vocab_shard
@@ -207,8 +207,8 @@ def alike() -> list[str]:
     import os
 
     from janus_pt.parallel import groups
+    from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
-    from janus_pt.parallel.materialize import build_model
     from janus_pt.utils.errors import UserError
 
     groups.initialize(tensor_parallel_size=2)

@@ -65,10 +65,10 @@ def test_the_count_is_the_models(model: ModelConfig) -> None:
 def count_built(config: Config) -> int:
     """Parameters that this rank really builds."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.engine import build_module
+    from janus_pt.parallel.assemble import assemble
 
     groups.initialize(config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size)
-    count = sum(p.numel() for p in build_module(config).parameters())
+    count = sum(p.numel() for p in assemble(config).module.parameters())
     groups.shutdown()
     return count
 

@@ -120,7 +120,7 @@ def micro_batches(config: Config, seed: int) -> list[Batch]:
 def measure(case: dict[str, Any]) -> float:
     """Bytes at the peak of the second step, on this rank."""
     from janus_pt.parallel import groups
-    from janus_pt.parallel.engine import build_engine, build_module
+    from janus_pt.parallel.assemble import assemble
     from janus_pt.train.step import train_step
 
     torch.set_num_threads(1)  # allocations of other threads would not be seen
@@ -130,7 +130,7 @@ def measure(case: dict[str, Any]) -> float:
     with torch.profiler.profile(
         activities=activities, profile_memory=True, acc_events=True
     ) as profile:
-        engine = build_engine(config, build_module(config))
+        engine = assemble(config)
         for step in (1, 2):
             with torch.profiler.record_function(f"step {step}"):
                 train_step(engine, micro_batches(config, step), step, 1)

@@ -128,14 +128,14 @@ def measure(case: dict[str, Any]) -> tuple[Volumes, Volumes]:
     from deepspeed.runtime.zero.partition_parameters import Init
 
     from janus_pt.parallel import groups
-    from janus_pt.parallel.engine import build_engine, build_module
+    from janus_pt.parallel.assemble import assemble
     from janus_pt.train.step import train_step
 
     # ZeRO-3 numbers modules and parameters through the life of a process, and compares the numbers between ranks.
     Init.param_id, DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0, 0
     config = config_of(**case)
     groups.initialize(config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size)
-    engine = build_engine(config, build_module(config))
+    engine = assemble(config)
     batches = [batch_of(config)] * engine.gradient_accumulation_steps()
     train_step(engine, batches, 1, 1)
     with Counting() as counting:

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from janus_pt.config.reader import to_json
 from janus_pt.model.cost import Workload
 from janus_pt.planning.flops import CONTENT_READ, flops_per_step, peak_flops
+from janus_pt.train.counts import Sizes
 from janus_pt.train.report.metrics_file import MetricsFile
 from janus_pt.train.report.plots import plot_losses
 from janus_pt.train.report.progress import ProgressLine
 from janus_pt.train.report.tracking import Tracker
-from janus_pt.train.run import Run
 from janus_pt.train.schedule import learning_rate
-from janus_pt.train.step import SIZES
+from janus_pt.train.state import Run
 from janus_pt.utils.extras import is_installed
 from janus_pt.utils.files import write_atomically
 from janus_pt.utils.redact import redact
@@ -76,21 +76,21 @@ class Reporter:
         if not self.is_first:
             return
         run, config = self.run, self.run.config
-        trained = self._sizes(run.counts - self.counts_before)
-        total = self._sizes(run.counts)
+        trained = (run.counts - self.counts_before).sizes()
+        total = run.counts.sizes()
         seconds = time.monotonic() - self.started
         self._restart_clock()
         rate = learning_rate(run.step, config.optimizer, config.schedule, config.run.max_steps)
         self._write(
             {
-                **_losses(numbers),
+                **numbers,
                 "lr": rate,
                 "grad_norm": float(run.engine.get_global_grad_norm()),
-                "tokens": total["target_tokens"],
-                "tokens_per_s": trained["target_tokens"] / seconds,
+                "tokens": total.target_tokens,
+                "tokens_per_s": trained.target_tokens / seconds,
                 "left_out_steps": float(run.numbers.left_out),
                 # The loader counts what it has drawn, the counts what reached a step.
-                "left_out_samples": run.loader.samples - total["sentences"],
+                "left_out_samples": run.loader.samples - total.sentences,
                 "mfu": self._flops(trained) / seconds / self.peak,
             }
         )
@@ -98,7 +98,7 @@ class Reporter:
     def validation(self, numbers: dict[str, float]) -> None:
         """Report the validation losses after the current step."""
         if self.is_first:
-            self._write({f"valid/{key}": value for key, value in _losses(numbers).items()})
+            self._write({f"valid/{key}": value for key, value in numbers.items()})
             # The time of a validation must not count as time of training.
             self._restart_clock()
 
@@ -136,11 +136,7 @@ class Reporter:
 
     def _restart_clock(self) -> None:
         self.started = time.monotonic()
-        self.counts_before = self.run.counts.clone()
-
-    def _sizes(self, counts: torch.Tensor) -> dict[str, float]:
-        """`SIZES` by name, which stand behind the counts of the loss terms. Waits for the device."""
-        return dict(zip(SIZES, counts[-len(SIZES) :].tolist(), strict=True))
+        self.counts_before = self.run.counts
 
     def _job_peak_flops(self) -> float:
         """Operations per second that the devices of the whole job could do at best."""
@@ -151,21 +147,17 @@ class Reporter:
         # The processes of a node share its CPU, and what was measured is the node's.
         return peak if device.type == "cpu" else peak * dist.get_world_size()
 
-    def _flops(self, trained: dict[str, float]) -> float:
+    def _flops(self, trained: Sizes) -> float:
         """Operations of the steps since the last report."""
         config = self.run.config
         # Every sample stands as often in the row as the objective draws its masking.
-        sentences = config.objective.draws * max(trained["sentences"], 1.0)
+        sentences = config.objective.draws * max(trained.sentences, 1.0)
         work = Workload(
-            source_tokens=trained["source_tokens"],
-            content_slots=trained["content_slots"],
-            query_slots=trained["query_slots"],
-            predicted_slots=trained["predicted_slots"],
-            source_length=trained["source_tokens"] / sentences,
-            content_length=CONTENT_READ * trained["content_slots"] / sentences,
+            source_tokens=trained.source_tokens,
+            content_slots=trained.content_slots,
+            query_slots=trained.query_slots,
+            predicted_slots=trained.predicted_slots,
+            source_length=trained.source_tokens / sentences,
+            content_length=CONTENT_READ * trained.content_slots / sentences,
         )
         return flops_per_step(config.model, work)
-
-
-def _losses(numbers: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in numbers.items() if key not in SIZES}

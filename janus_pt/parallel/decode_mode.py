@@ -1,0 +1,50 @@
+"""Decoding with a model whose weights are sharded over tensor-parallel ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from torch import Tensor, nn
+
+from janus_pt.model.transformer import JanusTransformer
+
+
+@contextmanager
+def ready_to_decode(model: JanusTransformer) -> Iterator[None]:
+    """Inside, a model in training decodes; afterwards it trains again.
+
+    It may be whole or sharded over tensor-parallel ranks, all of which take part.
+    """
+    model.eval()
+    project_to_full_vocabulary(model)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.output_projection = None
+        model.train()
+
+
+def project_to_full_vocabulary(model: JanusTransformer) -> None:
+    """Have every tensor-parallel rank compute the scores of the whole vocabulary.
+
+    So all ranks choose the same next tokens, without exchanging their choices.
+    """
+    embedding, vocab_size = model.embed_tokens, model.config.vocab_size
+    model.output_projection = partial(_gathered_logits, embedding, vocab_size)
+
+
+def _gathered_logits(embedding: nn.Module, vocab_size: int, hidden: Tensor) -> Tensor:
+    """Scores `[..., vocab]` from every rank's rows of the token table; all of them take part."""
+    local = F.linear(hidden, embedding.get_parameter("weight"))
+    group = parallel_state.get_tensor_model_parallel_group()
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
+    # The rows behind the vocabulary are padding.
+    return torch.cat(parts, dim=-1)[..., :vocab_size]
