@@ -1,8 +1,12 @@
-"""What the training launchers share: arguments, and what the environment says before anything heavy is imported."""
+"""Shared by the training launchers: arguments, the launcher's environment, and what to run.
+
+Until the configuration is read, nothing heavy is imported: a user's mistake is reported at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +16,7 @@ from janus_pt.config.schema import Config
 
 
 def world_size() -> int:
-    """Processes of this job, as the launcher (deepspeed, torchrun, srun) says; 1 under plain `python`."""
+    """Processes of this job, from the launcher (deepspeed, torchrun, srun); 1 under plain `python`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -29,7 +33,7 @@ def parse_training_arguments(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config", required=True, help="JSON file; its sections: docs/architecture.md"
+        "--config", required=True, help="JSON file; its keys: docs/reference/configuration.md"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file"
@@ -43,15 +47,14 @@ def parse_training_arguments(
     parser.add_argument(
         "--replay",
         metavar="DUMP",
-        help="do a step again that went wrong: a file of the run's dumps",
+        help="do a step again that went wrong: a file of the folder `dumps` of the run",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
         "--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes"
     )
-    parser.add_argument(
-        "--local_rank", type=int, help=argparse.SUPPRESS
-    )  # the deepspeed launcher gives it
+    # The deepspeed launcher passes this one; we read the environment instead.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.world_size is not None and (not arguments.dry_run or arguments.world_size < 1):
         parser.error(
@@ -61,19 +64,24 @@ def parse_training_arguments(
 
 
 def intended_world_size(arguments: argparse.Namespace) -> int:
-    """The processes a configuration is read for: those started, or in a dry run `--world-size`.
+    """The number of processes that the configuration is checked against.
 
-    A dry run of a layout that does not fit the processes started is for the next number that fits.
+    These are the processes that were started; in a dry run `--world-size`, or by default the next
+    number that fits the layout, so that a cluster's layout can be planned on a laptop.
     """
     started = world_size()
-    if not arguments.dry_run or arguments.world_size:
-        return arguments.world_size or started
+    if arguments.world_size is not None:
+        return int(arguments.world_size)
+    if not arguments.dry_run:
+        return started
+    # Without a number of processes: the layout is not known yet, so it cannot be checked against one.
     multiple = read_config(arguments.config, arguments.set).parallel.model_parallel_size
-    return -(-started // multiple) * multiple
+    return math.ceil(started / multiple) * multiple
 
 
 def run_training(config: Config, arguments: argparse.Namespace, processes: int) -> None:
-    """Train as `parse_training_arguments` says. What takes seconds to import comes after the configuration's check."""
+    """Train, replay a step, or print the plan, as the arguments say."""
+    # Imported here: torch, DeepSpeed and megatron-core take seconds.
     if arguments.replay is not None:
         from janus_pt.train.replay import replay
 
@@ -82,10 +90,11 @@ def run_training(config: Config, arguments: argparse.Namespace, processes: int) 
         from janus_pt.train.loop import train
 
         train(config, resume=arguments.resume == "auto")
-    elif is_first_rank():
+    elif is_first_rank():  # a plan needs no other rank
         from janus_pt.planning.plan import print_plan, runs_on_cpu
 
-        here = processes == world_size()
-        if not here:
+        is_this_job = processes == world_size()
+        if not is_this_job:
             print(f"planned for {processes} processes, not for the {world_size()} started\n")
-        print_plan(config, processes, on_cpu=here and runs_on_cpu())
+        # A layout planned for other processes is meant for a cluster with GPUs.
+        print_plan(config, processes, on_cpu=is_this_job and runs_on_cpu())

@@ -30,6 +30,7 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
 
 from janus_pt.checkpoint import universal
 from janus_pt.checkpoint.store import FILES, LATEST, STATE, steps_in
+from janus_pt.parallel.engine import Engine
 from janus_pt.utils.errors import warn
 from janus_pt.utils.files import replace_folder, write_atomically
 
@@ -69,7 +70,7 @@ class InMemoryCheckpointEngine(CheckpointEngine):
         return True
 
 
-def snapshot(engine: Any) -> dict[str, io.BytesIO]:
+def snapshot(engine: Engine) -> dict[str, io.BytesIO]:
     """The checkpoint files of this rank, in memory, by their path in the checkpoint; all ranks take part.
 
     What is not trained is left out.
@@ -114,7 +115,7 @@ class AsyncCheckpointer:
 
     def save(
         self,
-        engine: Any,
+        engine: Engine,
         step: int,
         state: Mapping[str, Any],
         config_json: str,

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from janus_pt.checkpoint import universal
 from janus_pt.checkpoint.layout import Layout, describe
+from janus_pt.parallel.engine import Engine
 from janus_pt.utils.errors import UserError, warn
 from janus_pt.utils.files import file_hash, staged_folder, sync, write_atomically
 
@@ -96,7 +97,7 @@ def _candidates(folder: Path) -> list[str]:
     return names
 
 
-def load(engine: Any, path: Path, layout: Layout) -> dict[str, Any]:
+def load(engine: Engine, path: Path, layout: Layout) -> dict[str, Any]:
     """Load a checkpoint that `find` has found into the engine and return its state.
 
     One of another layout is converted, which is said. All ranks take part.

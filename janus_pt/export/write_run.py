@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from janus_pt.config.schema import Config, ModelConfig, OptimizerConfig, RunConfig
+from janus_pt.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, RunConfig
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.model.adapters import merged
@@ -42,16 +42,20 @@ def write_model(
 
 
 def write_merged(
-    target: Path, adapters: Mapping[str, Tensor], config: Config, tokenizers: Sequence[Path]
+    target: Path,
+    adapters: Mapping[str, Tensor],
+    adapter: AdapterConfig,
+    run: RunConfig,
+    tokenizers: Sequence[Path],
 ) -> None:
     """Write the whole model with the LoRA weights of a run added to those of `run.init_from`."""
-    assert config.adapter is not None and config.run.init_from is not None
-    base = load_export(config.run.init_from)
+    assert run.init_from is not None
+    base = load_export(run.init_from)
     # In the type of the export, as adapters loaded from their folder are merged.
     dtype = base.state["embed_tokens.weight"].dtype
     typed = {name: weight.to(dtype) for name, weight in adapters.items()}
-    whole = merged(base.state.items(), typed, config.adapter)
-    run_id = mlflow_run_id(Path(config.run.output_dir))
+    whole = merged(base.state.items(), typed, adapter)
+    run_id = mlflow_run_id(Path(run.output_dir))
     save_export(target, whole, base.config, tokenizers, run_id)
 
 

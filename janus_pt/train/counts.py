@@ -53,6 +53,7 @@ class Counts:
     @property
     def target_tokens(self) -> Tensor:
         """Target tokens, a scalar on the device."""
+        # By slicing, not by reading: the host does not wait.
         return self._sizes[SIZE_NAMES.index("target_tokens")]
 
     @property

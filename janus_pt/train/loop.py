@@ -193,18 +193,20 @@ def export(run: Run) -> Path:
     """
     config = run.config
     model_folder, adapter_folder = run.folder / "export", run.folder / "adapter"
-    can_merge = config.adapter is not None and config.adapter.kind == "lora"
+    tokenizers = tokenizer_files(config.data)
     weights = full_weights(run.module.model, run.engine.device)
     if dist.get_rank() > 0:
         # Gathering a weight is a collective: the other ranks go through all of them, too.
         deque(weights, maxlen=0)
     elif config.adapter is None:
-        write_model(model_folder, weights, config, tokenizer_files(config.data))
+        write_model(model_folder, weights, config, tokenizers)
     else:
         adapters = dict(weights)
-        write_model(adapter_folder, adapters.items(), config, tokenizer_files(config.data))
-        if can_merge:
-            write_merged(model_folder, adapters, config, tokenizer_files(config.data))
+        write_model(adapter_folder, adapters.items(), config, tokenizers)
+        if config.adapter.kind == "lora":
+            write_merged(model_folder, adapters, config.adapter, config.run, tokenizers)
     # No rank ends while the first one writes.
     dist.barrier()
-    return model_folder if config.adapter is None or can_merge else adapter_folder
+    # Bottlenecks stay beside the layers of their base, so there is no whole model.
+    has_bottlenecks = config.adapter is not None and config.adapter.kind == "bottleneck"
+    return adapter_folder if has_bottlenecks else model_folder

@@ -30,6 +30,7 @@ def check_folder(run_folder: Path, resume: bool) -> None:
     Raises:
         UserError: the folder holds a checkpoint, and this run does not resume.
     """
+    # `latest` is written last, so a folder without it has no checkpoint to lose.
     if not resume and (run_folder / CHECKPOINTS / LATEST).exists():
         raise UserError(
             f"{run_folder} holds a run already: go on with --resume auto, or give another "
@@ -45,6 +46,7 @@ def check_corpora(
     Raises:
         UserError: with all the reasons why they do not fit the model, the objective or each other.
     """
+    # All problems of all corpora are collected, so that one start shows all of them.
     paths = [corpus.path for corpus in data.train]
     if data.valid is not None:
         paths.append(data.valid)
@@ -84,6 +86,7 @@ def _vocabulary_problems(corpus: Corpus, model: ModelConfig) -> list[str]:
 
 def _side_problems(corpus: Corpus, objective: ObjectiveConfig) -> list[str]:
     """A masking that needs texts where the corpus has pairs, or the other way round."""
+    # A corpus of texts has the field `text` alone.
     has_pairs = "target" in corpus.manifest.fields
     infills = objective.masking.kind == "infill"
     if not has_pairs and not infills:
@@ -109,6 +112,7 @@ def initial_weights(
         UserError: its shape or its tokenizer is not this run's.
     """
     export = load_export(init_from)
+    # Compared by hash: another tokenizer of the same size would give every id another meaning.
     differences = _shape_differences(export, model)
     if [tokenizer.fingerprint for tokenizer in export.tokenizers] != list(hashes):
         differences.append(f"the tokenizer (that of {first_corpus} is another one)")

@@ -42,6 +42,7 @@ def replay(config: Config, dump: Path) -> None:
         if run.loader.state_dict() != content["loader"]:
             raise UserError(f"{dump}: this run read other data before step {step}")
         batches = next(iter(run.loader))
+        # Before the step, which changes the weights.
         for number, batch in enumerate(batches):
             _print_numbers(f"micro-batch {number}", _numbers(run, evaluate(run.engine, [batch])))
         result = train_step(run.engine, batches, step, config.run.seed)
@@ -63,7 +64,7 @@ def read_dump(path: Path) -> dict[str, Any]:
         if isinstance(content["step"], int) and isinstance(content["loader"], dict):
             return dict(content)
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        pass  # whatever is wrong with the file, a user needs the same message
     raise UserError(f"{path}: no dump of a step; give a file of the folder `dumps` of a run")
 
 

@@ -84,8 +84,11 @@ class Run:
             "best": self.best,
             "counts": self.counts.values.tolist(),
             "layout": layout(self.config.parallel, dist.get_world_size()),
+            # On every rank the same: a position in the global stream of samples.
             "loader": self.loader.state_dict(),
+            # Compared after loading: the same number on whatever layout.
             "fingerprint": self.fingerprint(),
             "frozen_from": self.frozen_from(),
+            # The number of skipped steps, and how many of them were the last ones in a row.
             "left_out": [self.numbers.left_out, self.numbers.in_a_row],
         }

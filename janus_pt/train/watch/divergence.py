@@ -18,6 +18,7 @@ import torch.distributed as dist
 from deepspeed.runtime.utils import is_invalid_grad_norm
 
 from janus_pt.data.loader import TrainLoader
+from janus_pt.parallel.engine import Engine
 from janus_pt.utils.errors import warn
 from janus_pt.utils.files import write_atomically
 
@@ -40,7 +41,7 @@ class DivergenceMonitor:
         self._most = most_in_a_row
         self._losses: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
-    def step_done(self, step: int, engine: Any, before: dict[str, Any]) -> bool:
+    def step_done(self, step: int, engine: Engine, before: dict[str, Any]) -> bool:
         """Note whether a step was left out; whether the run is to stop because too many were.
 
         Args:
@@ -88,7 +89,7 @@ class DivergenceMonitor:
         warn(f"step {step}: {why}; samples {shown}; --replay {path} does the step again")
 
 
-def was_skipped(engine: Any) -> bool:
+def was_skipped(engine: Engine) -> bool:
     """Whether the engine's last update was left out; the same on all ranks. Waits for nothing: the norm is known."""
     left_out = getattr(engine.optimizer, "overflow", None)
     if left_out is None:  # ZeRO-0 in float32, where `note_gradient_norm` has looked at the norm
