@@ -46,22 +46,16 @@ def main() -> None:
         help="default: that of the run's corpus; sources with one of their own: both, theirs last")  # fmt: skip
     given = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Imported here: both import DeepSpeed, which looks at the environment.
     if given.kind == "checkpoint":
-        from janus_pt.checkpoint.store import (
-            convert,
-        )  # imports DeepSpeed, which looks at the environment
+        from janus_pt.checkpoint.restore import convert
 
         print(convert(given.checkpoint, given.output, given.workers))
     else:
-        from janus_pt.checkpoint.average import export, select_checkpoints
+        from janus_pt.checkpoint.average import export_mean, select_checkpoints
 
-        print(
-            export(
-                select_checkpoints(given.folder, given.last, given.best),
-                given.output,
-                given.tokenizer,
-            )
-        )
+        checkpoints = select_checkpoints(given.folder, given.last, given.best)
+        print(export_mean(checkpoints, given.output, given.tokenizer))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""What a checkpoint's files depend on, besides the model."""
+"""The layout of a job: what a checkpoint's files depend on besides the model."""
 
 from __future__ import annotations
 
 from janus_pt.config.schema import ParallelConfig
 
 Layout = dict[str, int]
+"""Sizes by name, as they stand in a checkpoint's `state.json`."""
 
 
-def layout(parallel: ParallelConfig, world_size: int) -> Layout:
-    """How the model and its optimizer are spread over the processes."""
+def job_layout(parallel: ParallelConfig, world_size: int) -> Layout:
+    """How the model and its optimizer are spread over `world_size` processes."""
     return {
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "pipeline_parallel_size": parallel.pipeline_parallel_size,
@@ -17,7 +18,9 @@ def layout(parallel: ParallelConfig, world_size: int) -> Layout:
     }
 
 
-def describe(layout: Layout) -> str:
+def describe_layout(layout: Layout) -> str:
     """In a few words, as TP2 x PP1 x DP4, ZeRO-1."""
-    tensor, pipeline, data, stage = layout.values()
-    return f"TP{tensor} x PP{pipeline} x DP{data}, ZeRO-{stage}"
+    tensor = layout["tensor_parallel_size"]
+    pipeline = layout["pipeline_parallel_size"]
+    data = layout["data_parallel_size"]
+    return f"TP{tensor} x PP{pipeline} x DP{data}, ZeRO-{layout['zero_stage']}"

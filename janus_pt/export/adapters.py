@@ -1,13 +1,13 @@
-"""A folder with adapters alone: `adapter_model.safetensors` and `adapter_config.json`, which names their base.
+"""A folder with adapters alone: `adapter_model.safetensors` and `adapter_config.json`.
 
-adapter_config.json: {"format": "janus_pt adapter", "version": 1, "base_model_name_or_path", "base_model_sha256",
-"adapter": {AdapterConfig}, "adapter_sha256", "mlflow_run_id"}. The base is an exported model, found at that path (from
-this folder, if it is relative) and recognised by the hash of its weights.
+adapter_config.json: {"format": "janus_pt adapter", "version": 1, "base_model_name_or_path",
+"base_model_sha256", "adapter": {AdapterConfig}, "adapter_sha256", "mlflow_run_id"}. The base is an
+exported model, found at that path (from this folder, if it is relative) and recognised by the hash
+of its weights.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from janus_pt.export.folder import (
     load_export,
     read_description,
     read_export_config,
-    write_folder,
+    staged_export,
+    write_description,
 )
 from janus_pt.model.adapters import merged, trained_with
 from janus_pt.model.meta import full_shapes
@@ -59,18 +60,17 @@ def save_adapter(
 
     Args:
         directory: if it exists it must be empty or hold adapters.
-        state: all that is trained with `adapter`, whole tensors.
+        state: all that is trained with `adapter`, full tensors.
         base: folder of the exported model they were trained on.
         mlflow_run_id: the run that trained them.
 
     Raises:
         UserError: `directory` holds something else, or `base` is no exported model.
     """
-
-    def fill(folder: Path) -> None:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()}, folder / ADAPTER_WEIGHTS
-        )
+    with staged_export(directory, {ADAPTER_WEIGHTS, ADAPTER_CONFIG}) as folder:
+        # safetensors refuses views with gaps.
+        contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(contiguous, folder / ADAPTER_WEIGHTS)
         content = AdapterExportConfig(
             base_model_name_or_path=str(Path(base).resolve()),
             base_model_sha256=read_export_config(base).model_sha256,
@@ -78,46 +78,54 @@ def save_adapter(
             adapter_sha256=file_hash(folder / ADAPTER_WEIGHTS),
             mlflow_run_id=mlflow_run_id,
         )
-        text = json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True)
-        (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-
-    write_folder(Path(directory), {ADAPTER_WEIGHTS, ADAPTER_CONFIG}, fill)
+        write_description(folder / ADAPTER_CONFIG, content)
 
 
 def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
     """Read the folder of an exported model, or of adapters together with their base.
 
-    LoRA's matrices are added to the weights they belong to, unless `merge` is unset; bottlenecks stay what they are.
+    LoRA's matrices are added to the weights they belong to, unless `merge` is unset; bottlenecks
+    stay modules of their own.
 
     Raises:
-        UserError: as `load_export` does; the base is not there, or is another one.
+        UserError: as `load_export` does; or the base is missing, or another model.
     """
     folder = Path(directory)
     if not (folder / ADAPTER_CONFIG).is_file():
         return load_export(folder)
     config = read_description(folder / ADAPTER_CONFIG, AdapterExportConfig)
-    base_folder, adapter = folder / config.base_model_name_or_path, config.adapter
+    adapter = config.adapter
+    base = _load_base(folder, config)
+    # Adapters are float32 from training; the base says in which type the model computes.
+    dtype = base.state["embed_tokens.weight"].dtype
+    weights = {
+        name: weight.to(dtype) for name, weight in _read_weights(folder, config, base).items()
+    }
+    if merge and adapter.kind == "lora":
+        state = dict(merged(base.state.items(), weights, adapter))
+        return replace(base, state=state, mlflow_run_id=config.mlflow_run_id)
+    state = {**base.state, **weights}
+    return replace(base, state=state, adapter=adapter, mlflow_run_id=config.mlflow_run_id)
+
+
+def _load_base(folder: Path, config: AdapterExportConfig) -> Export:
+    base_folder = folder / config.base_model_name_or_path
     if not (base_folder / CONFIG).is_file():
         raise UserError(
-            f"{folder}: its base model is not in {base_folder}; put it there, or correct base_model_name_or_path in "
-            f"{ADAPTER_CONFIG}"
+            f"{folder}: its base model is not in {base_folder}; put it there, or correct "
+            f"base_model_name_or_path in {ADAPTER_CONFIG}"
         )
+    # On another base of the same shape adapters would load, and the model would talk nonsense.
     if read_export_config(base_folder).model_sha256 != config.base_model_sha256:
         raise UserError(
-            f"{folder}: was trained on another model than that in {base_folder}; give it its own base"
+            f"{folder}: was trained on another model than the one in {base_folder}; give it its "
+            "own base"
         )
-    base = load_export(base_folder)
-    dtype = base.state["embed_tokens.weight"].dtype
-    state = {name: tensor.to(dtype) for name, tensor in _read_weights(folder, config, base).items()}
-    if merge and adapter.kind == "lora":
-        whole = dict(merged(base.state.items(), state, adapter))
-        return replace(base, state=whole, mlflow_run_id=config.mlflow_run_id)
-    return replace(
-        base, state={**base.state, **state}, adapter=adapter, mlflow_run_id=config.mlflow_run_id
-    )
+    return load_export(base_folder)
 
 
 def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> dict[str, Tensor]:
+    """The adapters' tensors, refused if they are not what `config` says."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         raise UserError(f"{folder}: no adapters here, {ADAPTER_WEIGHTS} is missing")
@@ -125,7 +133,7 @@ def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> di
     expected = {
         name: tuple(shape) for name, shape in shapes.items() if trained_with(config.adapter, name)
     }
-    if dict(stored_shapes(path)) != expected:
+    if stored_shapes(path) != expected:
         raise UserError(
             f"{path}: its tensors are not those of the adapters in {ADAPTER_CONFIG}; copy both again"
         )

@@ -1,15 +1,18 @@
-"""An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`. No pickle anywhere.
+"""An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`.
 
-A model whose sources have a vocabulary of their own has `source_tokenizer.model`, too.
+No pickle anywhere. A model whose sources have a vocabulary of their own has `source_tokenizer.model`,
+too.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256", "model_sha256",
-"mlflow_run_id"}. The weights are those of one unsharded model, the vocabulary without padding.
+config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256",
+"source_tokenizer_sha256", "model_sha256", "mlflow_run_id"}. The weights are the unsharded model's,
+the vocabulary without padding.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,18 +54,19 @@ class ExportConfig(Section):
 
 @dataclass(frozen=True)
 class Export:
-    """What a folder holds; every part has been checked against the others."""
+    """The content of an export folder; every part has been checked against the others."""
 
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizers: list[Tokenizer]
     """The target's, and the source's if that has one of its own."""
     adapter: AdapterConfig | None = None
-    """What is in `state` besides the model's own weights."""
+    """Which adapters `state` has besides the model's own weights."""
     mlflow_run_id: str | None = None
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
+        # Built without memory of its own: else there would be two models for a moment.
         model = build_on_meta(self.config, self.adapter)
         assign_weights(model, self.state)
         return model.eval()
@@ -75,13 +79,14 @@ def save_export(
     tokenizers: str | Path | Sequence[str | Path],
     mlflow_run_id: str | None = None,
 ) -> None:
-    """Write an export folder; it appears whole or not at all, and an older export in its place stays until then.
+    """Write an export folder; it appears whole or not at all, and replaces an older export.
 
     Args:
         directory: created with its parents; if it exists it must be empty or an export.
-        state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its items one by one.
-        tokenizers: the SentencePiece model the ids of `config` belong to; with `source_vocab_size` both, the source's
-            last.
+        state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its
+            items one by one, in any order.
+        tokenizers: the SentencePiece model the ids of `config` belong to; with
+            `source_vocab_size` both, the source's last.
         mlflow_run_id: the run that trained the model.
 
     Raises:
@@ -90,36 +95,53 @@ def save_export(
     paths = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
     loaded = [Tokenizer.load(path) for path in paths]
     check_tokenizers([str(path) for path in paths], loaded, config)
-
-    def fill(folder: Path) -> None:
-        items = state.items() if isinstance(state, Mapping) else state
-        _write_weights(folder / WEIGHTS, items, config)
-        for name, tokenizer in zip((TOKENIZER, SOURCE_TOKENIZER), loaded, strict=False):
-            tokenizer.save(folder / name)
+    with staged_export(directory, {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}) as folder:
+        weights = state.items() if isinstance(state, Mapping) else state
+        _write_weights(folder / WEIGHTS, weights, config)
+        target_tokenizer, *source_tokenizers = loaded
+        target_tokenizer.save(folder / TOKENIZER)
+        source_hash = None
+        for tokenizer in source_tokenizers:
+            tokenizer.save(folder / SOURCE_TOKENIZER)
+            source_hash = tokenizer.fingerprint
         contents = ExportConfig(
             model=config,
-            tokenizer_sha256=loaded[0].fingerprint,
-            source_tokenizer_sha256=loaded[1].fingerprint if len(loaded) > 1 else None,
+            tokenizer_sha256=target_tokenizer.fingerprint,
+            source_tokenizer_sha256=source_hash,
             model_sha256=file_hash(folder / WEIGHTS),
             mlflow_run_id=mlflow_run_id,
         )
-        text = json.dumps(contents.model_dump(mode="json"), indent=1, sort_keys=True)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-
-    write_folder(Path(directory), {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}, fill)
+        write_description(folder / CONFIG, contents)
 
 
-def write_folder(directory: Path, names: Set[str], fill: Callable[[Path], None]) -> None:
-    """Have `fill` write the files `names` into a new folder, which takes the place of `directory` when it is whole.
+@contextmanager
+def staged_export(directory: str | Path, names: Set[str]) -> Iterator[Path]:
+    """Yield a new folder for the files `names`; it replaces `directory` when the block ends.
 
     Raises:
-        UserError: `directory` is there and holds something else.
+        UserError: `directory` exists and holds something else.
     """
-    target = directory.resolve()
+    target = Path(directory).resolve()
     if target.exists() and not _may_be_replaced(target, names):
         raise UserError(f"{target}: exists and is no exported model; choose another folder")
     with staged_folder(target) as folder:
-        fill(folder)
+        yield folder
+
+
+def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
+    """Whether nothing is lost if an export replaces `folder`: it is empty, or an export itself."""
+    if not folder.is_dir():
+        return False
+    existing = {path.name for path in folder.iterdir()}
+    if not existing <= names:
+        return False
+    # Names do not suffice: models of other projects have a `config.json`, too.
+    if existing and CONFIG in names:
+        try:
+            read_export_config(folder)
+        except (OSError, UserError):
+            return False
+    return True
 
 
 def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: ModelConfig) -> None:
@@ -135,8 +157,8 @@ def load_export(directory: str | Path) -> Export:
     """Read an export folder.
 
     Raises:
-        UserError: a part is missing, damaged, of another format or version, or does not fit the others. Sizes are
-            checked before memory is taken.
+        UserError: a part is missing, damaged, of another format or version, or does not fit the
+            others. Sizes are checked before memory is taken.
     """
     folder = Path(directory)
     for name in (CONFIG, WEIGHTS, TOKENIZER):
@@ -144,35 +166,38 @@ def load_export(directory: str | Path) -> Export:
             raise UserError(f"{folder}: no exported model here, {name} is missing")
     contents = read_export_config(folder)
     tokenizers = _load_tokenizers(folder, contents)
-    check_shapes(str(folder / WEIGHTS), stored_shapes(folder / WEIGHTS), contents.model)
-    if file_hash(folder / WEIGHTS) != contents.model_sha256:
-        raise UserError(
-            f"{folder / WEIGHTS}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}"
-        )
-    return Export(
-        contents.model,
-        load_file(folder / WEIGHTS),
-        tokenizers,
-        mlflow_run_id=contents.mlflow_run_id,
-    )
+    weights = folder / WEIGHTS
+    # Shapes before the hash: they are in the header, and their message says more.
+    check_shapes(str(weights), stored_shapes(weights), contents.model)
+    if file_hash(weights) != contents.model_sha256:
+        raise UserError(f"{weights}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
+    state = load_file(weights)
+    return Export(contents.model, state, tokenizers, mlflow_run_id=contents.mlflow_run_id)
 
 
 def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
+    """The target's tokenizer, and the source's if the config has one."""
     hashes = {TOKENIZER: contents.tokenizer_sha256}
     if contents.source_tokenizer_sha256:
         hashes[SOURCE_TOKENIZER] = contents.source_tokenizer_sha256
-    found = [Tokenizer.load(folder / name) for name in hashes]
-    for tokenizer, (name, expected) in zip(found, hashes.items(), strict=True):
+    tokenizers = []
+    for name, expected in hashes.items():
+        tokenizer = Tokenizer.load(folder / name)
         if tokenizer.fingerprint != expected:
             raise UserError(
                 f"{folder / name}: not the tokenizer the model was exported with; {_AGAIN}"
             )
-    check_tokenizers([str(folder / name) for name in hashes], found, contents.model)
-    return found
+        tokenizers.append(tokenizer)
+    check_tokenizers([str(folder / name) for name in hashes], tokenizers, contents.model)
+    return tokenizers
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object in a file of an export, empty if it is something else; `UserError` if it is no JSON or too large."""
+    """An object in a file of an export, empty if it is something else.
+
+    `UserError` if it is no JSON or too large.
+    """
+    # Before it is read: a file of another kind may be larger than the memory.
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(
             f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config"
@@ -185,7 +210,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_export_config(directory: str | Path) -> ExportConfig:
-    """What an export folder's `config.json` says; raises `UserError` if there is none."""
+    """The content of an export folder's `config.json`; raises `UserError` if there is none."""
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
@@ -193,31 +218,31 @@ def read_export_config(directory: str | Path) -> ExportConfig:
 
 
 def read_description(path: Path, kind: type[Description]) -> Description:
-    """What a folder's description says; raises `UserError` if it is of another `format` or `version` than `kind`'s."""
-    content, expected = (
-        _read_json(path),
-        {name: kind.model_fields[name].default for name in ("format", "version")},
-    )
-    if content.get("format") != expected["format"]:
-        raise UserError(f'{path}: "format" is not "{expected["format"]}": this is something else')
-    if content.get("version") != expected["version"]:
-        found = content.get("version")
+    """The content of a folder's description.
+
+    Raises:
+        UserError: it is of another `format` or `version` than `kind`'s, or has other keys.
+    """
+    content = _read_json(path)
+    # First of all: what is of another format cannot be expected to have our keys.
+    expected_format = kind.model_fields["format"].default
+    if content.get("format") != expected_format:
+        raise UserError(f'{path}: "format" is not "{expected_format}": this is something else')
+    expected_version = kind.model_fields["version"].default
+    version = content.get("version")
+    if version != expected_version:
         raise UserError(
-            f"{path}: version {found!r}, this release reads version {expected['version']}"
+            f"{path}: version {version!r}, this release reads version {expected_version}"
         )
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise UserError(f"{path}: {place}: {problem['msg']}; {_AGAIN}") from error
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UserError(f"{path}: {key}: {problem['msg']}; {_AGAIN}") from error
 
 
-def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
-    """Whether nothing is lost if an export takes the place of `folder`: it is empty, or an export itself."""
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
-    try:
-        ours = not found or CONFIG not in names or bool(read_export_config(folder))
-    except (OSError, UserError):
-        return False
-    return ours and found <= names
+def write_description(path: Path, content: Section) -> None:
+    """Write a folder's description: JSON with sorted keys."""
+    text = json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")

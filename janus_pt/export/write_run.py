@@ -1,4 +1,4 @@
-"""What a run leaves: an exported model, or a folder of adapters. Not for several ranks."""
+"""The export of a run: a model, or a folder of adapters. Not for several ranks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def write_model(
     """
     run_id = mlflow_run_id(Path(config.run.output_dir))
     if config.adapter is not None:
+        # The limits see to it: adapters are trained on an exported model.
         assert config.run.init_from is not None
         save_adapter(target, dict(trained), config.adapter, config.run.init_from, run_id)
     else:
-        whole = _with_frozen(trained, config.model, config.optimizer, config.run)
-        save_export(target, whole, config.model, tokenizers, run_id)
+        weights = _with_frozen(trained, config.model, config.optimizer, config.run)
+        save_export(target, weights, config.model, tokenizers, run_id)
     return target
 
 
@@ -61,6 +62,7 @@ def write_merged(
 
 def mlflow_run_id(run_folder: Path) -> str | None:
     """The MLflow run of a run folder, if there is one."""
+    # An export must not fail because MLflow is off or has failed.
     try:
         return str(json.loads((run_folder / MLFLOW_RUN).read_text())["run_id"])
     except (OSError, ValueError, KeyError):
@@ -73,14 +75,20 @@ def _with_frozen(
     optimizer: OptimizerConfig,
     run: RunConfig,
 ) -> Iterator[tuple[str, Tensor]]:
-    """All weights: those that are trained, then the frozen ones from where the run had them."""
+    """All weights: the trained ones, then the frozen ones from where the run had them."""
     yield from trained
     frozen = {
         name: shape
         for name, shape in full_shapes(model).items()
         if not is_trained(name, optimizer, adapter=None)
     }
-    state = load_export(run.init_from).state if frozen and run.init_from else {}
-    for name, shape in frozen.items():
-        weight = state[name] if state else draw(name, shape, model.init_std, run.seed)
-        yield name, weight.float()
+    if not frozen:
+        return
+    if run.init_from is not None:
+        state = load_export(run.init_from).state
+        for name in frozen:
+            yield name, state[name].float()
+    else:
+        # Weights are a function of seed and name: drawn again, they are what the run began with.
+        for name, shape in frozen.items():
+            yield name, draw(name, shape, model.init_std, run.seed).float()

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch.distributed as dist
 
 from janus_pt.checkpoint import store as checkpoint
-from janus_pt.checkpoint.layout import layout
+from janus_pt.checkpoint.layout import job_layout
+from janus_pt.checkpoint.restore import load
 from janus_pt.train.state import Run
 from janus_pt.utils.errors import UserError
 
@@ -77,4 +78,4 @@ def return_to_best(run: Run) -> None:
         )
     if dist.get_rank() == 0:
         print(f"the best validation was that of step {step}: its weights are exported")
-    checkpoint.load(run.engine, path, layout(run.config.parallel, dist.get_world_size()))
+    load(run.engine, path, job_layout(run.config.parallel, dist.get_world_size()))

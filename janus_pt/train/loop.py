@@ -28,7 +28,7 @@ from janus_pt.train.state import Run
 from janus_pt.train.step import StepResult, evaluate, report, train_step
 from janus_pt.train.watch.divergence import EXIT_DIVERGED
 from janus_pt.train.watch.heartbeat import Heartbeat, is_peer_failure
-from janus_pt.train.watch.stop_requests import StopRequests, describe
+from janus_pt.train.watch.stop_requests import StopRequests, describe_stop
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.redact import redact
 
@@ -74,11 +74,11 @@ def fit(run: Run, heartbeat: Heartbeat) -> int:
         last = run.step if out_of_patience(run) else config.run.max_steps
         for loader_state, batches in read_steps(run, heartbeat, last):
             result = take_step(run, batches)
-            diverged = run.numbers.step_done(run.step, run.engine, loader_state)
+            diverged = run.numbers.check_step(run.step, run.engine, loader_state)
             if is_due(run, config.run.log_every):
                 losses = report(run.loss, result)
                 reporter.train_step(losses)
-                run.numbers.loss_told(run.step, losses["loss/total"], loader_state)
+                run.numbers.check_loss(run.step, losses["loss/total"], loader_state)
             if is_due(run, config.run.eval_every):
                 validate(run, reporter)
             code = stop_code(run, requests, diverged)
@@ -181,7 +181,7 @@ def stop(run: Run, reporter: Reporter, code: int) -> int:
     """End the run early, once everything is saved; the exit code. All ranks take part."""
     saved = run.saver.finish()
     failed = code == EXIT_DIVERGED
-    reason = "too many steps in a row without a finite gradient" if failed else describe(code)
+    reason = "too many steps in a row without a finite gradient" if failed else describe_stop(code)
     reporter.stopped(reason, saved, failed)
     return code if saved else EXIT_NOT_SAVED
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch.distributed as dist
 
 from janus_pt.checkpoint import store as checkpoint
-from janus_pt.checkpoint.layout import layout
+from janus_pt.checkpoint.layout import job_layout
+from janus_pt.checkpoint.restore import load
 from janus_pt.config.schema import Config
 from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
 from janus_pt.train.counts import Counts
@@ -34,7 +35,7 @@ def restore(run: Run, before_step: int | None = None) -> None:
         return
     # Before DeepSpeed reads it: its own errors about another model's files say nothing to a user.
     _check_same_run(run, path)
-    state = checkpoint.load(run.engine, path, layout(config.parallel, dist.get_world_size()))
+    state = load(run.engine, path, job_layout(config.parallel, dist.get_world_size()))
     # With ZeRO-3 no rank has whole parameters between steps.
     if config.parallel.zero_stage < 3:
         check_identical(parameter_fingerprints(run.module.model))
@@ -43,7 +44,7 @@ def restore(run: Run, before_step: int | None = None) -> None:
     run.loader.load_state_dict(state["loader"])
     run.step = state["step"]
     run.best = checkpoint.best_of(state)
-    run.numbers.left_out, run.numbers.in_a_row = state["left_out"]
+    run.numbers.skipped, run.numbers.skipped_in_a_row = state["left_out"]
     run.counts = Counts(run.counts.values.new_tensor(state["counts"]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
-from janus_pt.checkpoint.layout import layout
+from janus_pt.checkpoint.layout import job_layout
 from janus_pt.checkpoint.store import CHECKPOINTS
 from janus_pt.config.schema import Config
 from janus_pt.data.loader import TrainLoader
@@ -83,12 +83,12 @@ class Run:
             "step": self.step,
             "best": self.best,
             "counts": self.counts.values.tolist(),
-            "layout": layout(self.config.parallel, dist.get_world_size()),
+            "layout": job_layout(self.config.parallel, dist.get_world_size()),
             # On every rank the same: a position in the global stream of samples.
             "loader": self.loader.state_dict(),
             # Compared after loading: the same number on whatever layout.
             "fingerprint": self.fingerprint(),
             "frozen_from": self.frozen_from(),
             # The number of skipped steps, and how many of them were the last ones in a row.
-            "left_out": [self.numbers.left_out, self.numbers.in_a_row],
+            "left_out": [self.numbers.skipped, self.numbers.skipped_in_a_row],
         }

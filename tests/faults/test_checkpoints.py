@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from janus_pt.checkpoint import store as checkpoint
-from janus_pt.checkpoint.async_save import prune
-from janus_pt.checkpoint.store import FILES, LATEST, seal, verify
+from janus_pt.checkpoint.store import FILES, LATEST, prune, seal, verify
 from janus_pt.train.report.metrics_file import MetricsFile
 from tests.faults.jobs import job, latest, run
 from tests.support.runs import losses, write_run_config

@@ -47,7 +47,7 @@ def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: s
     }
     assert [records[step]["left_out_steps"] for step in (3, 4, 6, 7, 12)] == [0, 1, 1, 2, 2]
     assert (
-        told.count("loss or gradient is not finite; left out on all ranks") == 2
+        told.count("loss or gradient is not finite; the step is skipped on all ranks") == 2
         and "Traceback" not in told
     )
     assert all(
@@ -111,7 +111,7 @@ def test_a_spike_of_the_loss_is_told_and_dumped(
     watch = DivergenceMonitor(tmp_path, Loader(), 3)  # type: ignore[arg-type]
     losses = [5.0 + 0.1 * math.sin(step) for step in range(2 * SPIKE_WINDOW)]
     for step, loss in enumerate([*losses, 9.0, math.nan, 5.05, 20.0]):
-        watch.loss_told(step, loss, {"batch": step})
+        watch.check_loss(step, loss, {"batch": step})
     assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == [
         "step_100.json",
         "step_103.json",

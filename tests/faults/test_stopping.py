@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from janus_pt.train.watch.stop_requests import SLURM_MARGIN_S, deadline, describe
+from janus_pt.train.watch.stop_requests import SLURM_MARGIN_S, deadline, describe_stop
 from tests.faults.jobs import job, last_step, latest, run
 from tests.support.ranks import free_port
 from tests.support.runs import ROOT, TIMEOUT_S, command, environment, losses, write_run_config
@@ -44,7 +44,7 @@ def test_every_way_to_stop_saves_leaves_with_its_code_and_goes_on_exactly(tmp_pa
         told, step = running.told.read_text(), last_step(folder)
         assert latest(folder) == f"step_{step}" and step < 60
         assert (
-            f"stopped by {describe(code)}: saved after step {step}" in told
+            f"stopped by {describe_stop(code)}: saved after step {step}" in told
             and "Traceback" not in told
         )
     assert not (folder / "stop").exists()

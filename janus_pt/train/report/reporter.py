@@ -88,7 +88,7 @@ class Reporter:
                 "grad_norm": float(run.engine.get_global_grad_norm()),
                 "tokens": total.target_tokens,
                 "tokens_per_s": trained.target_tokens / seconds,
-                "left_out_steps": float(run.numbers.left_out),
+                "left_out_steps": float(run.numbers.skipped),
                 # The loader counts what it has drawn, the counts what reached a step.
                 "left_out_samples": run.loader.samples - total.sentences,
                 "mfu": self._flops(trained) / seconds / self.peak,

@@ -1,1 +1,1 @@
-"""What is watched while a run trains: other ranks, requests to stop, numbers that go wrong."""
+"""Watching a run while it trains: other ranks, requests to stop, losses and gradients."""
