@@ -37,10 +37,8 @@ def test_a_lost_host_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
         finally:
             for agent in agents:
                 kill_host(agent)
-        told = logs[0].read_text()
-        assert "Connection closed by peer" in told or "Connection reset by peer" in told, told[
-            -3000:
-        ]
+        log = logs[0].read_text()
+        assert "Connection closed by peer" in log or "Connection reset by peer" in log, log[-3000:]
         assert (broken.parent / "checkpoints" / "latest").read_text() == "step_5"
 
         agents = start(hosts, logs, *arguments, "--resume", "auto")

@@ -51,7 +51,7 @@ ENOUGH = [
 
 
 @pytest.mark.parametrize("layout", ENOUGH, ids=lambda layout: layout.name)
-def test_so_it_does_in_bfloat16(comparison: Comparison, layout: object) -> None:
+def test_a_layout_computes_the_same_in_bfloat16(comparison: Comparison, layout: object) -> None:
     assert difference(comparison.run(layout), comparison.run(BFLOAT16[0])) < ROUNDING_BFLOAT16
     assert same_bits(comparison.run(layout, layout), comparison.run(layout))
 
@@ -136,11 +136,11 @@ def test_a_rank_started_with_another_configuration_is_refused(
         processes.append(
             subprocess.Popen(call, env=ours, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         )
-    told = [process.communicate(timeout=120)[1] for process in processes]
+    outputs = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert (
-        "the configuration: not the same on all ranks: 1 differ from 0" in told[0]
-        and "Traceback" not in told[0]
+        "the configuration: not the same on all ranks: 1 differ from 0" in outputs[0]
+        and "Traceback" not in outputs[0]
     )
 
 
@@ -162,7 +162,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(
     assert "Traceback" not in done.stderr and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_validation_and_training_are_told_once(comparison: Comparison) -> None:
+def test_validation_and_training_are_reported_once(comparison: Comparison) -> None:
     records = read_records(comparison.run(SPREAD) / "metrics.jsonl")
     assert [r["step"] for r in records if "loss/total" in r] == list(range(1, STEPS + 1))
     assert (

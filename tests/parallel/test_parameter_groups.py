@@ -55,20 +55,20 @@ def test_a_pattern_fits_whole_parts_of_a_name(pattern: str, name: str, fits: boo
     assert matches(pattern, name) is fits
 
 
-def test_frozen_is_what_the_patterns_say(tmp_path: Path) -> None:
-    found = config(tmp_path, optimizer__freeze=["encoder", "embed_tokens"])
-    shapes = full_shapes(found.model)
+def test_the_patterns_say_which_parameters_are_frozen(tmp_path: Path) -> None:
+    settings = config(tmp_path, optimizer__freeze=["encoder", "embed_tokens"])
+    shapes = full_shapes(settings.model)
     trained = {
         name for name in shapes if name.startswith("decoder.") or name == "embed_length.weight"
     }
-    assert {name for name in shapes if is_trained(name, found.optimizer, None)} == trained
-    assert trained_parameters(found.model, found.optimizer, None) == sum(
+    assert {name for name in shapes if is_trained(name, settings.optimizer, None)} == trained
+    assert trained_parameters(settings.model, settings.optimizer, None) == sum(
         shapes[name].numel() for name in trained
     )
 
 
 def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
-    found = config(tmp_path, optimizer__layer_lr_decay=0.5)
+    settings = config(tmp_path, optimizer__layer_lr_decay=0.5)
     expected = {
         "embed_length.weight": 1.0,
         "encoder.layer_norm.bias": 1.0,
@@ -80,7 +80,7 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
         "decoder.layernorm_embedding.weight": 0.0625,
         "embed_tokens.weight": 0.0625,
     }
-    assert {name: lr_scale(name, found.model, 0.5) for name in expected} == expected
+    assert {name: lr_scale(name, settings.model, 0.5) for name in expected} == expected
     deep = {
         "model__encoder_layers": 5,
         "model__source_vocab_size": VOCAB,
@@ -93,17 +93,17 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
         == lr_scale("decoder.embed_positions.weight", apart.model, 0.5)
         == 0.5**4
     )
-    optimizer = build_optimizer(found.optimizer, JanusTransformer(found.model))
+    optimizer = build_optimizer(settings.optimizer, JanusTransformer(settings.model))
     groups = {(group["lr_scale"], group["weight_decay"]) for group in optimizer.param_groups}
     assert groups == {(0.5**n, decay) for n in range(5) for decay in (0.01, 0.0)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
-        full_shapes(found.model)
+        full_shapes(settings.model)
     )
 
 
-def test_without_either_there_are_two_groups(tmp_path: Path) -> None:
-    found = config(tmp_path)
-    groups = build_optimizer(found.optimizer, JanusTransformer(found.model)).param_groups
+def test_without_decay_or_freezing_there_are_two_groups(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    groups = build_optimizer(settings.optimizer, JanusTransformer(settings.model)).param_groups
     assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [
         (1.0, 0.01),
         (1.0, 0.0),
@@ -160,6 +160,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "told"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    assert told in refused(tmp_path, **changes)
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert message in refused(tmp_path, **changes)

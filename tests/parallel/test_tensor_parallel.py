@@ -128,10 +128,10 @@ def draws() -> dict[str, Any]:
         update={"dropout": 0.5, "activation_dropout": 0.5, "attention_dropout": 0.5}
     )
     model = build_model(dropping, SEED).double()
-    found: dict[str, Any] = {"passes": []}
+    result: dict[str, Any] = {"passes": []}
     with model.encoder.layers[0].tp_rng_fork():
-        found["sharded"] = torch.rand(4).tolist()
-    found["replicated"] = torch.rand(4).tolist()
+        result["sharded"] = torch.rand(4).tolist()
+    result["replicated"] = torch.rand(4).tolist()
     for recompute in (False, True):
         model.recompute_activations(recompute)
         model.seed_dropout((1, 2, 3))
@@ -139,9 +139,9 @@ def draws() -> dict[str, Any]:
         hidden = model(batch().source, batch().slots)[0]
         hidden.square().sum().backward()
         gradient = model.encoder.layers[1].fc1.weight.grad.clone()
-        found["passes"].append((hidden.detach().numpy(), gradient.numpy()))
+        result["passes"].append((hidden.detach().numpy(), gradient.numpy()))
     groups.shutdown()
-    return found
+    return result
 
 
 def test_dropout_is_in_step_where_activations_are_replicated_and_differs_where_they_are_sharded() -> (
@@ -214,7 +214,7 @@ def alike() -> list[str]:
     groups.initialize(tensor_parallel_size=2)
     rank = int(os.environ["RANK"])
     model = build_model(CONFIG, SEED)
-    told = []
+    messages = []
     with torch.no_grad():
         model.encoder.layers[0].fc1.weight[0, 0] += rank  # split: a rank's own
         good = parameter_fingerprints(model)
@@ -227,14 +227,14 @@ def alike() -> list[str]:
     ):
         try:
             check_identical(claims)
-            told.append("")
+            messages.append("")
         except UserError as error:
-            told.append(str(error))
+            messages.append(str(error))
     groups.shutdown()
-    return told
+    return messages
 
 
-def test_ranks_that_differ_are_told() -> None:
+def test_ranks_that_differ_are_named() -> None:
     first, second = run_ranks(alike, 2)
     assert first == second and first[:2] == ["", ""]
     assert first[2].startswith("the configuration: not the same on all ranks: 1 differ from 0")

@@ -41,8 +41,8 @@ def ranks() -> Iterator[Ranks]:
 def comparison(folder: Path, ranks: Ranks, **sections: Any) -> Comparison:
     """Runs from a random export, with more `sections` of the configuration."""
     folder.mkdir(exist_ok=True)
-    found = Comparison(folder, ranks)
-    config = json.loads(found.config.read_text())
+    runs = Comparison(folder, ranks)
+    config = json.loads(runs.config.read_text())
     for name, section in sections.items():
         config[name] = {**config.get(name, {}), **section}
     shape = ModelConfig.model_validate(config["model"])
@@ -51,8 +51,8 @@ def comparison(folder: Path, ranks: Ranks, **sections: Any) -> Comparison:
     initialize_weights(model, 3)
     save_export(folder / "base", model.state_dict(), shape, folder / "tokenizer.model")
     config["run"]["init_from"] = str(folder / "base")
-    found.config.write_text(json.dumps(config))
-    return found
+    runs.config.write_text(json.dumps(config))
+    return runs
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def content(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 def test_only_adapters_learn_and_only_they_are_saved(lora: Comparison) -> None:
     run = lora.run(ONE)
-    told = losses(run / "metrics.jsonl")
-    assert told[STEPS, "valid/loss/total"] < told[0, "valid/loss/total"]
+    numbers = losses(run / "metrics.jsonl")
+    assert numbers[STEPS, "valid/loss/total"] < numbers[0, "valid/loss/total"]
     base = content(lora.folder, "base/model.safetensors")
     merged = content(run, "export/model.safetensors")
     adapters = content(run, "adapter/adapter_model.safetensors")

@@ -58,9 +58,9 @@ def test_finetune_and_decode(pretrained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     resolved = json.loads((run / "config.json").read_text())["model"]
     assert resolved["hidden_size"] == 32 and resolved["dropout"] == 0.2
-    told = losses(run / "metrics.jsonl")
+    numbers = losses(run / "metrics.jsonl")
     for stream in ("ar", "nar", "aux", "length"):
-        assert told[20, f"valid/loss/{stream}"] < told[0, f"valid/loss/{stream}"]
+        assert numbers[20, f"valid/loss/{stream}"] < numbers[0, f"valid/loss/{stream}"]
     text = "the slot reads the query\n\na mask\n"
     for options in (
         ["--mode", "ar", "--num-beams", "3"],
@@ -109,13 +109,13 @@ def test_adapters_chosen_by_a_metric_from_the_command_line(
     )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    told = {
+    numbers = {
         step: value
         for (step, key), value in losses(run / "metrics.jsonl").items()
         if key == "valid/chrf"
     }
-    assert told and all(0 <= value <= 100 for value in told.values())
-    found = []
+    assert numbers and all(0 <= value <= 100 for value in numbers.values())
+    outputs = []
     for folder in ("adapter", "export"):
         call = [
             sys.executable,
@@ -129,8 +129,8 @@ def test_adapters_chosen_by_a_metric_from_the_command_line(
             call, input=texts, capture_output=True, text=True, timeout=120, env=environment()
         )
         assert decoded.returncode == 0, decoded.stderr
-        found.append(decoded.stdout)
-    assert found[0] == found[1] and len(found[0].splitlines()) == 3
+        outputs.append(decoded.stdout)
+    assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) == 3
 
 
 def test_it_starts_from_the_export(pretrained: Path, tmp_path: Path) -> None:

@@ -32,20 +32,20 @@ def test_a_rival_trains_and_reports_its_streams(
     )
     done = launch("pretrain.py", "--config", str(config))
     assert done.returncode == 0, done.stderr
-    found = losses(tmp_path / "run" / "metrics.jsonl")
-    assert {key for _, key in found if key.startswith("loss/")} == {
+    results = losses(tmp_path / "run" / "metrics.jsonl")
+    assert {key for _, key in results if key.startswith("loss/")} == {
         f"loss/{s}" for s in [*streams, "total", "length"]
     }
     for stream in streams:
-        assert found[12, f"valid/loss/{stream}"] < found[0, f"valid/loss/{stream}"] - 0.02
+        assert results[12, f"valid/loss/{stream}"] < results[0, f"valid/loss/{stream}"] - 0.02
     if name in ("ar", "bang_nar"):
-        assert found[12, "loss/total"] == pytest.approx(found[12, f"loss/{streams[0]}"]), (
+        assert results[12, "loss/total"] == pytest.approx(results[12, f"loss/{streams[0]}"]), (
             "no other term is trained on"
         )
 
 
 def test_an_objective_without_queries_on_pipeline_stages(tmp_path: Path) -> None:
-    found = []
+    results = []
     for stages in (1, 2):
         config = write_run_config(
             tmp_path, objective__name="cmlm", model__dropout=0.0, run__max_steps=6
@@ -55,7 +55,7 @@ def test_an_objective_without_queries_on_pipeline_stages(tmp_path: Path) -> None
         arguments = [part for change in changes for part in ("--set", change)]
         done = launch("pretrain.py", "--config", str(config), *arguments, ranks=stages)
         assert done.returncode == 0, done.stderr
-        found.append(losses(folder / "metrics.jsonl"))
-    assert found[0].keys() == found[1].keys()
-    for key, value in found[0].items():
-        assert found[1][key] == pytest.approx(value, rel=1e-4), key
+        results.append(losses(folder / "metrics.jsonl"))
+    assert results[0].keys() == results[1].keys()
+    for key, value in results[0].items():
+        assert results[1][key] == pytest.approx(value, rel=1e-4), key

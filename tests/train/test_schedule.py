@@ -55,7 +55,7 @@ def test_decay_after_warmup_is_torchs_shifted() -> None:
     )
 
 
-def test_inverse_sqrt_closed_form() -> None:
+def test_inverse_sqrt_is_its_closed_form() -> None:
     rates = ours(ScheduleConfig(kind="inverse_sqrt", warmup_steps=4), range(1, 17), 16)
     assert rates[:4] == pytest.approx([LR / 4, LR / 2, LR * 3 / 4, LR])
     assert rates[8] == pytest.approx(LR * 2 / 3)
@@ -71,7 +71,7 @@ def test_inverse_sqrt_closed_form() -> None:
     share=st.floats(0.0, 1.0),
     power=st.floats(0.2, 4.0),
 )
-def test_rises_to_lr_at_the_warmups_end_then_falls_to_final_lr(
+def test_the_rate_rises_to_lr_and_falls_to_final_lr(
     kind: str, warmup: int, decay: int, share: float, power: float
 ) -> None:
     schedule = ScheduleConfig.model_validate(
@@ -91,7 +91,7 @@ def test_rises_to_lr_at_the_warmups_end_then_falls_to_final_lr(
         )
 
 
-def test_warmup_as_long_as_the_run() -> None:
+def test_a_warmup_may_take_the_whole_run() -> None:
     assert ours(ScheduleConfig(warmup_steps=5), range(1, 6), 5) == pytest.approx(
         [LR * s / 5 for s in range(1, 6)]
     )
