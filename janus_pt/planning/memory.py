@@ -100,9 +100,11 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     parallel, width = config.parallel, activation_width(config)
     stage, low = parallel.zero_stage, width < FLOAT
     accumulates = config.micro_batches_per_step > ranks
-    share_trained = trained_share(config.model, config.optimizer, config.adapter)
-    all_trained = trains_all(config.optimizer, config.adapter)
-    trained = parameters if all_trained else parameters * share_trained
+    trained: float = parameters
+    # Only where some parameters are frozen: the share is counted on a model built on meta, which
+    # takes long beside the formulas.
+    if not trains_all(config.optimizer, config.adapter):
+        trained *= trained_share(config.model, config.optimizer, config.adapter)
     share, all_share = trained / ranks, parameters / ranks
     settings: Mapping[str, Any] = zero_optimization(parallel, config.deepspeed)
     bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)

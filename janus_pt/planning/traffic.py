@@ -84,9 +84,11 @@ def step_traffic(config: Config, data_parallel: int, batch: MicroBatch) -> list[
 
 def _data(config: Config, parameters: int, ranks: int, micro_batches: int) -> Iterator[Traffic]:
     width = activation_width(config)
-    share_trained = trained_share(config.model, config.optimizer, config.adapter)
-    all_trained = trains_all(config.optimizer, config.adapter)
-    trained = parameters if all_trained else parameters * share_trained
+    trained: float = parameters
+    # Only where some parameters are frozen: the share is counted on a model built on meta, which
+    # takes long beside the formulas.
+    if not trains_all(config.optimizer, config.adapter):
+        trained *= trained_share(config.model, config.optimizer, config.adapter)
     stage, gradients = config.parallel.zero_stage, trained * width
     settings: Mapping[str, Any] = zero_optimization(config.parallel, config.deepspeed)
     calls = -(-trained // settings["reduce_bucket_size"])
