@@ -2,8 +2,8 @@
 
     python launchers/claims.py --scale small --data multi30k --output claims --jobs 2
 
-`--data` holds {train,dev,test}.{src,tgt}; without it the pairs are of a made-up language. A system is an
-objective, or a name with what is different in its training:
+`--data` is a folder with {train,dev,test}.{src,tgt}; without it the pairs are of a made-up
+language. A system is an objective, or a name with what is different in its training:
 
     --system ar --system janus --system janus-full objective.name=janus objective.masking.full_share=0.2
     --system janus-pretrained objective.name=janus run.init_from=runs/pretrain/export
@@ -16,39 +16,35 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from janus_pt.claims.cells import measure_speed, train_and_decode
-from janus_pt.claims.data import ROOT, Data, prepare_data
-from janus_pt.claims.plan import SCALES, common_changes, last_given, parse_systems, plan_cells
+from janus_pt.claims.cells import train_and_decode
+from janus_pt.claims.data import Data, prepare_data
+from janus_pt.claims.plan import (
+    SCALES,
+    check_seeds,
+    common_changes,
+    origin_of,
+    parse_systems,
+    plan_cells,
+)
 from janus_pt.claims.report import write_report
+from janus_pt.claims.speed import measure_speed
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.files import exclusive_folder
 
 
-def parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--scale",
-        choices=SCALES,
-        default="tiny",
-        help="model, updates, seeds (default: %(default)s)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("claims"),
-        help="folder for everything (default: %(default)s)",
-    )
-    add("--task", default="nmt", help="row of janus_pt/tasks/table.py (default: %(default)s)")
-    add("--data", metavar="FOLDER", help="the task's data")
+    add("--scale", choices=SCALES, default="tiny", help="model, updates, seeds (default: tiny)")
+    add("--output", type=Path, default=Path("claims"), help="folder for all (default: claims)")
+    add("--task", default="nmt", help="row of janus_pt/tasks/table.py (default: nmt)")
+    add("--data", metavar="FOLDER", help="the task's data; default: a made-up language")
     add("--splits", nargs=3, default=["train", "dev", "test"], metavar=("TRAIN", "DEV", "TEST"))
-    add(
-        "--tokenizer", metavar="FILE", help="default: the one of run.init_from, else one is trained"
-    )
-    add("--config", metavar="FILE", help="what all trainings share, in place of the scale's")
+    add("--tokenizer", metavar="FILE", help="default: of run.init_from, else one is trained")
+    add("--config", metavar="FILE", help="what all trainings share; default: the scale's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change it")
     add(
         "--system",
@@ -56,50 +52,49 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar=("NAME", "KEY=VALUE"),
-        help="default: all",
+        help="a system to compare; may be given several times (default: all objectives)",
     )
-    add("--seeds", type=int, nargs="+", help="default: the scale's")
+    add("--seeds", type=int, nargs="+", help="one training each (default: the scale's)")
     add(
         "--baseline",
         metavar="NAME",
         help="system that all are compared with; default: ar, and cmlm for mask-predict",
     )
-    add("--jobs", type=int, default=1, help="cells at a time, a thread each (default: %(default)s)")
+    add("--jobs", type=int, default=1, help="cells at a time, a thread each (default: 1)")
     return parser.parse_args()
 
 
 def main() -> None:
     """Do what is left to do, and write the report."""
-    given = parse()
-    if given.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, but is {given.jobs}")
-    scale, systems = SCALES[given.scale], parse_systems(given.system)
-    if given.baseline and given.baseline not in (names := [system.name for system in systems]):
+    args = parse_arguments()
+    if args.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, but is {args.jobs}")
+    scale = SCALES[args.scale]
+    systems = parse_systems(args.system)
+    names = [system.name for system in systems]
+    if args.baseline and args.baseline not in names:
         raise UserError(
-            f"--baseline: there is no system {given.baseline!r}, only {', '.join(names)}"
+            f"--baseline: there is no system {args.baseline!r}, only {', '.join(names)}"
         )
-    config = given.config or str(ROOT / scale.config)
-    origins = (
-        last_given("run.init_from", changes)
-        for changes in (*(s.changes for s in systems), given.set)
-    )
-    origin, seeds = next(filter(None, origins), None), given.seeds or scale.seeds
-    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
-        raise UserError(f"--seeds: {twice[0]} is given twice")
-    waiting = (
-        f"{given.output}: another call, or what it left running, is at work there; waiting for it"
-    )
-    with exclusive_folder(given.output, waiting) as lock:
-        tokenizer = given.tokenizer or (f"{origin}/tokenizer.model" if origin else None)
-        data = Data(given.task, given.output / "data", given.data, tuple(given.splits))
-        common = [*common_changes(given.output, data, tokenizer, origin), *given.set]
-        cells = plan_cells(given.output, config, systems, seeds, common)
+    seeds = args.seeds or scale.seeds
+    check_seeds(seeds)
+    origin = origin_of(systems, args.set)
+    tokenizer = args.tokenizer
+    if tokenizer is None and origin is not None:
+        tokenizer = f"{origin}/tokenizer.model"
+    waiting = f"{args.output}: another call, or what it left running, is at work there; waiting"
+    # One call at a time: two would train the same cell into the same folder.
+    with exclusive_folder(args.output, waiting) as lock:
+        data = Data(args.task, args.output / "data", args.data, tuple(args.splits))
+        common = common_changes(args.output, data, tokenizer, origin) + args.set
+        config = args.config or str(scale.config)
+        cells = plan_cells(args.output, config, systems, seeds, common)
         prepare_data(data, tokenizer, cells[0].config.model.vocab_size)
-        train_and_decode(cells, data, given.jobs, lock)
-        speed = measure_speed(
-            given.output, [cell for cell in cells if cell.seed == seeds[0]], data, scale
-        )
-        write_report(given.output, cells, data, speed, given.baseline)
+        train_and_decode(cells, data, args.jobs, lock)
+        # After all trainings, with nothing else running; other seeds are no faster or slower.
+        first_seed = [cell for cell in cells if cell.seed == seeds[0]]
+        speed = measure_speed(args.output, first_seed, data, scale)
+        write_report(args.output, cells, data, speed, args.baseline)
 
 
 if __name__ == "__main__":

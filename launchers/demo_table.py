@@ -1,67 +1,77 @@
-"""The table at the end of the demo: losses at start and end, quality and speed of both ways to decode."""
+"""The tables at the end of the demo: losses at start and end, quality and speed of both decoders."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from rouge_score.rouge_scorer import RougeScorer
-
+from janus_pt.tasks.outputs import pair_up
+from janus_pt.tasks.overlap import rouge
 from janus_pt.train.report.metrics_file import read_metrics
+from janus_pt.utils.tables import format_table
 from janus_pt.utils.text_files import read_lines
 
 STREAMS = ("ar", "nar", "aux")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A row of the table: its name, and the flags of launchers/generate.py."""
+
+    name: str
+    flags: tuple[str, ...]
+
+
 DECODINGS = {
-    "ar": ("AR, beam 4", ["--mode", "ar", "--num-beams", "4"]),
-    "nar": (
+    "ar": Decoding("AR, beam 4", ("--mode", "ar", "--num-beams", "4")),
+    "nar": Decoding(
         "NAR, 10 passes, 7 lengths",
-        ["--mode", "nar", "--iterations", "10", "--length-beam", "7"],
+        ("--mode", "nar", "--iterations", "10", "--length-beam", "7"),
     ),
-    "nar_fast": (
-        "NAR, 4 passes, 1 length",
-        ["--mode", "nar", "--iterations", "4", "--length-beam", "1"],
+    "nar_fast": Decoding(
+        "NAR, 4 passes, 1 length", ("--mode", "nar", "--iterations", "4", "--length-beam", "1")
     ),
 }
-"""What is decoded: a name in the table, and the options of launchers/generate.py."""
+"""Ending of the output's file -> how it is decoded."""
 SAMPLES = 6
 """Outputs shown beside their reference."""
 
 
 def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
-    """Print the table of a finished demo whose corpus and outputs are in `folder`."""
-    print("\nvalidation loss (nats per token)         start      end")
-    for name, run in (("pretraining", pretrained), ("fine-tuning", finetuned)):
-        validated = [
-            record for record in read_metrics(run / "metrics.jsonl") if "valid/loss/total" in record
-        ]
-        for stream in STREAMS:
-            first, last = (
-                record[f"valid/loss/{stream}"] for record in (validated[0], validated[-1])
-            )
-            print(f"  {name:<14}{stream.upper():<22}{first:>8.3f} {last:>8.3f}")
-    sources, references = (
-        read_lines(folder / "text/pairs.test.source"),
-        read_lines(folder / "text/pairs.test.target"),
-    )
+    """Print the tables of a finished demo.
+
+    Args:
+        folder: corpus and outputs.
+        pretrained, finetuned: the run folders.
+    """
+    rows = [*loss_rows("pretraining", pretrained), *loss_rows("fine-tuning", finetuned)]
+    headers = ("validation loss (nats per token)", "", "start", "end")
+    print("\n" + format_table(rows, headers, align="llr"))
+    sources = read_lines(folder / "text/pairs.test.source")
+    references = read_lines(folder / "text/pairs.test.target")
     outputs = {name: read_lines(folder / f"test.{name}") for name in DECODINGS}
-    print(f"\ntest set, {len(references)} pairs                  ROUGE-L  sentences/s")
-    print(
-        f"  copy the first words                {_rouge_l(copy_baseline(sources, references), references):>8.2f}"
-    )
-    for name, (what, _) in DECODINGS.items():
+    rows = [["copy the first words", rouge_l(copy_baseline(sources, references), references), ""]]
+    for name, decoding in DECODINGS.items():
         speed = json.loads((folder / f"test.{name}.json").read_text())["sentences_per_s"]
-        print(f"  {what:<36}{_rouge_l(outputs[name], references):>8.2f} {speed:>12.1f}")
-    print()
-    for row in range(0, len(references), max(1, len(references) // SAMPLES)):
-        for what, lines in (
-            ("reference", references),
-            ("AR", outputs["ar"]),
-            ("NAR", outputs["nar"]),
-        ):
-            print(f"  {what:<11}{lines[row]}")
-        print()
+        rows.append([decoding.name, rouge_l(outputs[name], references), f"{speed:.1f}"])
+    headers = (f"test set, {len(references)} pairs", "ROUGE-L", "sentences/s")
+    print("\n" + format_table(rows, headers, align="lr") + "\n")
+    print_samples(references, outputs)
     print(f"curves: {pretrained}/loss.png, {finetuned}/loss.png\nmodel: {finetuned}/export")
     print("MLflow: .venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
+
+
+def loss_rows(name: str, run: Path) -> list[list[str]]:
+    """Each stream's loss in the first and in the last validation of a run."""
+    records = read_metrics(run / "metrics.jsonl")
+    validations = [record for record in records if "valid/loss/total" in record]
+    rows = []
+    for stream in STREAMS:
+        first = validations[0][f"valid/loss/{stream}"]
+        last = validations[-1][f"valid/loss/{stream}"]
+        rows.append([name, stream.upper(), f"{first:.3f}", f"{last:.3f}"])
+    return rows
 
 
 def copy_baseline(sources: list[str], references: list[str]) -> list[str]:
@@ -70,10 +80,19 @@ def copy_baseline(sources: list[str], references: list[str]) -> list[str]:
     return [" ".join(source.split()[:words]) for source in sources]
 
 
-def _rouge_l(predictions: list[str], references: list[str]) -> float:
-    """Mean ROUGE-L F1 (rouge-score, stemmed), 0 to 100."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    scores = [
-        scorer.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)
-    ]
-    return 100 * sum(scores) / len(scores)
+def rouge_l(predictions: list[str], references: list[str]) -> str:
+    """ROUGE-L F1 as text, 0 to 100."""
+    scores = rouge(pair_up(predictions, [references]))
+    return f"{scores.values['rougeL']:.2f}"
+
+
+def print_samples(references: list[str], outputs: dict[str, list[str]]) -> None:
+    """Print some references, spread over the test set, with their outputs."""
+    step = max(1, len(references) // SAMPLES)
+    for index in range(0, len(references), step):
+        rows = [
+            ["reference", references[index]],
+            ["AR", outputs["ar"][index]],
+            ["NAR", outputs["nar"][index]],
+        ]
+        print(format_table(rows, align="l") + "\n")

@@ -3,8 +3,9 @@
     python launchers/distill.py --model runs/ar/export --source train.en --output distilled --mode ar --num-beams 5
     python data_prep/build_task.py --task nmt --data distilled --splits train --tokenizer … --output corpora
 
-Writes train.src and train.tgt, line by line, a source once for each of its --n-best outputs. The same command goes on
-where it was killed; several processes, on any machines that see the folder, share the work with --shard 1/4 … 4/4.
+Writes train.src and train.tgt, line by line, a source once for each of its --n-best outputs. The
+same command goes on where it was killed; several processes, on any machines that see the folder,
+share the work with --shard 1/4 … 4/4.
 """
 
 from __future__ import annotations
@@ -21,6 +22,20 @@ from janus_pt.inference.cli import add_decoding_flags
 from janus_pt.inference.janus_model import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
 from janus_pt.tasks.distill import DistillationRequest, distill, n_best_options
 from janus_pt.utils.errors import UserError, entry_point
+
+OWN_FLAGS = (
+    "model",
+    "source",
+    "output",
+    "name",
+    "n_best",
+    "shard",
+    "dtype",
+    "batch_size",
+    "max_batch_tokens",
+    "workers",
+)
+"""Flags of this launcher; all others are options of the mode."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,32 +58,44 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """I and N of `I/N`."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard {text}: write it as I/N, as in 1/4, with I from 1 to N")
+    return int(match[1]), int(match[2])
+
+
 def main() -> None:
     """Decode what is missing of the shard, and say whether the corpus is complete."""
-    options = vars(parse_arguments())
-    folder, source, output, name, n_best, shard, dtype, workers = map(
-        options.pop, ("model", "source", "output", "name", "n_best", "shard", "dtype", "workers")
-    )
-    part = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not part or not 1 <= int(part[1]) <= int(part[2]):
-        raise UserError(f"--shard {shard}: write it as I/N, as in 1/4, with I from 1 to N")
-    for key, value in (("n_best", n_best), ("workers", workers)):
+    args = parse_arguments()
+    shard = parse_shard(args.shard)
+    for name in ("n_best", "workers"):
+        value = getattr(args, name)
         if value < 1:
-            raise UserError(f"{key}: must be at least 1, but is {value}")
-    batching = {key: options.pop(key) for key in ("batch_size", "max_batch_tokens")}
-    asked = {**options, **n_best_options(n_best)}
-    check_options(asked.pop("mode"), **asked)
-    load = partial(JanusModel.from_pretrained, folder, getattr(torch, dtype) if dtype else None)
-    request = DistillationRequest(folder, source, options, n_best, dtype)
+            raise UserError(f"{name}: must be at least 1, but is {value}")
+    options = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
+    # Before the model is loaded, which may take minutes.
+    mode_options = {**options, **n_best_options(args.n_best)}
+    mode = mode_options.pop("mode")
+    check_options(mode, **mode_options)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    load = partial(JanusModel.from_pretrained, args.model, dtype)
     complete = distill(
-        request, load(), output, name, (int(part[1]), int(part[2])), workers, load, **batching
+        DistillationRequest(args.model, args.source, options, args.n_best, args.dtype),
+        load(),
+        args.output,
+        args.name,
+        shard,
+        args.workers,
+        load,
+        batch_size=args.batch_size,
+        max_batch_tokens=args.max_batch_tokens,
     )
-    done = (
-        f"{output / name}.src, {output / name}.tgt"
-        if complete
-        else "this shard is done; others are not yet"
-    )
-    print(done)
+    if complete:
+        print(f"{args.output / args.name}.src, {args.output / args.name}.tgt")
+    else:
+        print("this shard is done; others are not yet")
 
 
 if __name__ == "__main__":

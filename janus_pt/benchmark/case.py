@@ -1,4 +1,4 @@
-"""What is measured: a model, an objective and batches of random tokens, all samples alike."""
+"""What is measured: a model, an objective and batches of random tokens, all samples equally long."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.example import Example
 
+SHAPES = {"small": (8000, 32, 32), "large": (50000, 8, 128)}
+"""Name -> vocabulary, pairs, tokens of a source and of a target."""
 MASKED_SHARE = 0.55
 """Of the target tokens of the two shapes."""
 SEED = 1
@@ -46,20 +48,35 @@ class Case:
 
 def shape_case(shape: str, ar_stream: Literal["query", "content"] = "query") -> Case:
     """`small`, or `large`, which has a large vocabulary and longer sentences."""
-    vocab_size, samples, length = {"small": (8000, 32, 32), "large": (50000, 8, 128)}[shape]
+    vocab_size, samples, length = SHAPES[shape]
     return pairs_case(vocab_size, samples, length, ar_stream=ar_stream)
 
 
 def pairs_case(
-    vocab_size: int, samples: int, length: int, hidden_size: int = 256, masked_share: float = MASKED_SHARE,
+    vocab_size: int,
+    samples: int,
+    length: int,
+    hidden_size: int = 256,
+    masked_share: float = MASKED_SHARE,
     ar_stream: Literal["query", "content"] = "query",
-) -> Case:  # fmt: skip
+) -> Case:
     """Pairs of `length` source and target tokens. Dropout wherever the yardstick has it."""
     model = ModelConfig(
-        vocab_size=vocab_size, hidden_size=hidden_size, ffn_hidden_size=4 * hidden_size, num_attention_heads=4,
-        encoder_layers=3, decoder_layers=3, activation="relu", scale_embedding=True, embedding_layer_norm=False,
-        init_std=hidden_size**-0.5, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, ar_stream=ar_stream,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        ffn_hidden_size=4 * hidden_size,
+        num_attention_heads=4,
+        encoder_layers=3,
+        decoder_layers=3,
+        activation="relu",
+        scale_embedding=True,
+        embedding_layer_norm=False,
+        init_std=hidden_size**-0.5,
+        dropout=0.1,
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+        ar_stream=ar_stream,
+    )
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
     sizes = replace(
         sample_sizes(model, objective, length + 1),

@@ -1,58 +1,71 @@
-"""`launchers/benchmark.py decode`: one table of all ways to decode one trained model, and other engines beside it.
+"""One table of all ways to decode one trained model, and other engines beside it.
 
-Protocol (Kasai et al. 2020; Helcl et al. 2022; Schmidt et al. 2022): one machine, one run; batch 1, a middle one and
-the largest; time of the encoder, of tokenising and of padding counted; decoder passes stated; sacrebleu and chrF with
-their signatures. Each batch counts with the best of several repeats, in which the ways take turns: on a machine that
-does other things, too, a busy moment then hits all alike.
+Protocol (Kasai et al. 2020; Helcl et al. 2022; Schmidt et al. 2022): one machine, one run; batch 1,
+a middle one and the largest; time of the encoder, of tokenising and of padding counted; decoder
+passes stated; sacrebleu and chrF with their signatures. Each batch counts with the best of several
+repeats, in which the ways take turns, so that a busy moment of the machine hits all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 
-from janus_pt.benchmark.engines import rivals
+from janus_pt.benchmark.against import add_against_flags, compare_decoding
+from janus_pt.benchmark.engines import other_engines
+from janus_pt.benchmark.timing import best_times, time_ways
 from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu
 from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.utils.errors import UserError
-from janus_pt.utils.text_files import read_lines
+from janus_pt.utils.commands import add_json_flag
+from janus_pt.utils.tables import format_table
+from janus_pt.utils.text_files import check_equally_long, read_lines, write_json
 
 Quantize = Literal["int8"] | None
 WAYS: dict[str, dict[str, Any]] = {
-    "AR greedy": dict(mode="ar"),
-    "AR beam 5": dict(mode="ar", num_beams=5),
-    "NAR 1 pass": dict(mode="nar", iterations=1),
-    "NAR 4 passes": dict(mode="nar", iterations=4),
-    "NAR 10 passes": dict(mode="nar", iterations=10),
-    "rerank 4 passes, 5 lengths": dict(mode="rerank", iterations=4),
-    "speculative": dict(mode="speculative"),
-    "speculative, always redraft": dict(mode="speculative", redraft_at=1000),
+    "AR greedy": {"mode": "ar"},
+    "AR beam 5": {"mode": "ar", "num_beams": 5},
+    "NAR 1 pass": {"mode": "nar", "iterations": 1},
+    "NAR 4 passes": {"mode": "nar", "iterations": 4},
+    "NAR 10 passes": {"mode": "nar", "iterations": 10},
+    "rerank 4 passes, 5 lengths": {"mode": "rerank", "iterations": 4},
+    "speculative": {"mode": "speculative"},
+    "speculative, always redraft": {"mode": "speculative", "redraft_at": 1000},
 }
+"""Name -> mode and options of `JanusModel.generate`. Greedy search is first: others are compared
+with it."""
+GREEDY = "AR greedy"
 PRECISIONS: dict[str, tuple[torch.dtype, Quantize]] = {
     "float32": (torch.float32, None),
     "bfloat16": (torch.bfloat16, None),
     "int8": (torch.float32, "int8"),
 }
-PROFILED = 16
-"""Sentences that are profiled."""
-RIVAL_LENGTH = 32
-"""Tokens of source and output where other engines are compared, as random weights end nowhere."""
+PROFILED_SENTENCES, PROFILED_OPERATORS = 16, 10
+PROFILED_WAYS = (GREEDY, "speculative")
+ENGINE_LENGTH = 32
+"""Tokens of source and output where engines are compared, as random weights end nowhere."""
+Engine = Callable[[list[list[int]]], Any]
+"""Decodes sources, each as token ids."""
 
 
 @dataclass
-class Row:
-    """One way to decode in one precision. Speeds by batch size: sentences/s and tokens/s."""
+class DecodingRow:
+    """One way to decode in one precision.
+
+    Attributes:
+        passes: mean decoder passes of a sentence.
+        acceptance: accepted tokens over drafted ones; 0 where nothing is drafted.
+        as_greedy: share of outputs that equal greedy search's in this precision and batch size,
+            token for token.
+        sentences_per_s, tokens_per_s: by batch size.
+    """
 
     name: str
     precision: str
@@ -61,210 +74,210 @@ class Row:
     passes: float = 0.0
     acceptance: float = 0.0
     as_greedy: float = 0.0
-    """Share of the outputs that equal greedy search's in this precision and batch size, token for token."""
     sentences_per_s: dict[int, float] = field(default_factory=dict)
     tokens_per_s: dict[int, float] = field(default_factory=dict)
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line after `decode`."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py decode", description=__doc__.partition("\n\n")[0]
-    )
+@dataclass(frozen=True)
+class ReferencedTexts:
+    """Sources and references with the metrics, which know their signatures once they have scored."""
+
+    sources: list[str]
+    references: list[str]
+    bleu: BLEU
+    chrf: CHRF
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `benchmark.py decode`."""
     parser.add_argument("--model", required=True, help="folder of an exported model")
     parser.add_argument("--input", required=True, help="source text, one sentence a line")
-    parser.add_argument("--reference", required=True, help="its translation")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--reference", required=True, help="its translation, line by line")
     parser.add_argument(
-        "--sentences", type=int, default=512, help="the first of them are timed; quality is of all"
+        "--batch-sizes", type=int, nargs="+", default=[1, 16, 64], help="(default: 1 16 64)"
     )
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--profile", action="store_true", help="say where the time of greedy and speculative goes"
+        "--sentences",
+        type=int,
+        default=512,
+        help="so many from the beginning are timed; quality is of all (default: %(default)s)",
     )
-    parser.add_argument("--output", help="JSON file for all numbers")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=list(PRECISIONS),
+        help="(default: all)",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="print the operators that greedy search and speculative decoding spend time in",
+    )
+    add_json_flag(parser, "file for all numbers", "--output")
+    add_against_flags(parser)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measure and print; `UserError` if the two files do not belong together."""
-    asked = parse(arguments)
-    sources, references = (read_lines(path) for path in (asked.input, asked.reference))
-    if len(sources) != len(references) or not sources:
-        raise UserError(
-            f"{asked.reference}: {len(references)} lines, but {asked.input} has {len(sources)}"
-        )
-    torch.set_num_threads(asked.threads)
-    print(
-        f"{platform.processor() or platform.machine()}, {asked.threads} threads, torch {torch.__version__}"
-    )
-    rows: list[Row] = []
-    bleu, chrf = BLEU(), CHRF()
-    for precision in asked.precisions:
-        dtype, quantize = PRECISIONS[precision]
-        model = JanusModel.from_pretrained(asked.model, dtype, "cpu", quantize)
-        rows += [Row(name, precision) for name in WAYS]
-        measure_quality(
-            model, rows[-len(WAYS) :], sources, references, max(asked.batch_sizes), bleu, chrf
-        )
-        measure_speed(model, rows[-len(WAYS) :], sources, asked)
-    print(f"BLEU {bleu.get_signature()}\nchrF {chrf.get_signature()}")
-    print_table(rows, asked.batch_sizes)
-    model = JanusModel.from_pretrained(asked.model, device="cpu")
-    others = compare(model, asked)
-    if asked.profile:
-        for name in ("AR greedy", "speculative"):
-            print_profile(model, name, sources[:PROFILED])
-    if asked.output:
-        Path(asked.output).write_text(
-            json.dumps({"ways": [asdict(row) for row in rows], "engines": others}, indent=1)
-        )
+def run(args: argparse.Namespace) -> None:
+    """Measure and print, or compare with another checkout.
+
+    Raises:
+        UserError: the two files have different numbers of lines.
+    """
+    if args.against:
+        compare_decoding(args)
+        return
+    sources, references = read_lines(args.input), read_lines(args.reference)
+    check_equally_long({args.input: sources, args.reference: references})
+    test = ReferencedTexts(sources, references, BLEU(), CHRF())
+    torch.set_num_threads(args.threads)
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {args.threads} threads, torch {torch.__version__}")
+    rows = []
+    for precision in args.precisions:
+        rows += measure_precision(precision, test, args)
+    print(f"BLEU {test.bleu.get_signature()}\nchrF {test.chrf.get_signature()}")
+    print_table(rows, args.batch_sizes)
+    model = JanusModel.from_pretrained(args.model, device="cpu")
+    engine_speeds = compare_engines(model, args)
+    if args.profile:
+        for name in PROFILED_WAYS:
+            print_profile(model, name, sources[:PROFILED_SENTENCES])
+    if args.json:
+        ways = [asdict(row) for row in rows]
+        write_json(args.json, {"ways": ways, "engines": engine_speeds})
+
+
+def measure_precision(
+    precision: str, test: ReferencedTexts, args: argparse.Namespace
+) -> list[DecodingRow]:
+    """The rows of one precision."""
+    dtype, quantize = PRECISIONS[precision]
+    model = JanusModel.from_pretrained(args.model, dtype, "cpu", quantize)
+    rows = [DecodingRow(name, precision) for name in WAYS]
+    measure_quality(model, rows, test, max(args.batch_sizes))
+    measure_speed(model, rows, test.sources, args)
+    return rows
 
 
 def measure_quality(
-    model: JanusModel,
-    rows: list[Row],
-    sources: list[str],
-    references: list[str],
-    size: int,
-    bleu: BLEU,
-    chrf: CHRF,
+    model: JanusModel, rows: list[DecodingRow], test: ReferencedTexts, batch_size: int
 ) -> None:
     """Decode everything in every way, greedy search first; scores and counts go into the rows."""
     greedy: list[Generation] = []
     for row in rows:
-        outputs = model.generate(sources, batch_size=size, **WAYS[row.name])
+        outputs = model.generate(test.sources, batch_size=batch_size, **WAYS[row.name])
+        # The first row is greedy search's.
         greedy = greedy or outputs
         texts = [output.text for output in outputs]
-        row.bleu = bleu.corpus_score(texts, [references]).score
-        row.chrf = chrf.corpus_score(texts, [references]).score
+        row.bleu = test.bleu.corpus_score(texts, [test.references]).score
+        row.chrf = test.chrf.corpus_score(texts, [test.references]).score
         row.passes = sum(output.decoder_passes for output in outputs) / len(outputs)
-        row.acceptance = sum(o.accepted for o in outputs) / max(1, sum(o.drafted for o in outputs))
-        same = sum(one.tokens == other.tokens for one, other in zip(outputs, greedy, strict=True))
-        row.as_greedy = same / len(outputs)
+        drafted = sum(output.drafted for output in outputs)
+        accepted = sum(output.accepted for output in outputs)
+        row.acceptance = accepted / max(1, drafted)
+        equal = [ours.tokens == other.tokens for ours, other in zip(outputs, greedy, strict=True)]
+        row.as_greedy = sum(equal) / len(outputs)
 
 
 def measure_speed(
-    model: JanusModel, rows: list[Row], sources: list[str], asked: argparse.Namespace
+    model: JanusModel, rows: list[DecodingRow], sources: list[str], args: argparse.Namespace
 ) -> None:
     """Time the ways at every batch size; speeds go into the rows."""
-    texts = sorted(sources[: asked.sentences], key=lambda text: -len(model.encode(text)))
+    # Longest first: the sentences of a batch are then about equally long.
+    texts = sorted(sources[: args.sentences], key=lambda text: -len(model.encode(text)))
     ways = [partial(model.generate, **WAYS[row.name]) for row in rows]
-    for row, speeds in zip(
-        rows, time_ways(ways, texts, asked.batch_sizes, asked.repeats), strict=True
-    ):
-        row.sentences_per_s = {size: sentences for size, (sentences, _) in speeds.items()}
-        row.tokens_per_s = {size: tokens for size, (_, tokens) in speeds.items()}
+    rates_of_ways = time_ways(ways, texts, args.batch_sizes, args.repeats)
+    for row, rates in zip(rows, rates_of_ways, strict=True):
+        row.sentences_per_s = {size: rate.sentences_per_s for size, rate in rates.items()}
+        row.tokens_per_s = {size: rate.tokens_per_s for size, rate in rates.items()}
 
 
-def time_ways(
-    ways: Sequence[Callable[..., list[Generation]]],
-    texts: Sequence[str],
-    batch_sizes: Sequence[int],
-    repeats: int,
-) -> list[dict[int, tuple[float, float]]]:
-    """Sentences/s and tokens/s of each way by batch size; `texts` in order of length, so that batches are of like ones.
-
-    Every batch counts with its best time over `repeats`, in which the ways take turns.
-    """
-    speeds: list[dict[int, tuple[float, float]]] = [{} for _ in ways]
+def print_table(rows: Sequence[DecodingRow], batch_sizes: Sequence[int]) -> None:
+    """Print all rows; behind each speed its ratio to greedy search's in the same precision."""
+    headers = ["", "precision", "BLEU", "chrF", "passes", "accept", "=greedy"]
     for size in batch_sizes:
-        seconds, tokens = [0.0] * len(ways), [0] * len(ways)
-        for start in range(0, len(texts), size):
-            jobs = [partial(way, texts[start : start + size], batch_size=size) for way in ways]
-            for index, (best, outputs) in enumerate(best_times(jobs, repeats)):
-                seconds[index] += best
-                tokens[index] += sum(len(output.tokens) for output in outputs)
-        for own, spent, written in zip(speeds, seconds, tokens, strict=True):
-            own[size] = len(texts) / spent, written / spent
-    return speeds
-
-
-def best_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:
-    """The shortest time of each job over repeats that take turns, and what it gave. The first round warms up."""
-    best: list[tuple[float, Any]] = [(float("inf"), None)] * len(jobs)
-    for _ in range(repeats + 1):
-        for index, job in enumerate(jobs):
-            start = time.perf_counter()
-            result = job()
-            best[index] = min(
-                best[index], (time.perf_counter() - start, result), key=lambda pair: pair[0]
-            )
-    return best
-
-
-def print_table(rows: Sequence[Row], batch_sizes: Sequence[int]) -> None:
-    """All rows; behind each speed how many times greedy search's in the same precision it is."""
-    head = "".join(f"{f'batch {size}: sent/s':>18} (x greedy) {'tok/s':>6}" for size in batch_sizes)
-    print(
-        f"{'':28}{'precision':10}{'BLEU':>6}{'chrF':>6}{'passes':>7}{'accept':>7}{'=greedy':>8}{head}"
-    )
-    base = {row.precision: row for row in rows if row.name == "AR greedy"}
+        headers += [f"batch {size}: sent/s", "(x greedy)", "tok/s"]
+    greedy = {row.precision: row for row in rows if row.name == GREEDY}
+    lines = []
     for row in rows:
-        speeds = "".join(
-            f"{row.sentences_per_s[size]:>18.1f} "
-            f"{'(' + format(row.sentences_per_s[size] / base[row.precision].sentences_per_s[size], '.2f') + ')':>10} "
-            f"{row.tokens_per_s[size]:>6.0f}"
-            for size in batch_sizes
-        )
-        accept = f"{row.acceptance:.0%}" if row.acceptance else ""
-        print(
-            f"{row.name:28}{row.precision:10}{row.bleu:>6.1f}{row.chrf:>6.1f}{row.passes:>7.1f}"
-            f"{accept:>7}{row.as_greedy:>8.1%}{speeds}"
-        )
+        line = [row.name, row.precision, f"{row.bleu:.1f}", f"{row.chrf:.1f}", f"{row.passes:.1f}"]
+        line.append(f"{row.acceptance:.0%}" if row.acceptance else "")
+        line.append(f"{row.as_greedy:.1%}")
+        for size in batch_sizes:
+            ratio = row.sentences_per_s[size] / greedy[row.precision].sentences_per_s[size]
+            line.append(f"{row.sentences_per_s[size]:.1f}")
+            line.append(f"({ratio:.2f})")
+            line.append(f"{row.tokens_per_s[size]:.0f}")
+        lines.append(line)
+    print(format_table(lines, headers, align="llr"))
 
 
-def compare(model: JanusModel, asked: argparse.Namespace) -> dict[str, dict[int, float]]:
-    """Greedy search beside other engines of the same size: sentences/s by batch size. All read and write
-    `RIVAL_LENGTH` tokens, theirs with random weights. Ours with both places where P_AR may be read off."""
-    generator = torch.Generator().manual_seed(1)
-    print(f"\ngreedy search, {RIVAL_LENGTH} tokens in and out, sentences/s")
-    print(f"{'':28}" + "".join(f"{f'batch {size}':>10}" for size in asked.batch_sizes))
+def compare_engines(model: JanusModel, args: argparse.Namespace) -> dict[str, dict[int, float]]:
+    """Time greedy search beside other engines of the same size.
 
-    def greedy(model: JanusModel, ids: list[list[int]]) -> Any:
-        return model.generate(
-            ids, "ar", batch_size=len(ids), min_length=RIVAL_LENGTH, max_length=RIVAL_LENGTH
-        )
+    All read and write `ENGINE_LENGTH` tokens, the other engines with random weights. Ours runs with
+    P_AR read from query and from content slots.
 
-    engines: dict[str, Callable[[list[list[int]]], Any]] = {}
+    Returns:
+        engine -> batch size -> sentences/s.
+    """
+    engines: dict[str, Engine] = {}
     for stream in ("query", "content"):
-        for name in ("float32", "bfloat16"):
-            engines[f"janus_pt {name}, {stream}"] = partial(
-                greedy, _reading(model, stream, PRECISIONS[name][0])
-            )
-    engines |= rivals(model.config, RIVAL_LENGTH, asked.threads)
+        for precision in ("float32", "bfloat16"):
+            copy = _copy_with_stream(model, stream, PRECISIONS[precision][0])
+            engines[f"janus_pt {precision}, {stream}"] = partial(_decode_greedily, copy)
+    engines |= other_engines(model.config, ENGINE_LENGTH, args.threads)
+    generator = torch.Generator().manual_seed(1)
     speeds: dict[str, dict[int, float]] = {name: {} for name in engines}
-    for size in asked.batch_sizes:
-        ids = torch.randint(
-            5, model.config.vocab_size, (size, RIVAL_LENGTH), generator=generator
-        ).tolist()
+    for size in args.batch_sizes:
+        shape = (size, ENGINE_LENGTH)
+        ids = torch.randint(5, model.config.vocab_size, shape, generator=generator).tolist()
         jobs = [partial(engine, ids) for engine in engines.values()]
-        for name, (seconds, _) in zip(engines, best_times(jobs, 4 * asked.repeats), strict=True):
+        # One batch instead of many: more repeats, to be as sure of the best time.
+        times = best_times(jobs, 4 * args.repeats)
+        for name, (seconds, _) in zip(engines, times, strict=True):
             speeds[name][size] = size / seconds
-    for name, by_size in speeds.items():
-        print(f"{name:28}" + "".join(f"{speed:>10.1f}" for speed in by_size.values()))
+    print(f"\ngreedy search, {ENGINE_LENGTH} tokens in and out, sentences/s")
+    headers = ["", *(f"batch {size}" for size in args.batch_sizes)]
+    rows = [[name, *(f"{rate:.1f}" for rate in rates.values())] for name, rates in speeds.items()]
+    print(format_table(rows, headers, align="lr"))
     return speeds
 
 
-def _reading(model: JanusModel, ar_stream: str, dtype: torch.dtype) -> JanusModel:
-    """The same weights, P_AR read off another slot than they were trained for: good for the clock alone."""
-    config = model.config.model_copy(update={"ar_stream": ar_stream})
-    copy = JanusTransformer(config)
-    copy.load_state_dict(
-        {k: v for k, v in model.model.state_dict().items() if not k.startswith(PROJECTION)}
+def _decode_greedily(model: JanusModel, ids: list[list[int]]) -> list[Generation]:
+    return model.generate(
+        ids, "ar", batch_size=len(ids), min_length=ENGINE_LENGTH, max_length=ENGINE_LENGTH
     )
+
+
+def _copy_with_stream(model: JanusModel, ar_stream: str, dtype: torch.dtype) -> JanusModel:
+    """The same weights with P_AR read from other slots than in training.
+
+    Its outputs are worth nothing; it is only timed.
+    """
+    config = model.config.model_copy(update={"ar_stream": ar_stream})
+    weights = model.model.state_dict()
+    # The model on a CPU holds a second copy of the projection, laid out for it.
+    weights = {name: w for name, w in weights.items() if not name.startswith(PROJECTION)}
+    copy = JanusTransformer(config)
+    copy.load_state_dict(weights)
     lay_out_for_cpu(copy.to(dtype))
     return JanusModel(copy, model.tokenizer)
 
 
 def print_profile(model: JanusModel, name: str, texts: list[str]) -> None:
-    """The operators that take most of the time of a way at batch 1."""
+    """Print the operators that take most of the time of a way at batch 1."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model.generate(texts, batch_size=1, **WAYS[name])
+    # Self time: an operator's share without that of the operators it calls.
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     print(f"\n{name} at batch 1: share of the operators' time")
-    for event in events[:10]:
-        print(f"  {event.key:45}{event.self_cpu_time_total / total:>7.1%}{event.count:>9} calls")
+    rows = []
+    for event in events[:PROFILED_OPERATORS]:
+        share = event.self_cpu_time_total / total
+        rows.append([event.key, f"{share:.1%}", f"{event.count} calls"])
+    print(format_table(rows, align="lr"))

@@ -12,32 +12,48 @@ from janus_pt.config.schema import ModelConfig
 
 
 class Yardstick(nn.Module):
-    """`torch.nn.Transformer` of the same shape with one tied embedding: dropout 0.1 wherever torch has it."""
+    """`torch.nn.Transformer` of the same shape with one tied embedding.
+
+    Dropout 0.1 wherever torch has it.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = config.hidden_size
         self.embed = nn.Embedding(config.vocab_size, size)
         self.positions = nn.Embedding(config.max_positions, size)
+        # The embedding is also the projection: torch's default of 1 would make the logits too large.
         nn.init.normal_(self.embed.weight, std=size**-0.5)
         self.transformer = nn.Transformer(
-            size, config.num_attention_heads, config.encoder_layers, config.decoder_layers, config.ffn_hidden_size,
-            config.dropout, config.activation, batch_first=True, norm_first=config.pre_layer_norm,
-        )  # fmt: skip
+            d_model=size,
+            nhead=config.num_attention_heads,
+            num_encoder_layers=config.encoder_layers,
+            num_decoder_layers=config.decoder_layers,
+            dim_feedforward=config.ffn_hidden_size,
+            dropout=config.dropout,
+            activation=config.activation,
+            batch_first=True,
+            norm_first=config.pre_layer_norm,
+        )
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """The smoothed cross-entropy of `target [batch, length + 1]` after its first token."""
-        read, predicted = target[:, :-1], target[:, 1:]
-        mask = nn.Transformer.generate_square_subsequent_mask(read.shape[1], device=read.device)
+        """The smoothed cross-entropy of a target after its first token.
+
+        Args:
+            source: `[batch, source_length]`.
+            target: `[batch, length + 1]`.
+        """
+        inputs, predicted = target[:, :-1], target[:, 1:]
+        mask = nn.Transformer.generate_square_subsequent_mask(inputs.shape[1], device=inputs.device)
         hidden = self.transformer(
-            self._embed(source), self._embed(read), tgt_mask=mask, tgt_is_causal=True
+            self._embed(source), self._embed(inputs), tgt_mask=mask, tgt_is_causal=True
         )
         logits = hidden @ self.embed.weight.t()
         return F.cross_entropy(logits.flatten(0, 1), predicted.flatten(), label_smoothing=0.1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        embedded: Tensor = self.embed(tokens) * math.sqrt(
-            self.embed.embedding_dim
-        ) + self.positions(places)
+        # Scaled as in Vaswani et al. 2017: the embeddings' variance is 1 / size.
+        scale = math.sqrt(self.embed.embedding_dim)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        embedded: Tensor = self.embed(tokens) * scale + self.positions(positions)
         return embedded

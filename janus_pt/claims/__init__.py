@@ -1,1 +1,1 @@
-"""The paper's claims put to the test: every objective trained alike, decoded in every way, one table."""
+"""The paper's claims put to the test: every objective trained in the same way, decoded in every way, one table."""

@@ -1,4 +1,4 @@
-"""The data of a comparison: a task's folder, or text of the project's own making, as corpora with a tokenizer."""
+"""The data of a comparison: a task's folder, or pairs of a made-up language, as corpora."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,19 @@ from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
-MADE_UP = {"train": 6000, "dev": 200, "test": 200}
-"""Pairs of a made-up language, where no data are given."""
+MADE_UP_PAIRS = {"train": 6000, "dev": 200, "test": 200}
+"""Pairs of the made-up language, used where no data are given."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a task's data become in the folder `output`.
+    """A task's data, and what becomes of them in the folder `output`.
 
-    given: the task's folder; None: pairs of a made-up language. splits: names of the parts for training,
-    validation and test.
+    Attributes:
+        task: name of the task's row.
+        output: folder for the corpora and the tokenizer.
+        given: the task's folder; None: pairs of a made-up language.
+        splits: names of the parts for training, validation and test.
     """
 
     task: str
@@ -41,7 +44,7 @@ class Data:
 
     @property
     def corpora(self) -> Path:
-        """A corpus for each split."""
+        """Folder with a corpus for each split."""
         return self.output / "corpora"
 
     @property
@@ -56,7 +59,7 @@ class Data:
 
     @property
     def test(self) -> TaskSplit:
-        """What is decoded and scored."""
+        """The examples that are decoded and scored."""
         return read_split(self.row, self.folder, self.splits[2])
 
 
@@ -64,81 +67,86 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     """Build the corpora, once.
 
     Args:
-        tokenizer: SentencePiece model; None: one of `vocab_size` pieces is trained on the training split.
+        tokenizer: SentencePiece model; None: one of `vocab_size` pieces is trained on the training
+            split.
 
     Raises:
         UserError: the data cannot be read, or the folder was made with other data.
     """
     if data.given is None and dict(data.row.files) != PARALLEL_FILES:
         raise UserError(
-            f"--task {data.task}: needs its data; give --data, or leave both out for the made-up language"
+            f"--task {data.task}: needs its data; give --data, or leave both out for the made-up "
+            "language"
         )
     data.output.mkdir(parents=True, exist_ok=True)
     if data.given is None and not data.folder.exists():
-        _make_pairs(data.folder)
-    found = {split: read_split(data.row, data.folder, split) for split in data.splits}
-    made = {
+        _write_made_up_pairs(data.folder)
+    texts = {split: read_split(data.row, data.folder, split) for split in data.splits}
+    identity = {
         "task": data.task,
-        "texts": _fingerprint(found),
+        "texts": {name: _texts_hash(split) for name, split in texts.items()},
         "tokenizer": tokenizer or f"{vocab_size} pieces",
     }
+    # Written last: as long as it is missing, a killed call has left the corpora half built.
     done = data.output / "data.json"
     if done.exists():
-        if json.loads(done.read_text()) != made:
+        if json.loads(done.read_text()) != identity:
             raise UserError(
-                f"{data.output}: was made of other data or with another tokenizer; give another --output"
+                f"{data.output}: was made of other data or with another tokenizer; give another "
+                "--output"
             )
         return
     if tokenizer is not None:
         Tokenizer.load(tokenizer).save(data.tokenizer)
     else:
-        text, train = data.output / "train.txt", found[data.splits[0]]
-        text.write_text("\n".join(train.sources + train.targets) + "\n", encoding="utf-8")
-        _run(
-            "train_tokenizer.py",
-            "--input",
-            text,
-            "--vocab-size",
-            vocab_size,
-            "--output",
-            data.tokenizer,
-        )
-    arguments = (
-        "--task",
-        data.task,
-        "--data",
-        data.folder,
-        "--tokenizer",
-        data.tokenizer,
-        "--output",
-        data.corpora,
-    )
-    _run("build_task.py", *arguments, "--splits", *data.splits[:2], "--overwrite")
-    write_atomically(done, json.dumps(made, indent=1))
+        _train_tokenizer(data, texts[data.splits[0]], vocab_size)
+    _build_corpora(data)
+    write_atomically(done, json.dumps(identity, indent=1))
 
 
-def _make_pairs(folder: Path) -> None:
+def _write_made_up_pairs(folder: Path) -> None:
+    # Renamed when all files are there: `prepare_data` takes a folder that exists as complete.
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
-    for seed, (split, count) in enumerate(MADE_UP.items()):
-        for side, texts in zip(
-            ("src", "tgt"), zip(*made_up_pairs(count, seed), strict=True), strict=True
-        ):
-            (partial / f"{split}.{side}").write_text(
-                "".join(text + "\n" for text in texts), encoding="utf-8"
-            )
+    for seed, (split, count) in enumerate(MADE_UP_PAIRS.items()):
+        pairs = made_up_pairs(count, seed)
+        sources = "".join(f"{source}\n" for source, _ in pairs)
+        targets = "".join(f"{target}\n" for _, target in pairs)
+        (partial / f"{split}.src").write_text(sources, encoding="utf-8")
+        (partial / f"{split}.tgt").write_text(targets, encoding="utf-8")
     partial.rename(folder)
 
 
-def _fingerprint(splits: dict[str, TaskSplit]) -> dict[str, str]:
-    return {
-        name: hashlib.sha256("\n".join(split.sources + split.targets).encode()).hexdigest()
-        for name, split in splits.items()
+def _texts_hash(split: TaskSplit) -> str:
+    return hashlib.sha256("\n".join(split.sources + split.targets).encode()).hexdigest()
+
+
+def _train_tokenizer(data: Data, train: TaskSplit, vocab_size: int) -> None:
+    """One vocabulary for both sides, as the models share their embedding."""
+    text = data.output / "train.txt"
+    text.write_text("\n".join(train.sources + train.targets) + "\n", encoding="utf-8")
+    options = {"--input": text, "--vocab-size": vocab_size, "--output": data.tokenizer}
+    _run_module("data_prep.train_tokenizer", options)
+
+
+def _build_corpora(data: Data) -> None:
+    """Corpora of the first two splits; the third is decoded from its text."""
+    options = {
+        "--task": data.task,
+        "--data": data.folder,
+        "--tokenizer": data.tokenizer,
+        "--output": data.corpora,
     }
+    _run_module("data_prep.build_task", options, "--splits", *data.splits[:2], "--overwrite")
 
 
-def _run(script: str, *arguments: object) -> None:
-    """A script of data_prep; its own message tells what is wrong."""
-    command = [sys.executable, str(ROOT / "data_prep" / script), *map(str, arguments)]
-    if code := subprocess.run(command, stdout=sys.stderr).returncode:
+def _run_module(module: str, options: Mapping[str, object], *more: str) -> None:
+    """Run a corpus tool in its own process; its message says what went wrong.
+
+    A process of its own, since the tools start workers, and print what is no part of the report.
+    """
+    arguments = [str(part) for option in options.items() for part in option]
+    command = [sys.executable, "-m", module, *arguments, *more]
+    code = subprocess.run(command, stdout=sys.stderr).returncode
+    if code:
         raise SystemExit(code)

@@ -18,22 +18,29 @@ from janus_pt.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of it: the configuration all trainings share, their seeds, and what is timed.
+    """How large a comparison is.
 
-    timed: sentences of the test set; batch_sizes: how many are decoded together; repeats: the best of so many counts.
+    Attributes:
+        config: file of the configuration that all trainings share.
+        seeds: seeds of the trainings.
+        timed: sentences of the test set that are timed.
+        batch_sizes: how many of them are decoded together.
+        repeats: of so many timings the best counts.
     """
 
-    config: str
+    config: Path
     seeds: tuple[int, ...]
     timed: int
     batch_sizes: tuple[int, ...]
     repeats: int
 
 
+# The configurations are files of the package: an installed one has no repository beside it.
+SCALE_CONFIGS = Path(__file__).parent / "scales"
 SCALES: Mapping[str, Scale] = {
-    "tiny": Scale("configs/claims/tiny.json", (1,), 8, (1, 8), 1),
-    "small": Scale("configs/claims/small.json", (1, 2), 64, (1, 16, 64), 2),
-    "full": Scale("configs/claims/full.json", (1, 2, 3), 512, (1, 32, 256), 3),
+    "tiny": Scale(SCALE_CONFIGS / "tiny.json", (1,), 8, (1, 8), 1),
+    "small": Scale(SCALE_CONFIGS / "small.json", (1, 2), 64, (1, 16, 64), 2),
+    "full": Scale(SCALE_CONFIGS / "full.json", (1, 2, 3), 512, (1, 32, 256), 3),
 }
 
 LENGTHS = 3
@@ -101,6 +108,28 @@ class System:
     def ways(self) -> dict[str, dict[str, Any]]:
         """How it can be decoded."""
         return ways_of(self.objective)
+
+
+def origin_of(systems: Sequence[System], common: Sequence[str]) -> str | None:
+    """The export that trainings start from: the first system's that has one, else that of all.
+
+    Its shape and tokenizer are those of every system, so that they can be compared.
+
+    Args:
+        common: changes for all systems, `KEY=VALUE` each.
+    """
+    for changes in (*(system.changes for system in systems), common):
+        origin = last_given("run.init_from", changes)
+        if origin:
+            return origin
+    return None
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise `UserError` if a seed is given twice: its cells would have one folder."""
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise UserError(f"--seeds: {seed} is given twice")
 
 
 @dataclass(frozen=True)

@@ -5,60 +5,71 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from janus_pt.claims.plan import Cell
+from janus_pt.claims.rows import ComparisonRow
 from janus_pt.train.report.metrics_file import read_metrics
+from janus_pt.utils.extras import require
 
-if TYPE_CHECKING:
-    from janus_pt.claims.report import Row
-
-STREAMS = {"ar": "AR", "nar": "NAR"}
+STREAM_NAMES = {"ar": "AR", "nar": "NAR"}
 
 
 def plot_curves(cells: Sequence[Cell], png_path: Path) -> None:
-    """Validation loss of the AR and of the NAR stream over updates, a colour for each system, a line for each seed."""
-    figure, panels = _figure(len(STREAMS))
+    """Draw the validation loss of the AR and of the NAR stream over updates.
+
+    Each system has a colour, each seed a line.
+    """
+    figure, panels = _figure(len(STREAM_NAMES))
     systems = list(dict.fromkeys(cell.system.name for cell in cells))
-    for panel, (stream, name) in zip(panels, STREAMS.items(), strict=True):
+    for panel, (stream, stream_name) in zip(panels, STREAM_NAMES.items(), strict=True):
         for cell in cells:
             key = f"valid/loss/{stream}"
             records = [r for r in read_metrics(cell.run / "metrics.jsonl") if key in r]
+            # An objective without this stream has no such loss.
             if not records:
                 continue
-            colour, again = f"C{systems.index(cell.system.name)}", cell.seed != cells[0].seed
-            label = None if again else cell.system.name
-            panel.plot(
-                [r["step"] for r in records], [r[key] for r in records], color=colour, label=label
-            )
-        panel.set(
-            xlabel="update",
-            ylabel="cross-entropy, nats per predicted token",
-            title=f"{name}, validation",
-        )
+            steps = [record["step"] for record in records]
+            losses = [record[key] for record in records]
+            # One entry in the legend for all seeds of a system.
+            is_first_seed = cell.seed == cells[0].seed
+            label = cell.system.name if is_first_seed else None
+            colour = f"C{systems.index(cell.system.name)}"
+            panel.plot(steps, losses, color=colour, label=label)
+        panel.set_title(f"{stream_name}, validation")
+        panel.set_xlabel("update")
+        panel.set_ylabel("cross-entropy, nats per predicted token")
     _save(figure, panels, png_path)
 
 
-def plot_speeds(rows: Sequence[Row], png_path: Path) -> None:
-    """The first metric over sentences/s: a panel for each batch size, a colour for each system."""
-    sizes = list(next((row.speeds for row in rows if row.speeds), {}))
+def plot_speeds(rows: Sequence[ComparisonRow], png_path: Path) -> None:
+    """Draw the first metric over sentences/s: a panel for each batch size, a colour a system."""
+    timed = [row for row in rows if row.speeds]
+    sizes = list(timed[0].speeds) if timed else []
+    # Without any speed one empty panel stays, since the report shows the picture.
     figure, panels = _figure(max(1, len(sizes)))
     metric = next(iter(rows[0].values))
     for panel, size in zip(panels, sizes, strict=False):
-        for name in dict.fromkeys(row.system for row in rows):
-            own = [row for row in rows if row.system == name and row.speeds]
-            quality = [mean(row.values[metric]) for row in own]
-            panel.plot([row.speeds[size] for row in own], quality, "o", label=name)
-            for row, value in zip(own, quality, strict=True):
-                panel.annotate(row.way, (row.speeds[size], value), fontsize=6, alpha=0.7)
-        panel.set(xscale="log", xlabel="sentences/s", ylabel=metric, title=f"batch {size}")
+        for system in dict.fromkeys(row.system for row in rows):
+            rows_of_system = [row for row in timed if row.system == system]
+            speeds = [row.speeds[size] for row in rows_of_system]
+            qualities = [mean(row.values[metric]) for row in rows_of_system]
+            panel.plot(speeds, qualities, "o", label=system)
+            for row, speed, quality in zip(rows_of_system, speeds, qualities, strict=True):
+                panel.annotate(row.way, (speed, quality), fontsize=6, alpha=0.7)
+        # Ways differ by factors: on a linear axis all slow ones would be one heap.
+        panel.set_xscale("log")
+        panel.set_title(f"batch {size}")
+        panel.set_xlabel("sentences/s")
+        panel.set_ylabel(metric)
     _save(figure, panels, png_path)
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(5.5 * panels, 4.5), dpi=120, layout="constrained")
+    """A figure with panels side by side."""
+    # Slow to import, and needed once, at the end. `Figure` itself needs no display, as pyplot does.
+    figure_class = require("matplotlib.figure", "plots").Figure
+    figure = figure_class(figsize=(5.5 * panels, 4.5), dpi=120, layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
@@ -66,6 +77,7 @@ def _save(figure: Any, panels: Sequence[Any], png_path: Path) -> None:
     for panel in panels:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
+        # matplotlib warns of a legend without entries.
         if panel.lines:
             panel.legend(frameon=False)
     figure.savefig(png_path)

@@ -25,6 +25,7 @@ from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import stage_memory
 from janus_pt.planning.plan import GIB, sample_length, step_flops
 from janus_pt.planning.traffic import Traffic, step_traffic
+from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.errors import UserError
 
 TENSOR, PIPELINE, ZERO, SAMPLES = (
@@ -85,11 +86,8 @@ class Step:
     mfu: float
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Compare and print."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py layouts", description=__doc__.partition("\n\n")[0]
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `benchmark.py layouts`."""
     parser.add_argument("--config", required=True, metavar="FILE")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file"
@@ -97,8 +95,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--world-size", type=int, default=64, help="GPUs")
     parser.add_argument("--length", type=int, help="tokens of a sample; else as `--dry-run` has it")
     parser.add_argument("--best", type=int, default=8, help="how many to show")
-    parser.add_argument("--json", metavar="FILE", help="write them")
-    asked = parser.parse_args(arguments)
+    add_json_flag(parser, "file for the layouts")
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Compare and print."""
     config = read_config(asked.config, asked.set)
     sizes = sample_sizes(config.model, config.objective, asked.length or sample_length(config))
     found = fastest(steps(asked.config, asked.set, asked.world_size, sizes))[: asked.best]

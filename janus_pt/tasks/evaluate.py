@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from janus_pt.tasks.outputs import Outputs, Scores, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
+from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.text_files import check_writable, write_json
 
@@ -22,6 +24,49 @@ BOUNDARIES = 2
 """bos and eos: positions that no token of the text can have."""
 Options = dict[str, Any]
 """Options of `JanusModel.generate`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py task`."""
+    parser.add_argument("--model", required=True, help="folder of an exported model")
+    parser.add_argument(
+        "--task",
+        required=True,
+        help="nmt, nmt/de-en, glge/NAME or another row of janus_pt/tasks/table.py",
+    )
+    parser.add_argument("--data", required=True, help="the task's data folder")
+    parser.add_argument("--split", default="test", help="(default: %(default)s)")
+    parser.add_argument(
+        "--mode", default="ar", help="comma-separated ways to decode (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="MODE.OPTION=VALUE",
+        help="change a decoding option of the task",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="inputs decoded together; default: the model's"
+    )
+    add_json_flag(
+        parser, "file for the report; predictions go beside it", "--output", required=True
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the command line asks; print the table."""
+    report = evaluate(
+        args.model,
+        args.task,
+        args.data,
+        args.split,
+        args.mode.split(","),
+        args.json,
+        changes=args.set,
+        batch_size=args.batch_size,
+    )
+    print_table(report)
 
 
 def evaluate(

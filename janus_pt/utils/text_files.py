@@ -108,3 +108,8 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         )
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print JSON as `write_json` writes it."""
+    print(json.dumps(content, indent=1, ensure_ascii=False))

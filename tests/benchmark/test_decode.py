@@ -9,7 +9,8 @@ import pytest
 
 from janus_pt import JanusModel
 from janus_pt.benchmark import decode as benchmark
-from janus_pt.benchmark.engines import rivals
+from janus_pt.benchmark.engines import other_engines
+from janus_pt.benchmark.timing import best_times
 from janus_pt.tokenizer import Tokenizer
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
@@ -44,7 +45,7 @@ def test_the_table_is_of_what_was_decoded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(benchmark, "rivals", lambda *_: {})
+    monkeypatch.setattr(benchmark, "other_engines", lambda *_: {})
     files = (
         "--model",
         folder / "export",
@@ -98,9 +99,7 @@ def test_the_table_is_of_what_was_decoded(
 
 def test_the_best_of_repeats_is_taken_in_turns() -> None:
     calls: list[str] = []
-    times = benchmark.best_times(
-        [lambda: calls.append("a") or 1, lambda: calls.append("b") or 2], repeats=2
-    )
+    times = best_times([lambda: calls.append("a") or 1, lambda: calls.append("b") or 2], repeats=2)
     assert calls == ["a", "b"] * 3 and [result for _, result in times] == [1, 2]
     assert all(0 <= seconds < 1 for seconds, _ in times)
 
@@ -113,7 +112,7 @@ def test_other_engines_write_the_length_they_are_told(
     config = tiny_model(
         0, vocab_size=40, hidden_size=16, num_attention_heads=2, pre_layer_norm=True
     ).config
-    for name, engine in rivals(config, 6, 1).items():
+    for name, engine in other_engines(config, 6, 1).items():
         outputs = engine([[7, 8, 9, 10, 11, 12]] * 3)
         if "CTranslate2" in name:
             assert [len(output.hypotheses[0]) for output in outputs] == [6] * 3
@@ -124,8 +123,8 @@ def test_other_engines_write_the_length_they_are_told(
 def test_what_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("janus_pt.benchmark.engines.find_spec", lambda name: None)
-    assert rivals(tiny_model().config, 6, 1) == {}
+    monkeypatch.setattr("janus_pt.benchmark.engines.is_installed", lambda name: False)
+    assert other_engines(tiny_model().config, 6, 1) == {}
     assert capsys.readouterr().out.count("is not installed") == 2
 
 
@@ -136,7 +135,7 @@ def test_mistakes_are_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_script(monkeypatch, "launchers/benchmark.py", "fly") == 2
-    assert capsys.readouterr().err.startswith("error: fly: no such benchmark")
+    assert "invalid choice: 'fly' (choose from" in capsys.readouterr().err
     (tmp_path / "short").write_text("one\n")
     files = (
         "--model",

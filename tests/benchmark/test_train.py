@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from janus_pt.benchmark import growth
 from janus_pt.benchmark.case import Case, make_batch, pairs_case, shape_case
 from janus_pt.benchmark.growth import both_flops
-from janus_pt.benchmark.loss import Losses
+from janus_pt.benchmark.loss import LossStep
 from janus_pt.benchmark.timing import medians
-from janus_pt.benchmark.train import Step, step_flops, yardstick
+from janus_pt.benchmark.train import TrainingStep, step_flops, yardstick_step
 from tests.support.corpora import write_corpus
 from tests.support.runs import run_script
 
@@ -104,7 +104,7 @@ def test_flops_of_a_step_by_formula_and_by_torch() -> None:
     """The formula leaves out what is small here: the losses' sums, and what attention computes and need not."""
     whole = shape_case("small")
     case = replace(whole, model=whole.model.model_copy(update=dict(vocab_size=300)), samples=16)
-    step = Step(case, CPU)
+    step = TrainingStep(case, CPU)
     with FlopCounterMode(display=False) as counter:
         step()
     assert step_flops(case, step.batch) == pytest.approx(counter.get_total_flops(), rel=0.03)
@@ -115,7 +115,7 @@ def test_fused_losses_are_the_unfused_ones_in_float32(shape: str) -> None:
     case = small(shape_case(shape))
     found = []
     for fused in (True, False):
-        job = Losses(case, CPU, fused)
+        job = LossStep(case, CPU, fused)
         found.append([job(), job.weight.grad, *(h.grad for h in job.hidden.values())])
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
@@ -147,7 +147,7 @@ def test_flops_of_the_yardstick_by_formula_and_by_torch() -> None:
     """The whole square of the causal mask is computed there, and half of it needed."""
     whole = pairs_case(300, 2, 32)
     with FlopCounterMode(display=False) as counter:
-        yardstick(whole, CPU)()
+        yardstick_step(whole, CPU)()
     assert both_flops(whole)[1] == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 

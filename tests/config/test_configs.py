@@ -18,7 +18,8 @@ from tests.support.models import tokenizer_bytes
 from tests.support.runs import VOCAB, launch, read_records
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted(FOLDER.rglob("*.json"))
+SCALES = FOLDER.parent / "janus_pt" / "claims" / "scales"
+CONFIGS = sorted([*FOLDER.rglob("*.json"), *SCALES.glob("*.json")])
 PRETRAINING = {
     "janus_base": (6, 768, 12, 3072, 139e6),
     "janus_large": (12, 1024, 16, 4096, 406e6),

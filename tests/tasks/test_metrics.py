@@ -26,10 +26,10 @@ from janus_pt.tasks.bleu import (
     reference_streams,
     sentence_bleu_means,
 )
+from janus_pt.tasks.glge import glge_overall, overall_of_reports
 from janus_pt.tasks.metrics import METRICS, check_metrics, compute, values_to_maximize
 from janus_pt.tasks.outputs import Outputs, pair_up
 from janus_pt.tasks.overlap import coco_rouge_l, coqa_f1, distinct, meteor, rouge
-from janus_pt.tasks.score import glge_overall, overall_of_reports
 from janus_pt.tasks.table import TASKS
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.text_files import read_lines
