@@ -8,7 +8,8 @@ from typing import Any
 
 from janus_pt.claims.data import Data
 from janus_pt.claims.decode import predictions_file, read_predictions, result_file
-from janus_pt.claims.plan import COUNTERPART, Cell
+from janus_pt.claims.plan import Cell
+from janus_pt.claims.ways import COUNTERPART
 from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.tasks.bleu import paired_bootstrap
 from janus_pt.tasks.evaluate import comparable
@@ -34,7 +35,7 @@ def baseline_of(
         return None
     other = candidates[0]
     other_way = way if way in other.system.ways else COUNTERPART.get(way)
-    if other_way not in other.system.ways:
+    if other_way is None or other_way not in other.system.ways:
         return None
     # Nothing is compared with itself.
     if other is cell and other_way == way:

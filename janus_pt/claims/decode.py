@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from janus_pt.claims.ways import Ways
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tasks.evaluate import evaluate
 from janus_pt.utils.errors import entry_point
 from janus_pt.utils.files import write_atomically
 
 DECODE_REQUEST = "decode.json"
-Ways = Mapping[str, Mapping[str, Any]]
-"""Name of a way to decode -> mode and options of `JanusModel.generate`."""
 
 
 def result_file(folder: Path, way: str) -> Path:

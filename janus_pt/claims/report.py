@@ -15,9 +15,10 @@ from janus_pt.claims.data import Data
 from janus_pt.claims.decode import read_row
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.plots import plot_curves, plot_speeds
-from janus_pt.claims.rows import GREEDY, ComparisonRow, collect_rows
+from janus_pt.claims.rows import ComparisonRow, collect_rows
 from janus_pt.claims.speed import Speed
 from janus_pt.claims.tracking import track_report
+from janus_pt.claims.ways import GREEDY
 from janus_pt.train.report.metrics_file import read_metrics
 from janus_pt.utils.files import write_atomically
 from janus_pt.utils.tables import format_table

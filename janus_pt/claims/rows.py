@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -12,9 +12,7 @@ from janus_pt.claims.data import Data
 from janus_pt.claims.decode import read_predictions, read_row
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.speed import Speed, speed_key
-
-GREEDY = "AR greedy"
-"""The way that others are timed against, and that speculative decoding must agree with."""
+from janus_pt.claims.ways import GREEDY
 
 
 @dataclass
@@ -33,7 +31,7 @@ class ComparisonRow:
 
     system: str
     way: str
-    options: dict[str, Any]
+    options: Mapping[str, Any]
     values: dict[str, list[float]] = field(default_factory=dict)
     interval: list[float] = field(default_factory=list)
     against: str = ""

@@ -25,11 +25,11 @@ from janus_pt.claims.plan import (
     SCALES,
     Cell,
     common_changes,
-    last_given,
+    last_value,
     parse_systems,
     plan_cells,
-    ways_of,
 )
+from janus_pt.claims.ways import ways_of
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.utils.errors import UserError
 from tests.support.models import tokenizer_bytes
@@ -72,8 +72,8 @@ def test_a_system_may_differ_in_anything() -> None:
     plain, other = cells(["janus"], mixed, seeds=(1,))
     assert other.config.objective.masking.full_share == 0.2 and other.config.optimizer.lr == 1e-4
     assert other.system.ways == plain.system.ways
-    assert last_given("optimizer.lr", other.system.changes) == "1e-4"
-    assert last_given("run.init_from", other.system.changes) is None
+    assert last_value("optimizer.lr", other.system.changes) == "1e-4"
+    assert last_value("run.init_from", other.system.changes) is None
 
 
 def test_what_is_compared_with_what() -> None:

@@ -408,7 +408,7 @@ def test_metrics_give_the_values_that_they_declare() -> None:
 
 def test_metrics_declare_which_direction_is_better() -> None:
     reference = "a b c d e f g h"
-    good, bad = (Outputs([text], [[reference]]) for text in ("a b c d e f g x", "y y y y y y y y"))
+    good, bad = (Outputs([text], [[reference]]) for text in (reference, "y y y y y y y y"))
     for name, metric in METRICS.items():
         better, worse = metric.compute(good).values, metric.compute(bad).values
         for value in metric.values:
