@@ -80,6 +80,7 @@ def _measure_by_turns(
     """The JSON of each round, of this checkout and of the other one."""
     if rounds < 1:
         raise UserError(f"--rounds must be at least 1, but is {rounds}")
+    # This one in a process, too: an import that is done already would be its advantage.
     checkouts = (THIS_CHECKOUT, other.resolve())
     for checkout in checkouts:
         if not (checkout / SCRIPT).is_file():
@@ -117,6 +118,7 @@ def _report(here: Sequence[Numbers], there: Sequence[Numbers], path: str | None)
         ours = [result[name] for result in here]
         theirs = [result[name] for result in there]
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        # Of the medians, not the median of the ratios: a slow round of one side is left out.
         ratio = median(ours) / median(theirs)
         numbers[name] = {"here": median(ours), "against": median(theirs), "ratio": ratio}
         each = " ".join(f"{r:.3f}" for r in ratios)

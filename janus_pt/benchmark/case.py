@@ -26,8 +26,10 @@ from janus_pt.packing.example import Example
 SHAPES = {"small": (8000, 32, 32), "large": (50000, 8, 128)}
 """Name -> vocabulary, pairs, tokens of a source and of a target."""
 MASKED_SHARE = 0.55
-"""Of the target tokens of the two shapes."""
+"""Share of the target tokens of the two shapes that are masked."""
 SEED = 1
+FIRST_TOKEN = 5
+"""Lower ids are special: no random text has them."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +80,26 @@ def pairs_case(
         ar_stream=ar_stream,
     )
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
-    sizes = replace(
-        sample_sizes(model, objective, length + 1),
-        source=length,
-        masked=round(masked_share * length),
-    )
+    # One token more than is predicted: bos, which nothing predicts.
+    expected = sample_sizes(model, objective, length + 1)
+    # Not the means of the recipe: every pair has exactly these sizes, so that batches are alike.
+    sizes = replace(expected, source=length, masked=round(masked_share * length))
     return Case(model, objective, samples, sizes)
 
 
 def config_case(path: str, ar_stream: str | None) -> Case:
     """One micro-batch of a configuration's longest samples, with the mean number of masked tokens."""
-    from janus_pt.planning.plan import sample_length  # brings DeepSpeed with it
+    # Only here: it brings DeepSpeed with it, whose memory would be counted as the step's.
+    from janus_pt.planning.plan import sample_length
 
-    config = read_config(path, [f"model.ar_stream={ar_stream}"] if ar_stream else [])
+    changes = [f"model.ar_stream={ar_stream}"] if ar_stream else []
+    config = read_config(path, changes)
     sizes = sample_sizes(config.model, config.objective, sample_length(config))
-    samples = max(
-        1, int(samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target))
-    )
-    return Case(
-        config.model, config.objective, samples, sizes, getattr(torch, config.precision.dtype)
-    )
+    fitting = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
+    # A micro-batch smaller than its longest sample still holds that sample.
+    samples = max(1, int(fitting))
+    dtype = getattr(torch, config.precision.dtype)
+    return Case(config.model, config.objective, samples, sizes, dtype)
 
 
 def make_examples(case: Case, seed: int = SEED) -> list[Example]:
@@ -107,10 +109,13 @@ def make_examples(case: Case, seed: int = SEED) -> list[Example]:
     model, length = case.model, case.sizes.target
     examples = []
     for _ in range(case.samples):
-        source = rng.integers(5, model.vocab_size, round(case.sizes.source))
-        target = rng.integers(5, model.vocab_size, length)
-        target[0], target[-1] = model.bos_token_id, model.eos_token_id
-        masked = np.sort(rng.permutation(np.arange(1, length - 1))[: round(case.sizes.masked)])
+        source = rng.integers(FIRST_TOKEN, model.vocab_size, round(case.sizes.source))
+        target = rng.integers(FIRST_TOKEN, model.vocab_size, length)
+        target[0] = model.bos_token_id
+        target[-1] = model.eos_token_id
+        # bos and eos are never masked.
+        order = rng.permutation(np.arange(1, length - 1))
+        masked = np.sort(order[: round(case.sizes.masked)])
         pair = MaskedPair(source, target, masked)
         if objective.sample_noise is not None:
             pair = replace(pair, chosen=objective.sample_noise(rng, target, masked))

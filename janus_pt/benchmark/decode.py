@@ -19,6 +19,7 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 
 from janus_pt.benchmark.against import add_against_flags, compare_decoding
+from janus_pt.benchmark.case import FIRST_TOKEN
 from janus_pt.benchmark.engines import other_engines
 from janus_pt.benchmark.timing import best_times, time_ways
 from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu
@@ -136,10 +137,12 @@ def run(args: argparse.Namespace) -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {args.threads} threads, torch {torch.__version__}")
     rows = []
+    # One precision after another: ways are compared within one, and two models need not fit.
     for precision in args.precisions:
         rows += measure_precision(precision, test, args)
     print(f"BLEU {test.bleu.get_signature()}\nchrF {test.chrf.get_signature()}")
     print_table(rows, args.batch_sizes)
+    # Loaded anew: the last precision's weights may be int8.
     model = JanusModel.from_pretrained(args.model, device="cpu")
     engine_speeds = compare_engines(model, args)
     if args.profile:
@@ -157,6 +160,7 @@ def measure_precision(
     dtype, quantize = PRECISIONS[precision]
     model = JanusModel.from_pretrained(args.model, dtype, "cpu", quantize)
     rows = [DecodingRow(name, precision) for name in WAYS]
+    # Quality in the largest batches, which take the least time.
     measure_quality(model, rows, test, max(args.batch_sizes))
     measure_speed(model, rows, test.sources, args)
     return rows
@@ -234,7 +238,9 @@ def compare_engines(model: JanusModel, args: argparse.Namespace) -> dict[str, di
     speeds: dict[str, dict[int, float]] = {name: {} for name in engines}
     for size in args.batch_sizes:
         shape = (size, ENGINE_LENGTH)
-        ids = torch.randint(5, model.config.vocab_size, shape, generator=generator).tolist()
+        ids = torch.randint(
+            FIRST_TOKEN, model.config.vocab_size, shape, generator=generator
+        ).tolist()
         jobs = [partial(engine, ids) for engine in engines.values()]
         # One batch instead of many: more repeats, to be as sure of the best time.
         times = best_times(jobs, 4 * args.repeats)

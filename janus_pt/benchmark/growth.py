@@ -213,6 +213,7 @@ def plot(points: dict[str, list[Point]], path: Path) -> None:
 
 def _draw_axis(seconds_panel: Any, ratio_panel: Any, axis: Axis, points: list[Point]) -> None:
     values = [point["value"] for point in points]
+    # The lines meet the measured points here, and nowhere else by construction.
     base = next(point for point in points if point["value"] == axis.base)
     line_values = _values_of_line(axis)
     flops, yardstick_flops = _flops_of_line(axis, line_values)

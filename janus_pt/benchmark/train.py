@@ -16,6 +16,7 @@ from torch import Tensor
 
 from janus_pt.benchmark.against import add_against_flags, compare_steps
 from janus_pt.benchmark.case import (
+    FIRST_TOKEN,
     Case,
     config_case,
     make_batch,
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         return
     case = read_case(args)
     device = available_device()
+    # The profile, if asked for, is of another step: profiling makes it slower.
     numbers = measure(case, device, args.repeats, args.threads)
     print_numbers_of_step(case, device, numbers, args.threads)
     if args.json:
@@ -123,10 +125,11 @@ def yardstick_step(case: Case, device: torch.device) -> Callable[[], None]:
     model = Yardstick(case.model).to(device, case.dtype).train()
     target_shape = (case.samples, case.sizes.target)
     source_shape = (case.samples, round(case.sizes.source))
-    target = torch.randint(5, case.model.vocab_size, target_shape, device=device)
-    source = torch.randint(5, case.model.vocab_size, source_shape, device=device)
+    target = torch.randint(FIRST_TOKEN, case.model.vocab_size, target_shape, device=device)
+    source = torch.randint(FIRST_TOKEN, case.model.vocab_size, source_shape, device=device)
 
     def step() -> None:
+        # Our step begins in the same way: zeroing counts for both or for none.
         model.zero_grad()
         model(source, target).backward()
 
@@ -148,7 +151,7 @@ def measure(case: Case, device: torch.device, repeats: int, threads: int) -> dic
         "peak_rss_mb": peak_memory_mb(take_steps, case, threads),
         "parts": {**step_parts(step, device), **parts_beside_the_step(case, step, device)},
     }
-    # The peak of a CPU is only a guess.
+    # Of a CPU the peak is only measured, in the same moment as the step: no such ratio is stated.
     if device.type == "cuda":
         numbers["mfu"] = flops / step_s / peak_flops(device, case.dtype)
     return numbers
@@ -200,6 +203,7 @@ def _seconds_of_parts(step: TrainingStep, device: torch.device) -> tuple[float, 
 
 def parts_beside_the_step(case: Case, step: TrainingStep, device: torch.device) -> dict[str, float]:
     """Seconds of the update, and of building a batch, which workers do during the steps."""
+    # Gradients are there from the steps before.
     optimizer = torch.optim.AdamW(step.module.parameters(), fused=device.type == "cuda")
     jobs = [optimizer.step, lambda: make_batch(case)]
     update, data = medians(jobs, PART_REPEATS, device)

@@ -79,6 +79,7 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
             "language"
         )
     data.output.mkdir(parents=True, exist_ok=True)
+    # Once: the same command goes on where it was stopped, with the same pairs.
     if data.given is None and not data.folder.exists():
         _write_made_up_pairs(data.folder)
     texts = {split: read_split(data.row, data.folder, split) for split in data.splits}
@@ -97,6 +98,7 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
             )
         return
     if tokenizer is not None:
+        # Loaded and saved: a file that is no tokenizer is found before the corpora are built.
         Tokenizer.load(tokenizer).save(data.tokenizer)
     else:
         _train_tokenizer(data, texts[data.splits[0]], vocab_size)

@@ -45,6 +45,7 @@ SCALES: Mapping[str, Scale] = {
     "full": Scale(SCALE_CONFIGS / "full.json", (1, 2, 3), 512, (1, 32, 256), 3),
 }
 
+# Without BANG's two objectives, which --system adds.
 DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
 
 SYSTEM_NAME = re.compile(r"[\w.-]*[^\W_][\w.-]*")
@@ -202,6 +203,7 @@ def plan_cells(
     """
     cells = []
     for seed in seeds:
+        # All systems of a seed before the next seed: a comparison is whole as early as possible.
         for system in systems:
             name = f"{system.name}-seed{seed}"
             changes_of_cell = [

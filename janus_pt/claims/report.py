@@ -54,6 +54,7 @@ def write_report(
     """
     rows = collect_rows(cells, data, speed, baseline)
     trainings = [summarize_training(cell) for cell in cells]
+    # Ways of one task have the same metrics: each signature once.
     signatures = {}
     for cell in cells:
         for way in cell.system.ways:
@@ -74,6 +75,7 @@ def write_report(
     write_atomically(output / "report.md", "\n\n".join(paragraphs) + "\n")
     plot_curves(cells, output / "curves.png")
     plot_speeds(rows, output / "speeds.png")
+    # Last, since it uploads the files written above.
     track_report(output, cells)
     print(comparison_table(rows))
     print(f"\n{output / 'report.md'}")
@@ -149,6 +151,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> str:
     metrics = list(rows[0].values)
     timed = [row for row in rows if row.speeds]
     sizes = list(timed[0].speeds) if timed else []
+    # The first system that has it, usually `ar`: one measure for all speeds.
     greedy = [row for row in timed if row.way == GREEDY]
     greedy_speeds = greedy[0].speeds if greedy else {}
     headers = ["system", "decoding", *metrics, "±", "Δ", "p", "against", "passes"]

@@ -50,6 +50,7 @@ def collect_rows(
     for cell in cells:
         seeds = sum(other.system is cell.system for other in cells)
         for way, options in cell.system.ways.items():
+            # All seeds of a system and way share a row.
             key = (cell.system.name, way)
             row = rows.setdefault(key, ComparisonRow(*key, options))
             result = read_row(cell.folder, way)
@@ -59,6 +60,7 @@ def collect_rows(
             row.passes += result["decoder_passes"] / seeds
             # Only the first seed's models are timed: for the others there is nothing to add.
             row.speeds |= speed.speeds.get(speed_key(cell, way), {})
+            # Speculation claims to lose nothing: this is the check.
             if way == "speculative":
                 row.as_greedy = share_of_equal_outputs(cell, way, GREEDY)
     return list(rows.values())

@@ -13,6 +13,7 @@ from janus_pt.utils.slurm import adopt_slurm
 
 def main() -> None:
     """Read and check the configuration, then train."""
+    # Under srun the world is Slurm's; DeepSpeed reads other variables.
     adopt_slurm()
     arguments = parse_training_arguments(__doc__)
     processes = intended_world_size(arguments)

@@ -18,6 +18,7 @@ from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.tables import format_table
 from janus_pt.utils.text_files import check_writable, write_json
 
 BOUNDARIES = 2
@@ -121,6 +122,7 @@ def evaluate(
         path = Path(f"{Path(output).with_suffix('')}.{mode}.txt")
         path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         rows.append({**row, "predictions": str(path)})
+    # Reported, since a cut source explains a bad output.
     shortened = sum(a != b for a, b in zip(sources, examples.sources, strict=True))
     report = {
         "task": task_name,
@@ -158,6 +160,7 @@ def decoding_options(
                 f"{', '.join(modes)}"
             )
         options[mode][option] = value
+    # After all changes: a value that one of them sets may be wrong only beside another's.
     for mode, options_of_mode in options.items():
         check_scored_options(mode, **options_of_mode)
     return options
@@ -171,6 +174,7 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         raise UserError(f"--set {change}: write it as MODE.OPTION=VALUE, as in nar.iterations=4")
     try:
         return mode, option, json.loads(text)
+    # Text needs no quotes on the command line; the option's own check names what is no number.
     except ValueError:
         return mode, option, text
 
@@ -205,11 +209,12 @@ def comparable(task: Task, texts: Sequence[str], examples: TaskSplit) -> Outputs
 def print_table(report: Mapping[str, Any]) -> None:
     """Print a report's rows, one metric a column."""
     names = list(report["rows"][0]["metrics"])
-    print(f"{report['task']}, {report['split']}: {report['sentences']} sentences")
-    print(f"{'mode':<12}" + "".join(f"{name:>15}" for name in (*names, "passes", "sentences/s")))
+    rows = []
     for row in report["rows"]:
-        values = [*row["metrics"].values(), row["decoder_passes"], row["sentences_per_s"]]
-        print(f"{row['mode']:<12}" + "".join(f"{value:>15.2f}" for value in values))
+        numbers = [*row["metrics"].values(), row["decoder_passes"], row["sentences_per_s"]]
+        rows.append([row["mode"], *(f"{number:.2f}" for number in numbers)])
+    print(f"{report['task']}, {report['split']}: {report['sentences']} sentences")
+    print(format_table(rows, ["mode", *names, "passes", "sentences/s"], align="lr"))
 
 
 def _evaluate_mode(
@@ -221,6 +226,7 @@ def _evaluate_mode(
     options: Options,
 ) -> tuple[dict[str, Any], list[str]]:
     """The report's row of a mode, without its file, and the texts that were decoded."""
+    # Tokenising and the encoder are counted; loading the model and scoring are not.
     start = time.monotonic()
     generations = model.generate(sources, mode=mode, **options)
     seconds = time.monotonic() - start

@@ -87,6 +87,7 @@ def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
         if report.task in reports:
             earlier = reports[report.task].path
             raise UserError(f"{path}: is about {report.task}, as {earlier} is; give one of them")
+        # Known by their content, not by their names: two files may be about one task.
         reports[report.task] = report
         first = next(iter(reports.values()))
         if report.split != first.split:
@@ -99,12 +100,13 @@ def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
 
 def _read_report(path: str) -> _TaskReport:
     try:
-        # JSON of Python holds NaN, of which no mean can be taken.
+        # Python's JSON knows NaN, of which no mean can be taken.
         content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
         rows = {}
         for row in content["rows"]:
             rows[row["mode"]] = {name: float(value) for name, value in row["metrics"].items()}
         return _TaskReport(path, content["task"], content["split"], rows)
+    # Any file may be given here: whatever it holds, it is the same mistake.
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: no report of launchers/evaluate.py") from None
 

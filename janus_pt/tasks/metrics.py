@@ -78,6 +78,7 @@ def check_metrics(names: Sequence[str], tokenize: str = DEFAULT_TOKENIZER) -> No
             raise UserError(
                 f"metrics: there is no {name!r}; {suggestion}There are: {', '.join(METRICS)}"
             )
+        # Imported here, so that a missing package is reported now and not after the decoding.
         package = METRICS[name].package
         if package is not None:
             require(package, "tasks")

@@ -19,6 +19,7 @@ class Outputs:
         return len(self.predictions)
 
     def __iter__(self) -> Iterator[tuple[str, Sequence[str]]]:
+        # Strict: a metric of outputs that have lost their order would look like any other.
         return zip(self.predictions, self.references, strict=True)
 
     def map_texts(self, change: Callable[[str], str]) -> Outputs:
@@ -57,6 +58,7 @@ def pair_up(
         _check_length("the sources", sources, predictions)
     if not predictions:
         raise UserError("no lines to score")
+    # From one list a file to one list a line.
     references_by_line = [list(texts) for texts in zip(*references, strict=True)]
     if sources is None:
         return Outputs(list(predictions), references_by_line)

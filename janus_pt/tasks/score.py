@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         args.baseline,
         args.tokenize,
     )
+    # The file first: if it cannot be written, nothing must look done.
     write_json(args.json, scores)
     print_json(scores)
 
@@ -80,6 +81,7 @@ def score_files(
     Raises:
         UserError: a file cannot be read or has another number of lines; a metric is unknown.
     """
+    # Before the files are read: large ones take time, and a typing error is found at once.
     check_metrics(metrics, tokenize)
     optional = [name for name in (sources, baseline) if name]
     lines = {name: read_lines(name) for name in (predictions, *references, *optional)}

@@ -159,4 +159,5 @@ def _translation(name: str, source: str, target: str, tagged: bool) -> Task:
         )
     files = {"src": f"{{split}}.{source}", "tgt": f"{{split}}.{target}"}
     template = f"<2{target}> {{src}}" if tagged else "{src}"
+    # Braces are doubled above: `{split}` and `{src}` are filled when the files are read.
     return replace(TRANSLATION, files=files, source=template)
