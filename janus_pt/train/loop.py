@@ -68,6 +68,7 @@ def fit(run: Run, heartbeat: Heartbeat) -> int:
     """Train to the end, or until the run is asked to stop; the exit code. All ranks take part."""
     config = run.config
     with StopRequests(config.run) as requests, Reporter(run) as reporter:
+        # The untrained model's losses, to which the curves are compared.
         if run.step == 0:
             validate(run, reporter)
         # A resumed run may have lost its patience already.
@@ -75,12 +76,15 @@ def fit(run: Run, heartbeat: Heartbeat) -> int:
         for loader_state, batches in read_steps(run, heartbeat, last):
             result = take_step(run, batches)
             diverged = run.numbers.check_step(run.step, run.engine, loader_state)
+            # Only here does the host wait for the device, so seldom reports cost no speed.
             if is_due(run, config.run.log_every):
                 losses = report(run.loss, result)
                 reporter.train_step(losses)
                 run.numbers.check_loss(run.step, losses["loss/total"], loader_state)
             if is_due(run, config.run.eval_every):
                 validate(run, reporter)
+            # After the validation, whose rank among the best decides which checkpoints stay; and
+            # before stopping, so that no step is lost.
             code = stop_code(run, requests, diverged)
             if is_due(run, config.checkpoint.every) or code:
                 save(run)
