@@ -1,4 +1,4 @@
-"""The model made ready for training, in order: this page is the list of what is done to it.
+"""The steps that make a model ready for training, in order:
 
 meta → stage → memory → weights → freeze → recompute → loss → comparison → engine
 """
@@ -29,7 +29,7 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     """This rank's part of the model, with its loss, in DeepSpeed's engine; all ranks take part.
 
     Args:
-        weights: the unsharded weights to start from, by name; default: those of `run.seed`.
+        weights: the unsharded weights to start from, by name; by default they follow from `run.seed`.
 
     Raises:
         UserError: ranks that hold the same parameter hold different values.

@@ -26,26 +26,21 @@ def score(validated: Mapping[str, float], metric: str | None) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _score_of(run: Run, validated: Mapping[str, float]) -> float:
-    validation = run.config.validation
-    return score(validated, validation.metric if validation else None)
-
-
 def record_validation(run: Run) -> list[int]:
     """Rank the validation of the current step, if there was one, among the best.
 
     Returns the steps of the best validations, whose checkpoints must be kept. Of equally good ones
     the earliest is the best.
     """
-    keep = run.config.checkpoint.keep_best
+    keep, validation = run.config.checkpoint.keep_best, run.config.validation
+    metric = validation.metric if validation else None
     is_new = run.validated.get("step") == run.step
-    if is_new and _score_of(run, run.validated) > -math.inf:
+    if is_new and score(run.validated, metric) > -math.inf:
         # After a resume the list may have later steps, which are done again.
         earlier = [validated for validated in run.best if validated["step"] < run.step]
+        ranked = [*earlier, run.validated]
         # The sort is stable, so of equal scores the earlier step stays first.
-        ranked = sorted(
-            [*earlier, run.validated], key=lambda validated: _score_of(run, validated), reverse=True
-        )
+        ranked.sort(key=lambda validated: score(validated, metric), reverse=True)
         # The very best is always known: `run.patience` counts from it.
         run.best = ranked[: max(1, keep)]
     return [int(validated["step"]) for validated in run.best[:keep]]
@@ -54,9 +49,10 @@ def record_validation(run: Run) -> list[int]:
 def out_of_patience(run: Run) -> bool:
     """Whether `run.patience` validations in a row were not the best so far."""
     limits = run.config.run
-    if not limits.patience or not run.best:
+    if limits.patience == 0 or not run.best:
         return False
-    return run.step - run.best[0]["step"] >= limits.patience * limits.eval_every
+    most_steps = limits.patience * limits.eval_every
+    return run.step - run.best[0]["step"] >= most_steps
 
 
 def return_to_best(run: Run) -> None:
@@ -65,11 +61,13 @@ def return_to_best(run: Run) -> None:
     Raises:
         UserError: that checkpoint is not there any more.
     """
-    if not run.config.run.patience or not run.best or run.best[0]["step"] == run.step:
+    if run.config.run.patience == 0 or not run.best:
+        return
+    step = int(run.best[0]["step"])
+    if step == run.step:
         return
     # The checkpoint may be the one that is being written.
     run.saver.finish()
-    step = int(run.best[0]["step"])
     quick = run.config.checkpoint.verify == "quick"
     path = checkpoint.find(run.checkpoints, quick, before_step=step + 1)
     if path is None or path.name != f"step_{step}":
@@ -77,5 +75,5 @@ def return_to_best(run: Run) -> None:
             f"{run.checkpoints}: step_{step}, the best, is not there any more; export another one"
         )
     if dist.get_rank() == 0:
-        print(f"the best validation was that of step {step}: its weights are exported")
+        print(f"the best validation was at step {step}: its weights are exported")
     load(run.engine, path, job_layout(run.config.parallel, dist.get_world_size()))

@@ -41,7 +41,7 @@ def check_folder(run_folder: Path, resume: bool) -> None:
 def check_corpora(
     data: DataConfig, model: ModelConfig, objective: ObjectiveConfig
 ) -> Sequence[Corpus]:
-    """The corpora of `data`, those of training first.
+    """The corpora of `data`, first those to train on.
 
     Raises:
         UserError: with all the reasons why they do not fit the model, the objective or each other.
@@ -115,7 +115,7 @@ def initial_weights(
     # Compared by hash: another tokenizer of the same size would give every id another meaning.
     differences = _shape_differences(export, model)
     if [tokenizer.fingerprint for tokenizer in export.tokenizers] != list(hashes):
-        differences.append(f"the tokenizer (that of {first_corpus} is another one)")
+        differences.append(f"the tokenizer ({first_corpus} has another one)")
     if differences:
         raise UserError(
             f"run.init_from: the model in {init_from} differs in {', '.join(differences)}"
