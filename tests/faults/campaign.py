@@ -131,16 +131,16 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
     whole, config = (
         write_run_config(make(folder / name), **settings) for name in ("whole", "killed")
     )
-    codes, told = finish(whole, changes, steps)
-    assert codes == [0] * RANKS, told
+    codes, output = finish(whole, changes, steps)
+    assert codes == [0] * RANKS, output
     for number in range(runs):
         what = kill_once(config, changes, chance)
         done[what] += 1
         print(f"{number + 1}: {what}, at step {step_of(config.parent)}", flush=True)
         if what == "ended":
             break
-    codes, told = finish(config, changes, steps)
-    assert codes == [0] * RANKS, told
+    codes, output = finish(config, changes, steps)
+    assert codes == [0] * RANKS, output
     numbers, parameters = compare(config, whole)
     samples, epochs = check_samples(config, steps)
     print(
@@ -155,7 +155,7 @@ def campaign(folder: Path, runs: int, seed: int, changes: list[str]) -> None:
 def finish(config: Path, changes: list[str], steps: int) -> tuple[list[int | None], str]:
     """Run to the end, with as much time as a slow machine needs for that many steps."""
     with job(config, *changes, ranks=RANKS) as running:
-        return running.wait(TIMEOUT_S + SLOW_STEP_S * steps), running.told.read_text()
+        return running.wait(TIMEOUT_S + SLOW_STEP_S * steps), running.output.read_text()
 
 
 def make(folder: Path) -> Path:

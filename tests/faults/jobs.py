@@ -27,10 +27,10 @@ SETTING = dict(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1
 
 
 class Job:
-    """A training of `ranks` processes that goes on with what there is; what they tell is added to `told`."""
+    """A training of `ranks` processes that goes on with what there is; their output is added to the file `output`."""
 
     def __init__(self, config: Path, *overrides: str, ranks: int = 1, **environment: str) -> None:
-        self.told = config.parent / "stderr.txt"
+        self.output = config.parent / "stderr.txt"
         place = {**SETTING, **environment, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         place["MASTER_PORT"] = str(free_port())
         self.ranks: list[ForkServerProcess] = [
@@ -70,7 +70,7 @@ class Job:
             metrics.exists() and any(record["step"] >= step for record in read_records(metrics))
         ):
             assert any(rank.is_alive() for rank in self.ranks), (
-                f"ended before step {step}: {self.told.read_text()}"
+                f"ended before step {step}: {self.output.read_text()}"
             )
             assert time.monotonic() < deadline, f"no step {step} within {TIMEOUT_S} s"
             time.sleep(0.01)
@@ -89,18 +89,18 @@ def job(config: Path, *overrides: str, ranks: int = 1, **environment: str) -> It
 def run(
     config: Path, *overrides: str, ranks: int = 1, **environment: str
 ) -> tuple[list[int | None], str]:
-    """Run a job to its end: exit codes, and what it told."""
+    """Run a job to its end: exit codes, and its output."""
     with job(config, *overrides, ranks=ranks, **environment) as running:
-        before = len(running.told.read_text()) if running.told.exists() else 0
+        before = len(running.output.read_text()) if running.output.exists() else 0
         codes = running.wait()
-        return codes, running.told.read_text()[before:]
+        return codes, running.output.read_text()[before:]
 
 
 def _enter(config: Path, overrides: Sequence[str], environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    told = os.open(config.parent / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(told, 1)
-    os.dup2(told, 2)
+    output = os.open(config.parent / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
     from janus_pt.config.reader import read_config
@@ -121,5 +121,5 @@ def latest(run_folder: Path) -> str:
 
 
 def last_step(run_folder: Path) -> int:
-    """The last step that was told."""
+    """The last step in the metrics."""
     return max(int(record["step"]) for record in read_records(run_folder / "metrics.jsonl"))

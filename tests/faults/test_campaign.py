@@ -41,9 +41,11 @@ def test_torchrun_starts_again_what_was_killed(tmp_path: Path) -> None:
         "--standalone",
     ]
     call += [str(ROOT / "launchers/pretrain.py"), "--config", str(config)]
-    told = (tmp_path / "stderr.txt").open("wb")
+    output = (tmp_path / "stderr.txt").open("wb")
     call += ["--resume", "auto"]
-    with subprocess.Popen(call, env=environment(), stderr=told, start_new_session=True) as torchrun:
+    with subprocess.Popen(
+        call, env=environment(), stderr=output, start_new_session=True
+    ) as torchrun:
         try:
             wait_for(
                 lambda: (

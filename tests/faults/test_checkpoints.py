@@ -28,8 +28,8 @@ def write_config(folder: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an unbroken run of two ranks, with the checkpoints of steps 35 and 40."""
     folder = tmp_path_factory.mktemp("whole")
-    codes, told = run(write_config(folder), ranks=2)
-    assert codes == [0, 0], told
+    codes, output = run(write_config(folder), ranks=2)
+    assert codes == [0, 0], output
     return folder
 
 
@@ -53,8 +53,8 @@ def test_a_full_disk_loses_no_step(tmp_path: Path, whole: Path) -> None:
         assert latest(tmp_path / "run") in ("step_5", "step_10")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
         assert running.wait() == [12, 12]
-    told = running.told.read_text()
-    assert "step 15 is not saved: rank 1: " in told and "Traceback" not in told
+    output = running.output.read_text()
+    assert "step 15 is not saved: rank 1: " in output and "Traceback" not in output
     assert (
         latest(tmp_path / "run") == f"step_{STEPS}"
         and verify(tmp_path / f"run/checkpoints/step_{STEPS}") is None
@@ -69,9 +69,11 @@ def test_a_folder_that_takes_no_checkpoint_ends_no_training(tmp_path: Path, whol
     config = write_config(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").symlink_to("/proc/sys")
-    codes, told = run(config, ranks=2)
+    codes, output = run(config, ranks=2)
     assert (
-        codes == [12, 12] and told.count("is not saved") == STEPS // 5 and "Traceback" not in told
+        codes == [12, 12]
+        and output.count("is not saved") == STEPS // 5
+        and "Traceback" not in output
     )
     assert same_end(tmp_path, whole)
 
@@ -119,10 +121,12 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(
         for name in ("corpus", "valid"):
             shutil.copytree(whole / name, folder / name)
         damage(folder / "run/checkpoints" / f"step_{STEPS}")
-        codes, told = run(write_config(folder), ranks=2)
-        assert codes == [0, 0], told
+        codes, output = run(write_config(folder), ranks=2)
+        assert codes == [0, 0], output
         expected = "latest: missing or broken" if damage is wrong_latest else "step_35 instead"
-        assert f"warning: {folder}" in told and expected in told and "Traceback" not in told, damage
+        assert (
+            f"warning: {folder}" in output and expected in output and "Traceback" not in output
+        ), damage
         assert same_end(folder, whole), damage
 
 
@@ -133,12 +137,12 @@ def test_no_whole_checkpoint_is_an_error_not_a_new_start(tmp_path: Path, whole: 
         flip(folder)
     config = write_config(tmp_path)
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    codes, told = run(config, ranks=2)
+    codes, output = run(config, ranks=2)
     assert (
         codes == [2, 2]
-        and told.count("error: ") == 1
-        and "is whole" in told
-        and "Traceback" not in told
+        and output.count("error: ") == 1
+        and "is whole" in output
+        and "Traceback" not in output
     )
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
@@ -154,8 +158,8 @@ def test_a_model_that_is_not_the_one_saved_is_refused_though_its_files_are_whole
     (folder / "state.json").write_text(json.dumps(state))
     (folder / FILES).unlink()
     seal(folder)
-    codes, told = run(write_config(tmp_path), ranks=2)
-    assert codes == [2, 2] and "its files are whole, but the model loaded from them" in told
+    codes, output = run(write_config(tmp_path), ranks=2)
+    assert codes == [2, 2] and "its files are whole, but the model loaded from them" in output
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
@@ -212,7 +216,7 @@ def break_list(path: Path) -> None:
         ([30, 40], [10], [10, 20, 30, 40]),
     ],
 )
-def test_retention_counts_only_what_is_complete(
+def test_retention_counts_only_complete_checkpoints(
     tmp_path: Path, damaged: list[int], best: list[int], left: list[int]
 ) -> None:
     for step in (10, 20, 30, 40):

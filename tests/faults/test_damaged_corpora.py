@@ -72,7 +72,7 @@ DAMAGES: dict[Callable[[Path], None], tuple[str, int]] = {
     cut_short: (r"it has \d+ bytes, the manifest says \d+", SIZES[BAD]),
     replace_by_zeros: (r"sample \d+, field text: its content is not what", SIZES[BAD]),
 }
-"""What is told of each damage, and how many samples it costs."""
+"""What is reported of each damage, and how many samples it costs."""
 
 
 def samples(
@@ -101,7 +101,7 @@ def test_damage_stops_the_run_in_one_message(
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_what_is_left_out_is_the_damaged_and_nothing_else_moves(
+def test_only_damaged_samples_are_skipped_and_nothing_else_moves(
     corpus: Path, whole: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two epochs; batches of many samples, so that none is damaged as a whole."""
@@ -116,16 +116,18 @@ def test_what_is_left_out_is_the_damaged_and_nothing_else_moves(
             opened.read(BAD, sample)
         except Damaged:
             lost.add(open_corpus(str(whole)).read(BAD, sample)["text"].tobytes())
-    told, count = DAMAGES[damage]
+    message, count = DAMAGES[damage]
     assert len(lost) == count
     [read] = samples(corpus, on_error="skip", **epochs)
     assert read == [[record for record in batch if record[0] not in lost] for batch in unbroken]
     warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == (1 if "sample" not in told else count)  # a lost shard is told once
+    assert len(warnings) == (
+        1 if "sample" not in message else count
+    )  # a lost shard is reported once
     assert all(line.startswith(f"warning: left out: {shard(corpus)}: ") for line in warnings)
 
 
-def test_how_many_were_left_out_is_known(corpus: Path) -> None:
+def test_the_number_of_skipped_samples_is_known(corpus: Path) -> None:
     """The loader counts what it handed out, over all ranks; a step counts what it was trained on."""
     cut_short(corpus)
     loader = make(
@@ -159,7 +161,7 @@ LEFT_OUT = dict(on_error="skip", micro_batch_size=120, global_batch_size=120)
 @given(
     steps=st.integers(0, 6), ranks=st.sampled_from([1, 2, 4]), then_ranks=st.sampled_from([1, 2, 4])
 )
-def test_any_ranks_and_any_resume_leave_out_the_same(
+def test_any_ranks_and_any_resume_skip_the_same_samples(
     flipped: tuple[Path, list[list[Record]]], steps: int, ranks: int, then_ranks: int
 ) -> None:
     corpus, unbroken = flipped
@@ -178,7 +180,7 @@ def test_any_ranks_and_any_resume_leave_out_the_same(
     assert read == unbroken[: len(read)] and len(read) == 4 * (steps + 2)
 
 
-def test_a_corpus_that_is_all_damage_is_not_left_out(corpus: Path) -> None:
+def test_a_corpus_that_is_all_damage_is_not_skipped(corpus: Path) -> None:
     for path in corpus.glob("*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match=r"data.on_error: no sample of a micro-batch is whole"):
@@ -186,7 +188,7 @@ def test_a_corpus_that_is_all_damage_is_not_left_out(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_a_validation_treats_damage_alike(corpus: Path, on_error: str) -> None:
+def test_validation_treats_damage_as_training_does(corpus: Path, on_error: str) -> None:
     flip_a_bit(corpus)
     data = config(corpus, on_error=on_error, micro_batch_size=300, global_batch_size=300)
     batches = valid_batches(data, prepare, collate, max_length=32, rank=0, ranks=1)
@@ -258,7 +260,7 @@ def rewritten(corpus: Path, sample: list[int]) -> Path:
         ),
     ],
 )
-def test_a_bad_sample_stops_the_run_or_is_left_out(
+def test_a_bad_sample_stops_the_run_or_is_skipped(
     corpus: Path, whole: Path, sample: list[int], problem: str
 ) -> None:
     rewritten(corpus, sample)
@@ -270,7 +272,7 @@ def test_a_bad_sample_stops_the_run_or_is_left_out(
     assert {record[0] for record in read} == {record[0] for record in all_good}
 
 
-def test_what_is_too_long_is_told_at_the_start(
+def test_samples_that_are_too_long_are_reported_at_the_start(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(config(rewritten(corpus, [7] * 31), on_error="skip"))
@@ -281,7 +283,7 @@ def test_what_is_too_long_is_told_at_the_start(
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_a_corpus_replaced_under_a_running_job_is_told(corpus: Path, on_error: str) -> None:
+def test_a_corpus_replaced_under_a_running_job_is_reported(corpus: Path, on_error: str) -> None:
     """Written over, file by file, by one of the same sizes."""
     loader = make(config(corpus, on_error=on_error))
     other = write_corpus(corpus.parent / "other", SIZES, seed=5)

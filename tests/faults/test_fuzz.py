@@ -12,7 +12,7 @@ from tests.support.runs import ROOT
 
 
 @pytest.mark.slow
-def test_readers_refuse_what_is_broken_and_nothing_worse() -> None:
+def test_readers_refuse_broken_input_and_do_nothing_worse() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "3000"],
         capture_output=True,
@@ -21,7 +21,7 @@ def test_readers_refuse_what_is_broken_and_nothing_worse() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = re.findall(r"^(.+): (\d+) inputs, (\d+) refused", done.stdout, re.MULTILINE)
-    assert len(told) == 6 and all(
-        int(count) == 500 > int(refused) > 100 for _, count, refused in told
+    reports = re.findall(r"^(.+): (\d+) inputs, (\d+) refused", done.stdout, re.MULTILINE)
+    assert len(reports) == 6 and all(
+        int(count) == 500 > int(refused) > 100 for _, count, refused in reports
     ), done.stdout

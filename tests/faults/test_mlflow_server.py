@@ -47,7 +47,7 @@ class Training:
         self.tracker = start_tracker(self.config, resumed)
 
     def steps(self, first: int, last: int) -> float:
-        """Tell these steps; the seconds it took."""
+        """Report these steps; the seconds it took."""
         start = time.monotonic()
         for step in range(first, last + 1):
             self.metrics.append({"step": step, "loss/ar": 1 / step})
@@ -85,7 +85,7 @@ def test_the_server_listens_to_this_machine_only(server: MlflowServer) -> None:
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_the_state_of_the_run_is_told(
+def test_the_state_of_the_run_is_reported(
     server: MlflowServer, tmp_path: Path, quick: None, status: str
 ) -> None:
     training = Training(tmp_path / "run", server.uri)
@@ -94,7 +94,7 @@ def test_the_state_of_the_run_is_told(
     assert state_of(server, tmp_path / "run") == (status, complete(3))
 
 
-def test_a_frozen_server_keeps_nobody_and_gets_everything(
+def test_a_frozen_server_delays_nobody_and_gets_everything(
     server: MlflowServer, tmp_path: Path, quick: None
 ) -> None:
     training = Training(tmp_path / "run", server.uri)
@@ -151,12 +151,12 @@ def test_a_whole_training_beside_a_frozen_server(server: MlflowServer, tmp_path:
     )
     assert more.returncode == 0, more.stderr
     status, metrics = state_of(server, tmp_path / "run")
-    told = {
+    reported = {
         int(r["step"]): r["loss/ar"]
         for r in read_records(tmp_path / "run/metrics.jsonl")
         if "loss/ar" in r
     }
-    assert status == "FINISHED" and metrics == told
+    assert status == "FINISHED" and metrics == reported
 
 
 def test_a_server_that_comes_late_goes_and_comes_back_gets_everything(

@@ -1,4 +1,4 @@
-"""Gradients that are not finite, on one rank only: all ranks leave the step out, it is told, and can be done again."""
+"""Gradients that are not finite, on one rank only: all ranks skip the step; it is reported, and can be done again."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def config_of(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: str) -> None:
+def test_a_bad_gradient_on_one_rank_is_skipped_on_all(tmp_path: Path, layout: str) -> None:
     value, settings = LAYOUTS[layout]
     config = config_of(tmp_path, **settings)
-    codes, told = run(config, ranks=2, SABOTAGE=f"1:4,7:{value}")
-    assert codes == [0, 0], told
+    codes, output = run(config, ranks=2, SABOTAGE=f"1:4,7:{value}")
+    assert codes == [0, 0], output
     records = {
         int(r["step"]): r for r in read_records(tmp_path / "run/metrics.jsonl") if "loss/ar" in r
     }
     assert [records[step]["left_out_steps"] for step in (3, 4, 6, 7, 12)] == [0, 1, 1, 2, 2]
     assert (
-        told.count("loss or gradient is not finite; the step is skipped on all ranks") == 2
-        and "Traceback" not in told
+        output.count("loss or gradient is not finite; the step is skipped on all ranks") == 2
+        and "Traceback" not in output
     )
     assert all(
         r["loss/total"] is not None and math.isfinite(r["loss/total"]) for r in records.values()
@@ -66,17 +66,17 @@ def test_a_bad_gradient_on_one_rank_is_left_out_on_all(tmp_path: Path, layout: s
 @pytest.mark.slow
 def test_too_many_in_a_row_save_and_stop_and_a_dump_does_the_step_again(tmp_path: Path) -> None:
     config = config_of(tmp_path, run__max_left_out=3, checkpoint__every=4)
-    codes, told = run(config, ranks=2, SABOTAGE="1:6,7,8:nan")
+    codes, output = run(config, ranks=2, SABOTAGE="1:6,7,8:nan")
     assert (
         codes == [14, 14]
-        and "too many steps in a row without a finite gradient: saved after step 8" in told
+        and "too many steps in a row without a finite gradient: saved after step 8" in output
     )
     assert last_step(tmp_path / "run") == 8 and latest(tmp_path / "run") == "step_8"
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     dump = str(tmp_path / "run/dumps/step_7.json")
-    codes, told = run(config, ranks=2, SABOTAGE="1:6,7,8:nan", REPLAY=dump)
-    assert codes == [0, 0] and "step 7" in told and "micro-batch 0" in told, told
-    shown = next(line for line in told.splitlines() if line.startswith("step 7"))
+    codes, output = run(config, ranks=2, SABOTAGE="1:6,7,8:nan", REPLAY=dump)
+    assert codes == [0, 0] and "step 7" in output and "micro-batch 0" in output, output
+    shown = next(line for line in output.splitlines() if line.startswith("step 7"))
     loss = next(
         r["loss/total"] for r in read_records(tmp_path / "run/metrics.jsonl") if r["step"] == 7
     )
@@ -86,17 +86,17 @@ def test_too_many_in_a_row_save_and_stop_and_a_dump_does_the_step_again(tmp_path
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before and latest(
         tmp_path / "run"
     ) == "step_8"
-    codes, told = run(config, ranks=2)  # healthy again
+    codes, output = run(config, ranks=2)  # healthy again
     assert codes == [0, 0] and last_step(tmp_path / "run") == 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [None, '{"step": "x", "loader": {}}', "\0"])
-def test_what_is_no_dump_is_refused(tmp_path: Path, content: str | None) -> None:
+def test_a_file_that_is_no_dump_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dump.json").write_text(content)
-    codes, told = run(config_of(tmp_path), REPLAY=str(tmp_path / "dump.json"))
-    assert codes == [2] and "no dump of a step" in told and "Traceback" not in told
+    codes, output = run(config_of(tmp_path), REPLAY=str(tmp_path / "dump.json"))
+    assert codes == [2] and "no dump of a step" in output and "Traceback" not in output
 
 
 class Loader:
@@ -104,7 +104,7 @@ class Loader:
         return [f"shard.tar:{state['batch']}"]
 
 
-def test_a_spike_of_the_loss_is_told_and_dumped(
+def test_a_spike_of_the_loss_is_reported_and_dumped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(numbers.dist, "get_rank", lambda: 0)

@@ -18,7 +18,7 @@ TIMEOUT_S, MARGIN_S = 8.0, 30.0
 
 
 @pytest.mark.parametrize(
-    ("rank", "number", "told"),
+    ("rank", "number", "expected"),
     [
         (1, signal.SIGKILL, "rank 1 is gone, last at step"),
         (0, signal.SIGKILL, "rank 0"),
@@ -27,7 +27,7 @@ TIMEOUT_S, MARGIN_S = 8.0, 30.0
     ],
 )
 def test_a_rank_that_falls_silent_ends_the_job(
-    tmp_path: Path, rank: int, number: signal.Signals, told: str
+    tmp_path: Path, rank: int, number: signal.Signals, expected: str
 ) -> None:
     config = write_run_config(
         tmp_path,
@@ -45,10 +45,10 @@ def test_a_rank_that_falls_silent_ends_the_job(
         other.join(TIMEOUT_S + MARGIN_S)
         assert other.exitcode == 13, f"{other.exitcode} after {time.monotonic() - start} s"
         running.kill()
-    lines = [line for line in running.told.read_text().splitlines() if line.startswith("error: ")]
+    lines = [line for line in running.output.read_text().splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and lines[0].startswith(f"error: rank {1 - rank}, step "), lines
-    assert told in lines[0].partition("): ")[2] and "--resume auto" in lines[0]
-    assert "Traceback" not in running.told.read_text()
+    assert expected in lines[0].partition("): ")[2] and "--resume auto" in lines[0]
+    assert "Traceback" not in running.output.read_text()
 
 
 def test_a_rank_that_lives_but_hangs_is_named(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_rank_that_lives_but_hangs_is_named(tmp_path: Path) -> None:
         running.ranks[0].join(TIMEOUT_S + MARGIN_S + 30)
         assert running.ranks[0].exitcode == 13 and running.ranks[1].exitcode is None
         running.kill()
-    told = running.told.read_text()
+    output = running.output.read_text()
     assert (
-        "error: rank 0, step 7 (training): rank 1 is still at step 7 (reading)" in told
-        and "Traceback" not in told
+        "error: rank 0, step 7 (training): rank 1 is still at step 7 (reading)" in output
+        and "Traceback" not in output
     )
 
 
@@ -74,8 +74,8 @@ def test_a_rank_with_bad_data_names_itself_and_the_others_leave(tmp_path: Path) 
     content = bytearray(shard.read_bytes())
     content[int(np.load(shard.with_suffix(".idx.npy"))[33, 0])] ^= 1
     shard.write_bytes(content)
-    codes, told = run(config, "data.global_batch_size=8", "data.micro_batch_size=2", ranks=2)
+    codes, output = run(config, "data.global_batch_size=8", "data.micro_batch_size=2", ranks=2)
     assert sorted(codes, key=str) == [13, 2]
-    [line] = [line for line in told.splitlines() if "sample 33" in line]
+    [line] = [line for line in output.splitlines() if "sample 33" in line]
     assert line.startswith(f"error: rank {codes.index(2)}, step ") and str(shard) in line
-    assert f"rank {codes.index(13)}, step " in told and "Traceback" not in told
+    assert f"rank {codes.index(13)}, step " in output and "Traceback" not in output

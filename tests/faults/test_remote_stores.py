@@ -38,21 +38,22 @@ def expected(server: Server) -> list[list[int]]:
 
 @pytest.mark.parametrize("file", [MANIFEST, INDEX, SHARD])
 @pytest.mark.parametrize("fault", ["error", "half", "stall", "slow"])
-def test_what_passes_is_tried_again(
+def test_a_passing_failure_is_retried(
     server: Server, tmp_path: Path, file: str, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.faults[file] = [fault, fault, fault]
     assert read(server, tmp_path / "cache") == expected(server)
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        told.count("trying again in") == (0 if fault == "slow" else 3) and "Traceback" not in told
+        output.count("trying again in") == (0 if fault == "slow" else 3)
+        and "Traceback" not in output
     )
     assert not [path for path in (tmp_path / "cache").rglob(".*.partial*")]
 
 
 @pytest.mark.parametrize("file", [MANIFEST, INDEX, SHARD])
 @pytest.mark.parametrize("fault", ["error", "half", "stall"])
-def test_what_stays_ends_in_one_message(
+def test_a_lasting_failure_ends_in_one_message(
     server: Server, tmp_path: Path, file: str, fault: str
 ) -> None:
     server.faults[file] = [fault] * 9
@@ -80,7 +81,7 @@ def test_content_that_is_always_another_is_damage(
     assert server.gets.count(file) == 4
 
 
-def test_what_is_not_there_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_requested_again(server: Server, tmp_path: Path) -> None:
     (server.folder / SHARD).unlink()
     with pytest.raises(store.Damaged, match=f"{SHARD}: no such file"):
         read(server, tmp_path / "cache")

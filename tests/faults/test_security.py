@@ -315,8 +315,8 @@ def test_messages_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     warn("https://me:secret@host/manifest.json: cannot be read")
     with pytest.raises(SystemExit), reported():
         raise UserError("https://me:secret@host/manifest.json: cannot be read")
-    told = capsys.readouterr().err
-    assert "secret" not in told and told.count("https://me:***@host/manifest.json") == 2
+    output = capsys.readouterr().err
+    assert "secret" not in output and output.count("https://me:***@host/manifest.json") == 2
 
 
 def test_the_documentation_opens_no_port_to_the_world() -> None:

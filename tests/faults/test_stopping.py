@@ -41,16 +41,16 @@ def test_every_way_to_stop_saves_leaves_with_its_code_and_goes_on_exactly(tmp_pa
             else:
                 (folder / way).touch()
             assert running.wait() == [code]
-        told, step = running.told.read_text(), last_step(folder)
+        output, step = running.output.read_text(), last_step(folder)
         assert latest(folder) == f"step_{step}" and step < 60
         assert (
-            f"stopped by {describe_stop(code)}: saved after step {step}" in told
-            and "Traceback" not in told
+            f"stopped by {describe_stop(code)}: saved after step {step}" in output
+            and "Traceback" not in output
         )
     assert not (folder / "stop").exists()
-    codes, told = run(config, "run.max_minutes=0.0001")
-    assert codes == [11] and "stopped by the time limit" in told and last_step(folder) < 60
-    codes, told = run(config, SLURM_JOB_END_TIME=str(int(time.time()) + 60))
+    codes, output = run(config, "run.max_minutes=0.0001")
+    assert codes == [11] and "stopped by the time limit" in output and last_step(folder) < 60
+    codes, output = run(config, SLURM_JOB_END_TIME=str(int(time.time()) + 60))
     assert codes == [11] and last_step(folder) < 60
     assert run(config)[0] == [0]
     assert run(config, f"run.output_dir={tmp_path / 'whole'}")[0] == [0]
@@ -72,7 +72,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None
         running.send(signal.SIGUSR1, rank=1)
         assert running.wait() == [138, 138]
     assert latest(folder) == f"step_{last_step(folder)}"
-    assert f"saved after step {last_step(folder)}" in running.told.read_text()
+    assert f"saved after step {last_step(folder)}" in running.output.read_text()
 
 
 @pytest.mark.slow
@@ -83,9 +83,9 @@ def test_what_slurm_or_a_terminal_send_to_a_whole_deepspeed_job_saves_too(tmp_pa
         tmp_path / "run",
     )
     call = command("pretrain.py", "--config", str(config), ranks=2)
-    told = (tmp_path / "stderr.txt").open("wb")
+    output = (tmp_path / "stderr.txt").open("wb")
     with subprocess.Popen(
-        call, env=environment(), cwd=ROOT, start_new_session=True, stderr=told
+        call, env=environment(), cwd=ROOT, start_new_session=True, stderr=output
     ) as process:
         try:
             deadline = time.monotonic() + TIMEOUT_S
@@ -136,7 +136,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
         assert process.wait(10) == -signal.SIGTERM
 
 
-def test_what_a_launcher_passes_on_is_no_second_signal(tmp_path: Path) -> None:
+def test_a_forwarded_signal_is_no_second_signal(tmp_path: Path) -> None:
     """Ctrl-C reaches all processes of a terminal, and the launcher then ends its ranks with SIGTERM."""
     with looping(tmp_path, 60.0, "agree") as process:
         process.send_signal(signal.SIGINT)

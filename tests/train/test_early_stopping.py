@@ -123,12 +123,12 @@ def test_too_few_checkpoints(tmp_path: Path) -> None:
     assert [path.name for path in select_checkpoints([tmp_path], best=1)] == [
         "step_2"
     ]  # as older releases have written it
-    for last, wanted, told in (
+    for last, wanted, message in (
         (3, None, "keep_last"),
         (None, 2, "keep_best"),
         (0, None, "0 checkpoints are asked"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             select_checkpoints([tmp_path], last, wanted)
     with pytest.raises(UserError, match="from one run"):
         select_checkpoints([tmp_path, tmp_path], last=1)
@@ -178,11 +178,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "told"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_is_told(folder: Path, changes: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_impossible_settings_are_reported(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError) as caught:
         read_config(write(folder, **{**decoding(folder), **changes}))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_number_of_checkpoints_or_whether(tmp_path: Path) -> None:
@@ -225,18 +227,18 @@ def test_a_run_ends_early_with_its_best_checkpoint(
     config = str(write(folder, checkpoint__keep_best=KEPT, checkpoint__keep_last=1, **changes))
     run = folder / "run"
     ranks.run(train, 1, config, [], False)
-    told = validations(run, "loss/total")
-    del told[0]
-    so_far = [{s: value for s, value in told.items() if s <= step} for step in told]
+    validated = validations(run, "loss/total")
+    del validated[0]
+    so_far = [{s: value for s, value in validated.items() if s <= step} for step in validated]
     ends = [
         max(seen)
         for seen in so_far
         if max(seen) - min(seen, key=lambda s: seen[s]) >= PATIENCE * EVERY
     ]
-    assert max(told) == ends[0] < STEPS
-    ranking = sorted(told, key=lambda step: told[step])[:KEPT]
+    assert max(validated) == ends[0] < STEPS
+    ranking = sorted(validated, key=lambda step: validated[step])[:KEPT]
     names = {path.name for path in (run / "checkpoints").glob("step_*")}
-    assert names == {f"step_{step}" for step in {*ranking, max(told)}}
+    assert names == {f"step_{step}" for step in {*ranking, max(validated)}}
 
     for step in ranking:
         done = run_script(
@@ -299,18 +301,18 @@ def test_a_validation_decodes_as_the_export_does(
     )
     run = folder / f"run_{layout.name}"
     ranks.run(train, layout.ranks, config, [*layout.settings(), f"run.output_dir={run}"], False)
-    told = validations(run, "chrf")
-    assert list(told) == [4, 8]
+    validated = validations(run, "chrf")
+    assert list(validated) == [4, 8]
     report = evaluate(
         str(run / "export"), "nmt", str(folder), "dev", ["nar"], str(folder / "report.json"),
         ["nar.iterations=2", "nar.length_beam=2"],
     )  # fmt: skip
     found = report["rows"][0]["metrics"]
     tolerance = 5.0 if layout.dtype == "bfloat16" else 1e-9
-    assert told[8] == pytest.approx(found["chrf"], abs=tolerance) and found["chrf"] > 0
+    assert validated[8] == pytest.approx(found["chrf"], abs=tolerance) and found["chrf"] > 0
     assert validations(run, "ter")[8] == pytest.approx(found["ter"], abs=100 * tolerance)
     state = json.loads((run / "checkpoints/step_8/state.json").read_text())
-    assert state["best"][0]["chrf"] == max(told.values())
+    assert state["best"][0]["chrf"] == max(validated.values())
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_resumed_job_continues_the_run(tmp_path: Path, uri: str) -> None:
     assert sorted(run.info.status for run in runs(uri)) == ["FAILED", "FINISHED"]
 
 
-def test_what_an_outage_kept_back_is_sent_later(
+def test_metrics_of_an_outage_are_sent_later(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mlflow import MlflowClient
