@@ -10,6 +10,7 @@ Layout = dict[str, int]
 
 def job_layout(parallel: ParallelConfig, world_size: int) -> Layout:
     """How the model and its optimizer are spread over `world_size` processes."""
+    # Written into `state.json` and compared as a whole: a key more, and no older checkpoint fits.
     return {
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "pipeline_parallel_size": parallel.pipeline_parallel_size,

@@ -101,6 +101,7 @@ def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
     weights = {
         name: weight.to(dtype) for name, weight in _read_weights(folder, config, base).items()
     }
+    # Bottlenecks are not linear: there is no weight they could be added to.
     if merge and adapter.kind == "lora":
         state = dict(merged(base.state.items(), weights, adapter))
         return replace(base, state=state, mlflow_run_id=config.mlflow_run_id)
@@ -133,6 +134,7 @@ def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> di
     expected = {
         name: tuple(shape) for name, shape in shapes.items() if trained_with(config.adapter, name)
     }
+    # By the header: a file of another model must not be read into memory first.
     if stored_shapes(path) != expected:
         raise UserError(
             f"{path}: its tensors are not those of the adapters in {ADAPTER_CONFIG}; copy both again"

@@ -94,6 +94,7 @@ def save_export(
     """
     paths = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
     loaded = [Tokenizer.load(path) for path in paths]
+    # Before the weights, which may take minutes to gather and write.
     check_tokenizers([str(path) for path in paths], loaded, config)
     with staged_export(directory, {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}) as folder:
         weights = state.items() if isinstance(state, Mapping) else state
@@ -121,6 +122,7 @@ def staged_export(directory: str | Path, names: Set[str]) -> Iterator[Path]:
     Raises:
         UserError: `directory` exists and holds something else.
     """
+    # Resolved: of a link, the folder that it points to is replaced, not the link.
     target = Path(directory).resolve()
     if target.exists() and not _may_be_replaced(target, names):
         raise UserError(f"{target}: exists and is no exported model; choose another folder")
@@ -165,6 +167,7 @@ def load_export(directory: str | Path) -> Export:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
     contents = read_export_config(folder)
+    # The small files first: most mistakes are found before gigabytes are read.
     tokenizers = _load_tokenizers(folder, contents)
     weights = folder / WEIGHTS
     # Shapes before the hash: they are in the header, and their message says more.

@@ -323,7 +323,7 @@ def test_the_documentation_opens_no_port_to_the_world() -> None:
     """MLflow's own default is 127.0.0.1 (seen in `test_mlflow_server.py`); no command of ours changes it."""
     texts = [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         ROOT / "Makefile",
         *ROOT.glob("launchers/**/*"),
     ]

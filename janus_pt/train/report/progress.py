@@ -38,9 +38,11 @@ class ProgressLine:
         if _is_validation(record):
             tqdm.write(text, file=self._stream)
             return
+        # Not the wall clock, which may be set while a run lasts for weeks.
         now = time.monotonic()
         step = int(record["step"])
         text += self._remaining(step, now)
+        # The last step is always shown: a log must end with the end of the run.
         if not self._bar.disable:
             self._bar.set_description_str(text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._max_steps:
@@ -64,6 +66,7 @@ class ProgressLine:
 def describe_record(record: Mapping[str, float], max_steps: int) -> str:
     """A record as text: step, every loss, tokens per second, MFU."""
     parts = [f"step {int(record['step'])}/{max_steps}"]
+    # A validation has the same names of losses: only this word tells them apart.
     if _is_validation(record):
         parts.append("validation")
     for key, value in record.items():
