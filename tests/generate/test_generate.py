@@ -55,7 +55,7 @@ def next_log_probs(
     """Of the token after bos and `prefix`, from one pass over all of them."""
     target = np.array([BOS, *prefix, PAD])
     config = model.config
-    parts = causal_slots(target, config.mask_token_id, config.ar_position_offset, config.ar_stream)
+    parts = causal_slots(target, config)
     return full_pass(model, source, *parts)[-1].numpy()
 
 
@@ -77,7 +77,7 @@ def test_the_cache_changes_nothing(pre_layer_norm: bool, offset: int, stream: st
             [decoder.step(torch.from_numpy(column)) for column in targets.T[:-1]], dim=1
         )
     for row, source in enumerate(sources):
-        contents, queries = causal_slots(targets[row], MASK, offset, stream)
+        contents, queries = causal_slots(targets[row], model.config)
         whole = full_pass(model, source, contents, queries)[-len(contents) :]
         torch.testing.assert_close(steps[row], whole, rtol=1e-12, atol=1e-12)
 
@@ -654,7 +654,7 @@ def test_the_layout_for_a_cpu_changes_neither_weights_nor_results(dtype: torch.d
     lay_out_for_cpu(laid_out)
     theirs = laid_out.state_dict()
     assert all(torch.equal(theirs[name], weight) for name, weight in plain.state_dict().items())
-    source, parts = random_sources(7, 1)[0], causal_slots(np.array([BOS, 9, 8, 7]), MASK, 1)
+    source, parts = random_sources(7, 1)[0], causal_slots(np.array([BOS, 9, 8, 7]), plain.config)
     ours, without = (full_pass(model, source, *parts) for model in (laid_out, plain))
     exact = full_pass(plain.double(), source, *parts)
     rounding = max(torch.finfo(dtype).eps, float((without - exact).abs().max()))
