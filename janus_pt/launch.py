@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import Config
 
 

@@ -25,7 +25,7 @@ COMMANDS = {
         "the step against length, vocabulary, masked share and size, as plots",
     ),
     "layouts": module_command(
-        "janus_pt.planning.layouts",
+        "janus_pt.benchmark.layouts",
         "ways to spread a configuration over a cluster, the fastest first",
     ),
     "decode": module_command(

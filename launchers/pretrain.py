@@ -11,7 +11,7 @@ Plan it:            ... --dry-run --world-size 64
 
 from __future__ import annotations
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.launch import intended_world_size, parse_training_arguments, run_training
 from janus_pt.utils.errors import entry_point
 from janus_pt.utils.slurm import adopt_slurm

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer

@@ -22,7 +22,7 @@ from data_prep.writer import ShardFile
 from janus_pt.benchmark.case import SEED, shape_case
 from janus_pt.benchmark.timing import print_numbers
 from janus_pt.benchmark.train import add_case_arguments
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import CorpusConfig, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.manifest import Manifest, Tokenizer

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from janus_pt.checks import read_config
 from janus_pt.claims.data import Data
 from janus_pt.claims.ways import Ways, ways_of
+from janus_pt.config.exported import read_export_config
 from janus_pt.config.objectives import OBJECTIVES
-from janus_pt.config.reader import read_config
 from janus_pt.config.schema import Config
-from janus_pt.export.folder import read_export_config
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 

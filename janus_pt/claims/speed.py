@@ -15,7 +15,7 @@ from janus_pt.benchmark.timing import time_ways
 from janus_pt.claims.data import Data
 from janus_pt.claims.decode import read_row
 from janus_pt.claims.plan import Cell, Scale
-from janus_pt.export.folder import read_export_config
+from janus_pt.config.exported import read_export_config
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.utils.files import write_atomically
 

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from janus_pt.checks import MAX_REPORTED, REQUIRED, KeyPath, Problem, find_problems
+from janus_pt.config.content import Limits, validate
+from janus_pt.config.exported import ADAPTER_CONFIG, read_export_config
+from janus_pt.config.locations import Location, Locations, locate, location_of
+from janus_pt.config.messages import MAX_REPORTED, REQUIRED, KeyPath, Problem
 from janus_pt.config.schema import Config
 from janus_pt.utils.errors import UserError
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 50
 MAX_SHOWN = 200
 """Characters of a key or `--set` that a message repeats."""
-
-Places = dict[KeyPath, tuple[int, str]]
-"""Where each value was given: line and "FILE:LINE", or the `--set` that gave it."""
-
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]|[^\s{}\[\]:,"]+')
+COMMAND_LINE = sys.maxsize
+"""The line of what `--set` gives: behind all lines of the file."""
 
 
-def read_config(
-    path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None
+def read_limited_config(
+    path: str | Path, overrides: Sequence[str], world_size: int | None, limits: Limits
 ) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file; `janus_pt.checks.read_config` does it with the limits of all rooms.
 
-    `overrides` are `dotted.key=value` of the command line's `--set`, the value as JSON or else as a string; list
-    items go by their index (`data.train.0.path=…`). `world_size` is the number of ranks that share a step, when it
-    is known. With `run.init_from`, `model` may leave out what the export says. Raises `UserError` with every problem
-    at once: file and line, dotted key, reason, what to change.
+    Args:
+        overrides: `dotted.key=value` of the command line's `--set`, the value as JSON or else as a string; list items
+            go by their index (`data.train.0.path=…`).
+        world_size: ranks that share a step, if known.
+        limits: what the sections may say together.
+
+    With `run.init_from`, `model` may lack what the export says.
+
+    Raises:
+        UserError: every problem at once, with file and line, dotted key, reason, and what to change.
     """
     text = _read_text(Path(path))
     data = _parse(text, path)
-    places, problems = _locate(text, path)
+    locations, problems = locate(text, path)
     for override in overrides:
-        problems += _override(data, places, override)
+        problems += _override(data, locations, override)
     _require_unicode(data, path)
-    orphaned = _inherit_model(data)
-    found = find_problems(data, world_size)
-    problems += orphaned + [
-        p for p in found if not (orphaned and p[0][0] == "model" and p[1] == REQUIRED)
-    ]
-    if problems:
-        raise UserError(_message(problems, places, path))
-    return Config.model_validate(data)
+    export_problems = _inherit_model(data)
+    problems += export_problems
+    config, content_problems = validate(data, world_size, limits)
+    for problem in content_problems:
+        (section, *_), reason = problem
+        # Without its export the model lacks keys, which is no problem of its own.
+        if not (export_problems and section == "model" and reason == REQUIRED):
+            problems.append(problem)
+    if problems or config is None:
+        raise UserError(_message(problems, locations))
+    return config
 
 
 def to_json(config: Config) -> str:
@@ -69,6 +75,7 @@ def _read_text(path: Path) -> str:
             f"{path}: larger than {MAX_BYTES >> 20} MiB; give the path of a JSON configuration"
         )
     try:
+        # Some editors begin a file with a byte order mark.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -79,8 +86,8 @@ def _parse(text: str, path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        place = f"{path}:{error.lineno}: column {error.colno}"
-        raise UserError(f"{place}: broken JSON ({error.msg}); correct the text there") from None
+        where = f"{path}:{error.lineno}: column {error.colno}"
+        raise UserError(f"{where}: broken JSON ({error.msg}); correct the text there") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
     if not isinstance(data, dict):
@@ -91,10 +98,12 @@ def _parse(text: str, path: str | Path) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> Any:
+    """Python's parser would take NaN and Infinity, which are not JSON."""
     raise ValueError(f"{constant} is not a JSON number; write a finite one")
 
 
 def _require_unicode(data: dict[str, Any], path: str | Path) -> None:
+    """Half of a surrogate pair is valid JSON, but cannot be printed or written to a file."""
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -103,61 +112,13 @@ def _require_unicode(data: dict[str, Any], path: str | Path) -> None:
         ) from None
 
 
-def _locate(text: str, file: str | Path) -> tuple[Places, list[Problem]]:
-    """The place of every key and list item of a JSON text known to be valid, and the keys given twice."""
-    places: Places = {(): (1, f"{file}:1")}
-    problems: list[Problem] = []
-    tokens = _tokens(text)
-
-    def read_value(path: KeyPath, opening: str) -> None:
-        if len(path) > MAX_DEPTH:
-            raise UserError(
-                f"{file}: nested more than {MAX_DEPTH} deep; this cannot be a configuration file"
-            )
-        first_line: dict[str | int, int] = {}
-        index = 0
-        for token, line in tokens if opening in "{[" else ():
-            if token in ("}", "]"):
-                return
-            if token == ",":
-                index += 1
-                continue
-            key = json.loads(token) if opening == "{" else index
-            if key in first_line:
-                problems.append(
-                    (
-                        (*path, key),
-                        f"given twice, first on line {first_line[key]}: remove one of them",
-                    )
-                )
-            first_line.setdefault(key, line)
-            places[(*path, key)] = (line, f"{file}:{line}")
-            if opening == "{":
-                next(tokens)  # the colon
-                token, _ = next(tokens)
-            read_value((*path, key), token)
-
-    read_value((), next(tokens)[0])
-    return places, problems
-
-
-def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    """Tokens of a valid JSON text, each with its line."""
-    line = 1
-    for match in TOKEN.finditer(text):
-        if match.group() == "\n":
-            line += 1
-        else:
-            yield match.group(), line
-
-
-def _override(data: dict[str, Any], places: Places, override: str) -> list[Problem]:
-    """Put one `--set` into `data` and `places`; returns what is wrong with it."""
+def _override(data: dict[str, Any], locations: Locations, override: str) -> list[Problem]:
+    """Put one `--set` into `data` and `locations`; returns its problems."""
     dotted, equals, text = override.partition("=")
     keys = dotted.split(".")
-    place = (sys.maxsize, f"--set {override[:MAX_SHOWN]}")
+    location = Location(COMMAND_LINE, f"--set {override[:MAX_SHOWN]}")
     if not equals or "" in keys:
-        places[(override,)] = place
+        locations[(override,)] = location
         return [((override,), "write it as dotted.key=value, as in run.max_steps=100")]
     try:
         value = json.loads(text, parse_constant=_refuse)
@@ -168,55 +129,61 @@ def _override(data: dict[str, Any], places: Places, override: str) -> list[Probl
     for depth, key in enumerate(keys, 1):
         in_list = isinstance(target, list) and key.isdecimal() and int(key) < len(target)
         path = (*path, int(key) if in_list else key)
-        places.setdefault(path, place)
+        locations.setdefault(path, location)
         if not in_list and not isinstance(target, dict):
-            what = (
-                f"a list of {len(target)} items, counted from 0"
-                if isinstance(target, list)
-                else "no object"
-            )
-            return [(path, f"cannot be set: {'.'.join(keys[: depth - 1])} is {what}")]
+            return [(path, _no_such_place(keys[: depth - 1], target))]
         if depth == len(keys):
             target[path[-1]] = value
+        elif in_list:
+            target = target[path[-1]]
         else:
-            target = target[path[-1]] if in_list else target.setdefault(key, {})
-    for below in [known for known in places if known[: len(path)] == path]:
-        del places[below]
-    places[path] = place
+            target = target.setdefault(key, {})
+    # What the file said below this key is gone with it.
+    for replaced in [known for known in locations if known[: len(path)] == path]:
+        del locations[replaced]
+    locations[path] = location
     return []
+
+
+def _no_such_place(keys: Sequence[str], target: Any) -> str:
+    """Why nothing can be set inside of `target`, which `keys` lead to."""
+    kind = "no object"
+    if isinstance(target, list):
+        kind = f"a list of {len(target)} items, counted from 0"
+    return f"cannot be set: {'.'.join(keys)} is {kind}"
 
 
 def _inherit_model(data: dict[str, Any]) -> list[Problem]:
-    """With `run.init_from`, what `model` leaves out is the export's; the problem, if there is no export."""
-    run, given = data.get("run"), data.get("model", {})
-    origin = run.get("init_from") if isinstance(run, dict) else None
-    if isinstance(origin, str) and isinstance(given, dict):
-        from janus_pt.export.adapters import (
-            ADAPTER_CONFIG,
-        )  # imports torch: only where it is needed
-        from janus_pt.export.folder import read_export_config
+    """With `run.init_from`, give `model` the keys of the export that it lacks.
 
-        try:
-            data["model"] = {**read_export_config(origin).model.model_dump(), **given}
-        except UserError as error:
-            adapters = (Path(origin) / ADAPTER_CONFIG).is_file()
-            hint = (
-                "; there are adapters: give the merged model, the folder export/ beside them"
-                if adapters
-                else ""
-            )
-            return [(("run", "init_from"), f"{error}{hint}")]
+    Returns the problem, if there is no export.
+    """
+    run, model = data.get("run"), data.get("model", {})
+    origin = run.get("init_from") if isinstance(run, dict) else None
+    # Values of other types are reported when the content is validated.
+    if not isinstance(origin, str) or not isinstance(model, dict):
+        return []
+    try:
+        exported = read_export_config(origin).model
+    except UserError as error:
+        reason = str(error)
+        if (Path(origin) / ADAPTER_CONFIG).is_file():
+            reason += "; there are adapters: give the merged model, the folder export/ beside them"
+        return [(("run", "init_from"), reason)]
+    data["model"] = {**exported.model_dump(), **model}
     return []
 
 
-def _message(problems: list[Problem], places: Places, path: str | Path) -> str:
-    """All problems in the order of the file, each with its place and dotted key."""
-    lines = []
-    for keys, reason in problems:
-        known = next(keys[:end] for end in range(len(keys), -1, -1) if keys[:end] in places)
-        dotted = ".".join(map(str, keys))
-        lines.append((places[known], f"{places[known][1]}: {dotted[:MAX_SHOWN]}: {reason}"))
-    told = [line for _, line in sorted(lines, key=itemgetter(0))[:MAX_REPORTED]]
-    if len(lines) == 1:
-        return told[0]
-    return "\n  ".join([f"{len(lines)} problems in the configuration:", *told])
+def _message(problems: Sequence[Problem], locations: Locations) -> str:
+    """All problems in the order of the file, each with its location and dotted key."""
+    located = []
+    for path, reason in problems:
+        location = location_of(path, locations)
+        dotted = ".".join(map(str, path))
+        located.append((location, f"{location.text}: {dotted[:MAX_SHOWN]}: {reason}"))
+    # By location alone: problems of one line stay in the order they were found in.
+    located.sort(key=lambda pair: pair[0])
+    lines = [line for _, line in located[:MAX_REPORTED]]
+    if len(problems) == 1:
+        return lines[0]
+    return "\n  ".join([f"{len(problems)} problems in the configuration:", *lines])

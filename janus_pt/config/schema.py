@@ -1,6 +1,6 @@
-"""The run's configuration: frozen, typed pydantic models. `config_file.read_config` loads and checks a file.
+"""The run's configuration: frozen, typed pydantic models. `checks.read_config` loads and checks a file.
 
-DeepSpeed's own configuration is derived from this one (`deepspeed_config.py`); nothing is said twice.
+DeepSpeed's own configuration is derived from this one (`parallel/deepspeed_config.py`); nothing is said twice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A folder with adapters alone: `adapter_model.safetensors` and `adapter_config.json`.
 
-adapter_config.json: {"format": "janus_pt adapter", "version": 1, "base_model_name_or_path",
-"base_model_sha256", "adapter": {AdapterConfig}, "adapter_sha256", "mlflow_run_id"}. The base is an
-exported model, found at that path (from this folder, if it is relative) and recognised by the hash
-of its weights.
+adapter_config.json is `config.exported.AdapterExportConfig`. The base is an exported model, found
+at the path that it names (from this folder, if it is relative) and recognised by the hash of its
+weights.
 """
 
 from __future__ import annotations
@@ -15,14 +14,18 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from janus_pt.config.schema import AdapterConfig, Section
-from janus_pt.export.checks import stored_shapes
-from janus_pt.export.folder import (
+from janus_pt.config.exported import (
+    ADAPTER_CONFIG,
     CONFIG,
-    Export,
-    load_export,
+    AdapterExportConfig,
     read_description,
     read_export_config,
+)
+from janus_pt.config.schema import AdapterConfig
+from janus_pt.export.checks import stored_shapes
+from janus_pt.export.folder import (
+    Export,
+    load_export,
     staged_export,
     write_description,
 )
@@ -31,22 +34,7 @@ from janus_pt.model.meta import full_shapes
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash
 
-ADAPTER_FORMAT = "janus_pt adapter"
-ADAPTER_VERSION = 1
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-class AdapterExportConfig(Section):
-    """`adapter_config.json`."""
-
-    format: str = ADAPTER_FORMAT
-    version: int = ADAPTER_VERSION
-    base_model_name_or_path: str
-    base_model_sha256: str
-    adapter: AdapterConfig
-    adapter_sha256: str
-    mlflow_run_id: str | None = None
-    """The run that trained them."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(

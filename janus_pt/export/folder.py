@@ -3,9 +3,8 @@
 No pickle anywhere. A model whose sources have a vocabulary of their own has `source_tokenizer.model`,
 too.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256",
-"source_tokenizer_sha256", "model_sha256", "mlflow_run_id"}. The weights are the unsharded model's,
-the vocabulary without padding.
+config.json is `config.exported.ExportConfig`. The weights are the unsharded model's, the vocabulary
+without padding.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from janus_pt.config.exported import CONFIG, EXPORT_AGAIN, ExportConfig, read_export_config
 from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
 from janus_pt.export.checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export.stream import write_tensors
@@ -30,26 +28,8 @@ from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash, staged_folder
 
-FORMAT = "janus_pt model"
-VERSION = 1
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.model"
 SOURCE_TOKENIZER = "source_tokenizer.model"
-MAX_CONFIG_BYTES = 1 << 20
-_AGAIN = "copy or export the model again"
-Description = TypeVar("Description", bound=Section)
-
-
-class ExportConfig(Section):
-    """`config.json`."""
-
-    format: str = FORMAT
-    version: int = VERSION
-    model: ModelConfig
-    tokenizer_sha256: str
-    source_tokenizer_sha256: str | None = None
-    model_sha256: str
-    mlflow_run_id: str | None = None
-    """The run that trained it."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +153,9 @@ def load_export(directory: str | Path) -> Export:
     # Shapes before the hash: they are in the header, and their message says more.
     check_shapes(str(weights), stored_shapes(weights), contents.model)
     if file_hash(weights) != contents.model_sha256:
-        raise UserError(f"{weights}: damaged, its sha256 is not the one in {CONFIG}; {_AGAIN}")
+        raise UserError(
+            f"{weights}: damaged, its sha256 is not the one in {CONFIG}; {EXPORT_AGAIN}"
+        )
     state = load_file(weights)
     return Export(contents.model, state, tokenizers, mlflow_run_id=contents.mlflow_run_id)
 
@@ -188,61 +170,11 @@ def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
         tokenizer = Tokenizer.load(folder / name)
         if tokenizer.fingerprint != expected:
             raise UserError(
-                f"{folder / name}: not the tokenizer the model was exported with; {_AGAIN}"
+                f"{folder / name}: not the tokenizer the model was exported with; {EXPORT_AGAIN}"
             )
         tokenizers.append(tokenizer)
     check_tokenizers([str(folder / name) for name in hashes], tokenizers, contents.model)
     return tokenizers
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An object in a file of an export, empty if it is something else.
-
-    `UserError` if it is no JSON or too large.
-    """
-    # Before it is read: a file of another kind may be larger than the memory.
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise UserError(
-            f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not an exported model's config"
-        )
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); {_AGAIN}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def read_export_config(directory: str | Path) -> ExportConfig:
-    """The content of an export folder's `config.json`; raises `UserError` if there is none."""
-    path = Path(directory) / CONFIG
-    if not path.is_file():
-        raise UserError(f"{directory}: no exported model here, {CONFIG} is missing")
-    return read_description(path, ExportConfig)
-
-
-def read_description(path: Path, kind: type[Description]) -> Description:
-    """The content of a folder's description.
-
-    Raises:
-        UserError: it is of another `format` or `version` than `kind`'s, or has other keys.
-    """
-    content = _read_json(path)
-    # First of all: what is of another format cannot be expected to have our keys.
-    expected_format = kind.model_fields["format"].default
-    if content.get("format") != expected_format:
-        raise UserError(f'{path}: "format" is not "{expected_format}": this is something else')
-    expected_version = kind.model_fields["version"].default
-    version = content.get("version")
-    if version != expected_version:
-        raise UserError(
-            f"{path}: version {version!r}, this release reads version {expected_version}"
-        )
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise UserError(f"{path}: {key}: {problem['msg']}; {_AGAIN}") from error
 
 
 def write_description(path: Path, content: Section) -> None:

@@ -1,31 +1,58 @@
-"""What is wrong with the part of a configuration that says what is trained: adapters, freezing, decay of the rate."""
+"""Problems of a model's shape, and of what is trained of it: adapters, freezing, decay of the rate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from janus_pt.config.content import Sections
+from janus_pt.config.messages import Problem
 from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, ParallelConfig
 
 if TYPE_CHECKING:
     from janus_pt.model.transformer import JanusTransformer
 
-Problem = tuple[tuple[str | int, ...], str]
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id")
 
 
-def trained_problems(valid: Mapping[str, Any]) -> Iterator[Problem]:
-    """Problems of the sections in `valid`, which are fine by themselves."""
-    model, run, parallel = (valid.get(name) for name in ("model", "run", "parallel"))
-    adapter: AdapterConfig | None = valid.get("adapter")
-    optimizer: OptimizerConfig | None = valid.get("optimizer")
+def model_problems(model: ModelConfig) -> Iterator[Problem]:
+    """Problems of a model's shape and of its special ids."""
+    size, heads = model.hidden_size, model.num_attention_heads
+    if size % heads:
+        below = size - size % heads
+        reason = f"must be a multiple of model.num_attention_heads ({heads}), but is {size}"
+        yield ("model", "hidden_size"), f"{reason}: use {below or heads} or {below + heads}"
+    if model.embedding_projection and model.scale_embedding:
+        reason = "has no use with model.embedding_projection: set one of them to false"
+        yield ("model", "scale_embedding"), reason
+    yield from _special_id_problems(model)
+
+
+def _special_id_problems(model: ModelConfig) -> Iterator[Problem]:
+    owners: dict[int, str] = {}
+    for name in SPECIAL_IDS:
+        token = getattr(model, name)
+        if token >= model.common_vocab_size:
+            limit = f"must be below the size of every vocabulary ({model.common_vocab_size})"
+            yield ("model", name), f"{limit}, but is {token}"
+        owner = owners.setdefault(token, name)
+        if owner != name:
+            reason = f"{token} is {owner} already: give each special token an id of its own"
+            yield ("model", name), reason
+
+
+def trained_problems(sections: Sections) -> Iterator[Problem]:
+    """Problems of the sections `adapter` and `optimizer`, by themselves and with the others."""
+    model, run, parallel = sections.model, sections.run, sections.parallel
+    adapter = sections.adapter
     if adapter:
         yield from _adapter_problems(adapter, parallel)
         if run and run.init_from is None:
             yield ("adapter",), "needs a model that it is put on: set run.init_from"
         if model:
             yield from _target_problems(adapter, model)
-    if optimizer:
-        yield from _optimizer_problems(optimizer, model, parallel, adapter is not None)
+    if sections.optimizer:
+        yield from _optimizer_problems(sections.optimizer, model, parallel, adapter is not None)
 
 
 def _adapter_problems(adapter: AdapterConfig, parallel: ParallelConfig | None) -> Iterator[Problem]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from janus_pt.config.messages import Problem
 from janus_pt.config.objectives import OBJECTIVES, ObjectiveRow, weight_names
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig, ParallelConfig
-
-Problem = tuple[tuple[str | int, ...], str]
 
 
 def objective_problems(

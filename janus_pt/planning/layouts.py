@@ -1,4 +1,4 @@
-"""`launchers/benchmark.py layouts`: the layouts of a configuration on a cluster, the fastest first, by formula.
+"""The layouts of a configuration on a cluster, the fastest first, by formula.
 
 Nothing is measured. Memory is that of `train/memory.py`, bytes those of `train/communication.py`; how fast a GPU and
 its links are is assumed (`Cluster`). Nothing is taken to overlap. A step of M micro-batches a rank in S stages then is
@@ -10,22 +10,17 @@ with computing, tensor-parallel reductions and hand-over in a micro-batch.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
 
-from janus_pt.config.reader import read_config
 from janus_pt.config.schema import Config
-from janus_pt.objectives.expected_sizes import SampleSizes, sample_sizes
+from janus_pt.objectives.expected_sizes import SampleSizes
 from janus_pt.parallel.stages import layer_costs, stage_bounds
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import stage_memory
-from janus_pt.planning.plan import GIB, sample_length, step_flops
+from janus_pt.planning.plan import GIB, step_flops
 from janus_pt.planning.traffic import Traffic, step_traffic
-from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.errors import UserError
 
 TENSOR, PIPELINE, ZERO, SAMPLES = (
@@ -37,6 +32,8 @@ TENSOR, PIPELINE, ZERO, SAMPLES = (
 """What is tried: sizes of the axes, stages of ZeRO, samples a micro-batch."""
 IN_STEPS = {"data": False, "tensor": True, "pipeline": True}
 """Whether an axis' exchange is part of every micro-batch."""
+ReadConfig = Callable[[Sequence[str], int | None], Config]
+"""(`KEY=VALUE` changes, number of processes) -> the configuration; `UserError` if it is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -86,39 +83,9 @@ class Step:
     mfu: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `benchmark.py layouts`."""
-    parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file"
-    )
-    parser.add_argument("--world-size", type=int, default=64, help="GPUs")
-    parser.add_argument("--length", type=int, help="tokens of a sample; else as `--dry-run` has it")
-    parser.add_argument("--best", type=int, default=8, help="how many to show")
-    add_json_flag(parser, "file for the layouts")
-
-
-def run(asked: argparse.Namespace) -> None:
-    """Compare and print."""
-    config = read_config(asked.config, asked.set)
-    sizes = sample_sizes(config.model, config.objective, asked.length or sample_length(config))
-    found = fastest(steps(asked.config, asked.set, asked.world_size, sizes))[: asked.best]
-    if not found:
-        batch = f"{config.data.global_batch_size:,} {config.data.batch_unit}"
-        raise UserError(
-            f"{asked.config}: no layout of {asked.world_size} GPUs has the memory and shares a step of {batch} evenly: "
-            "change the number of GPUs or data.global_batch_size"
-        )
-    print("\n".join(table(found)))
-    if asked.json:
-        Path(asked.json).write_text(json.dumps([asdict(step) for step in found], indent=1) + "\n")
-
-
-def steps(
-    path: str, overrides: Sequence[str], world_size: int, sizes: SampleSizes
-) -> Iterator[Step]:
+def steps(read_config: ReadConfig, world_size: int, sizes: SampleSizes) -> Iterator[Step]:
     """Every layout that the configuration allows and that fits into memory."""
-    unit = read_config(path, overrides).data.batch_unit
+    unit = read_config([], None).data.batch_unit
     for tensor, pipeline, zero, samples, recompute in product(
         TENSOR, PIPELINE, ZERO, SAMPLES, (False, True)
     ):
@@ -131,9 +98,7 @@ def steps(
             "data.micro_batch_size": samples * (sizes.target if unit == "tokens" else 1),
         }  # fmt: skip
         try:
-            config = read_config(
-                path, [*overrides, *(f"{key}={value}" for key, value in layout.items())], world_size
-            )
+            config = read_config([f"{key}={value}" for key, value in layout.items()], world_size)
         except UserError:
             continue
         step = estimate(config, data, MicroBatch(samples, sizes, on_cpu=False), Cluster())

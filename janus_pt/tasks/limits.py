@@ -1,54 +1,37 @@
-"""What is wrong with the part of a configuration that says how a run is validated, and when it ends by that."""
+"""Problems of how a run is validated on a task, besides the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from janus_pt.config.schema import CheckpointConfig, RunConfig, ValidationConfig
+from janus_pt.config.content import Sections
+from janus_pt.config.messages import Problem
+from janus_pt.config.schema import ParallelConfig, ValidationConfig
 from janus_pt.utils.errors import UserError
 
-Problem = tuple[tuple[str | int, ...], str]
 
-
-def validation_problems(valid: Mapping[str, Any]) -> Iterator[Problem]:
-    """Problems of the sections in `valid`, which are fine by themselves."""
-    run, checkpoint, data, parallel = (
-        valid.get(name) for name in ("run", "checkpoint", "data", "parallel")
-    )
-    validation: ValidationConfig | None = valid.get("validation")
-    if run and run.patience and checkpoint:
-        yield from _patience_problems(run, checkpoint)
+def validation_problems(sections: Sections) -> Iterator[Problem]:
+    """Problems of the section `validation`, by itself and with the others."""
+    validation, parallel = sections.validation, sections.parallel
     if validation is None:
         return
-    if data and not data.valid:
+    if sections.data and not sections.data.valid:
         yield ("validation",), "comes with that of the loss: set data.valid, too"
-    for name, most in (("pipeline_parallel_size", 1), ("zero_stage", 2)):
-        if parallel and (value := getattr(parallel, name)) > most:
-            reason = (
-                "decodes with weights that are whole or sharded over tensor-parallel ranks, "
-                f"but parallel.{name} is"
-            )
-            yield ("validation",), f"{reason} {value}: lower it to {most}, or remove this section"
+    if parallel:
+        yield from _layout_problems(parallel)
     yield from _task_problems(validation)
 
 
-def _patience_problems(run: RunConfig, checkpoint: CheckpointConfig) -> Iterator[Problem]:
-    if not run.eval_every:
-        yield ("run", "patience"), "counts validations: set run.eval_every, or patience to 0"
-    elif run.eval_every % checkpoint.every:
-        reason = (
-            f"must be a multiple of checkpoint.every ({checkpoint.every}) where run.patience is set"
-        )
-        yield (
-            ("run", "eval_every"),
-            f"{reason}, so that what is best is saved, but is {run.eval_every}",
-        )
-    if not checkpoint.keep_best:
-        yield (
-            ("checkpoint", "keep_best"),
-            "must be at least 1 where run.patience is set: what is best is exported",
-        )
+def _layout_problems(parallel: ParallelConfig) -> Iterator[Problem]:
+    """Layouts in which a model cannot decode while it trains."""
+    for name, most in (("pipeline_parallel_size", 1), ("zero_stage", 2)):
+        value = getattr(parallel, name)
+        if value > most:
+            reason = (
+                "decodes with weights that are whole or sharded over tensor-parallel ranks, "
+                f"but parallel.{name} is {value}: lower it to {most}, or remove this section"
+            )
+            yield ("validation",), reason
 
 
 def _task_problems(validation: ValidationConfig) -> Iterator[Problem]:

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
 from janus_pt.checkpoint.layout import job_layout
 from janus_pt.checkpoint.store import CHECKPOINTS
+from janus_pt.config.exported import read_export_config
 from janus_pt.config.schema import Config
 from janus_pt.data.loader import TrainLoader
-from janus_pt.export.folder import read_export_config
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel.engine import Engine, EngineModule

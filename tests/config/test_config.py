@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_pt.config.reader import MAX_BYTES, read_config, to_json
+from janus_pt.checks import read_config
+from janus_pt.config.reader import MAX_BYTES, to_json
 from janus_pt.config.schema import Config, padded_vocab_size
 from janus_pt.parallel.deepspeed_config import (
     DECIDED_BY,
@@ -358,7 +359,7 @@ def test_bad_override(tmp_path: Path, override: str, expected: str) -> None:
 
 def test_launcher_exits_2_without_a_trace(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("8000", '"8000"'))
-    code = "from janus_pt.config.reader import read_config; from janus_pt.utils.errors import entry_point;"
+    code = "from janus_pt.checks import read_config; from janus_pt.utils.errors import entry_point;"
     code += f"entry_point(lambda: print(read_config({str(path)!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""

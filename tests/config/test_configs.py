@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.folder import save_export
 from janus_pt.model.transformer import JanusTransformer

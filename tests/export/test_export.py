@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 import janus_pt.export.folder
 import janus_pt.utils.files
 from janus_pt import JanusModel
-from janus_pt.export.folder import CONFIG, TOKENIZER, WEIGHTS, load_export, save_export
+from janus_pt.config.exported import CONFIG
+from janus_pt.export.folder import TOKENIZER, WEIGHTS, load_export, save_export
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError

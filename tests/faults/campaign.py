@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 import torch
 from safetensors.torch import load_file
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.data.batch_sampler import BatchStream, Cursor
 from janus_pt.data.corpus import open_corpus
 from tests.faults.jobs import Job, job

@@ -30,11 +30,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from data_prep.verify_shards import Task, check_shard
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
+from janus_pt.config.exported import CONFIG
 from janus_pt.config.schema import ModelConfig
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import read_manifest
-from janus_pt.export.folder import CONFIG, WEIGHTS, load_export, save_export
+from janus_pt.export.folder import WEIGHTS, load_export, save_export
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.corpora import write_corpus

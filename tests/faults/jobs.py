@@ -103,7 +103,7 @@ def _enter(config: Path, overrides: Sequence[str], environment: dict[str, str]) 
     os.dup2(output, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
-    from janus_pt.config.reader import read_config
+    from janus_pt.checks import read_config
     from janus_pt.launch import run_training, world_size
     from janus_pt.utils.errors import entry_point
 

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.train import loop
 from tests.support.runs import write_run_config
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_pt import JanusModel
+from janus_pt.config.exported import ADAPTER_CONFIG
 from janus_pt.config.schema import AdapterConfig, ModelConfig
-from janus_pt.export.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_pretrained, save_adapter
+from janus_pt.export.adapters import ADAPTER_WEIGHTS, load_pretrained, save_adapter
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.model.adapters import add_adapters, is_adapter, target_layers, trained_with
 from janus_pt.model.initialize import draw, initialize_weights

@@ -13,7 +13,7 @@ import torch
 from data_prep.train_tokenizer import train
 from data_prep.verify_shards import verify
 from janus_pt import JanusModel
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.data.corpus import open_corpus
 from janus_pt.export.folder import load_export
 from janus_pt.tokenizer import Tokenizer

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from janus_pt.checks import find_problems
+from janus_pt.checks import limit_problems
+from janus_pt.config.content import validate
 from janus_pt.config.objectives import OBJECTIVES as ROWS
 from janus_pt.config.objectives import weight_names
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
@@ -390,7 +391,8 @@ def test_wrong_objectives_are_named(given: dict[str, Any], key: str | None, mess
     }
     path = ("objective", key) if key else ("objective",)
     assert any(
-        where == path and reason.startswith(message) for where, reason in find_problems(data, 1)
+        where == path and reason.startswith(message)
+        for where, reason in validate(data, 1, limit_problems)[1]
     )
 
 
@@ -406,7 +408,7 @@ def test_what_does_not_go_with_the_architecture_of_cmlmc_is_refused() -> None:
         "data": {"train": [{"path": "x"}], "global_batch_size": 8, "micro_batch_size": 8},
         "run": {"output_dir": "y", "max_steps": 1},
     }
-    wrong = [where for where, _ in find_problems(data, 1)]
+    wrong = [where for where, _ in validate(data, 1, limit_problems)[1]]
     assert wrong == [("model", "scale_embedding"), ("model", "causal_self_attention")]
 
 
@@ -417,4 +419,4 @@ def test_an_objective_that_predicts_from_masks_alone_is_refused_content_slots() 
         "data": {"train": [{"path": "x"}], "global_batch_size": 8, "micro_batch_size": 8},
         "run": {"output_dir": "y", "max_steps": 1},
     }
-    assert [where for where, _ in find_problems(data, 1)] == [("model", "ar_stream")]
+    assert [where for where, _ in validate(data, 1, limit_problems)[1]] == [("model", "ar_stream")]

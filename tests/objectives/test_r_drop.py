@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from janus_pt.checks import read_config
 from janus_pt.config.objectives import OBJECTIVES as ROWS
-from janus_pt.config.reader import read_config
 from janus_pt.config.schema import ObjectiveConfig
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.objectives.examples import collate_examples, make_example

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import Config
 from janus_pt.model.adapters import matches
 from janus_pt.model.meta import full_shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.objectives.expected_sizes import sample_sizes
 from janus_pt.parallel.parameters import model_parameters
 from janus_pt.planning.layouts import Cluster

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import Config, ModelConfig, ObjectiveConfig
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.examples import make_example

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.objectives.expected_sizes import sample_sizes
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.plan import traffic_table

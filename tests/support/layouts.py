@@ -88,7 +88,7 @@ def train(config: str, settings: list[str], resume: bool) -> None:
 
     # ZeRO-3 numbers modules and parameters through the life of a process, and compares the numbers between ranks.
     Init.param_id, DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0, 0
-    from janus_pt.config.reader import read_config
+    from janus_pt.checks import read_config
     from janus_pt.train.loop import train as run
 
     run(read_config(config, settings, int(os.environ["WORLD_SIZE"])), resume)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from janus_pt.checkpoint.average import mean_of, select_checkpoints
-from janus_pt.config.reader import read_config
+from janus_pt.checks import read_config
 from janus_pt.config.schema import Config
 from janus_pt.tasks.evaluate import evaluate
 from janus_pt.train import early_stopping as best

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from janus_pt.config.reader import read_config, to_json
+from janus_pt.checks import read_config
+from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config
 from janus_pt.export.folder import save_export
 from janus_pt.train.report import tracking

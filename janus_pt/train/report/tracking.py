@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from janus_pt.config.exported import read_export_config
 from janus_pt.config.schema import RunConfig, TrackingConfig
-from janus_pt.export.folder import read_export_config
 from janus_pt.export.write_run import MLFLOW_RUN
 from janus_pt.train.report.metrics_file import metrics_after
 from janus_pt.train.report.mlflow_store import experiment_id, find_run, open_client, resolve_store
