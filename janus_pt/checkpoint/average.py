@@ -14,7 +14,7 @@ from janus_pt.checkpoint.restore import convert
 from janus_pt.checkpoint.store import CHECKPOINTS, STATE, best_of, steps_in
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
-from janus_pt.export.write_run import write_model
+from janus_pt.export.write_run import write_adapters, write_whole
 from janus_pt.utils.errors import UserError
 
 
@@ -41,7 +41,13 @@ def export_mean(checkpoints: Sequence[Path], target: Path, tokenizers: Sequence[
         universal.weights(folder, config.model, config.optimizer, config.adapter)
         for folder in converted
     ]
-    return write_model(target, mean_of(models), config, tokenizers or tokenizer_files(config.data))
+    means = mean_of(models)
+    if config.adapter is not None:
+        write_adapters(target, dict(means), config.adapter, config.run)
+    else:
+        files = tokenizers or tokenizer_files(config.data)
+        write_whole(target, means, config.model, config.optimizer, config.run, files)
+    return target
 
 
 def mean_of(models: Sequence[Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:

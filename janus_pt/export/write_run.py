@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from janus_pt.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, RunConfig
+from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, RunConfig
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.model.adapters import merged
@@ -20,31 +20,40 @@ MLFLOW_RUN = "mlflow_run.json"
 """The file of a run folder that names its MLflow run."""
 
 
-def write_model(
-    target: Path, trained: Iterable[tuple[str, Tensor]], config: Config, tokenizers: Sequence[Path]
-) -> Path:
-    """Write the weights that a run has trained, and return the folder.
-
-    With `adapter` it holds these alone, else the whole model, frozen weights included.
+def write_whole(
+    target: Path,
+    trained: Iterable[tuple[str, Tensor]],
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    tokenizers: Sequence[Path],
+) -> None:
+    """Write the whole model of a run without adapters, its frozen weights included.
 
     Args:
         trained: float32 weights by name.
         tokenizers: as `save_export` takes them.
     """
-    run_id = mlflow_run_id(Path(config.run.output_dir))
-    if config.adapter is not None:
-        # The limits see to it: adapters are trained on an exported model.
-        assert config.run.init_from is not None
-        save_adapter(target, dict(trained), config.adapter, config.run.init_from, run_id)
-    else:
-        weights = _with_frozen(trained, config.model, config.optimizer, config.run)
-        save_export(target, weights, config.model, tokenizers, run_id)
-    return target
+    weights = _with_frozen(trained, model, optimizer, run)
+    save_export(target, weights, model, tokenizers, mlflow_run_id(Path(run.output_dir)))
+
+
+def write_adapters(
+    target: Path, trained: Mapping[str, Tensor], adapter: AdapterConfig, run: RunConfig
+) -> None:
+    """Write the adapters of a run alone.
+
+    Args:
+        trained: float32 weights by name, of the adapters and of `modules_to_save`.
+    """
+    # The limits see to it: adapters are trained on an exported model.
+    assert run.init_from is not None
+    save_adapter(target, trained, adapter, run.init_from, mlflow_run_id(Path(run.output_dir)))
 
 
 def write_merged(
     target: Path,
-    adapters: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
     adapter: AdapterConfig,
     run: RunConfig,
     tokenizers: Sequence[Path],
@@ -54,7 +63,7 @@ def write_merged(
     base = load_export(run.init_from)
     # In the type of the export, as adapters loaded from their folder are merged.
     dtype = base.state["embed_tokens.weight"].dtype
-    typed = {name: weight.to(dtype) for name, weight in adapters.items()}
+    typed = {name: weight.to(dtype) for name, weight in trained.items()}
     whole = merged(base.state.items(), typed, adapter)
     run_id = mlflow_run_id(Path(run.output_dir))
     save_export(target, whole, base.config, tokenizers, run_id)

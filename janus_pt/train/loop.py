@@ -16,7 +16,7 @@ from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.data.loader import valid_batches
-from janus_pt.export.write_run import write_merged, write_model
+from janus_pt.export.write_run import write_adapters, write_merged, write_whole
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.gather import full_weights
@@ -203,12 +203,12 @@ def export(run: Run) -> Path:
         # Gathering a weight is a collective: the other ranks go through all of them, too.
         deque(weights, maxlen=0)
     elif config.adapter is None:
-        write_model(model_folder, weights, config, tokenizers)
+        write_whole(model_folder, weights, config.model, config.optimizer, config.run, tokenizers)
     else:
-        adapters = dict(weights)
-        write_model(adapter_folder, adapters.items(), config, tokenizers)
+        trained = dict(weights)
+        write_adapters(adapter_folder, trained, config.adapter, config.run)
         if config.adapter.kind == "lora":
-            write_merged(model_folder, adapters, config.adapter, config.run, tokenizers)
+            write_merged(model_folder, trained, config.adapter, config.run, tokenizers)
     # No rank ends while the first one writes.
     dist.barrier()
     # Bottlenecks stay beside the layers of their base, so there is no whole model.

@@ -11,7 +11,13 @@ import torch.distributed as dist
 from janus_pt.checkpoint import store as checkpoint
 from janus_pt.checkpoint.layout import job_layout
 from janus_pt.checkpoint.restore import load
-from janus_pt.config.schema import Config
+from janus_pt.config.schema import (
+    AdapterConfig,
+    Config,
+    ModelConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+)
 from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
 from janus_pt.train.counts import Counts
 from janus_pt.train.fingerprint import check_fingerprint
@@ -50,8 +56,10 @@ def restore(run: Run, before_step: int | None = None) -> None:
 
 def _check_same_run(run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model, or of other frozen weights."""
-    saved = _fixed_settings(Config.model_validate_json((folder / "config.json").read_text()))
-    current = _fixed_settings(run.config)
+    theirs = Config.model_validate_json((folder / "config.json").read_text())
+    ours = run.config
+    saved = _fixed_settings(theirs.model, theirs.precision, theirs.adapter, theirs.optimizer)
+    current = _fixed_settings(ours.model, ours.precision, ours.adapter, ours.optimizer)
     changed = [
         f"{key} (was {saved.get(key)}, is {current.get(key)})"
         for key in {**saved, **current}
@@ -68,15 +76,18 @@ def _check_same_run(run: Run, folder: Path) -> None:
         )
 
 
-def _fixed_settings(config: Config) -> dict[str, Any]:
+def _fixed_settings(
+    model: ModelConfig,
+    precision: PrecisionConfig,
+    adapter: AdapterConfig | None,
+    optimizer: OptimizerConfig,
+) -> dict[str, Any]:
     """Settings that cannot change in the life of a run, by dotted key."""
-    settings: dict[str, Any] = {}
-    for name in ("model", "precision", "adapter"):
-        section = getattr(config, name)
-        # Only a run with adapters has the section `adapter`.
-        if section is not None:
-            settings |= {f"{name}.{key}": value for key, value in section}
+    settings: dict[str, Any] = {f"model.{key}": value for key, value in model}
+    settings |= {f"precision.{key}": value for key, value in precision}
+    if adapter is not None:
+        settings |= {f"adapter.{key}": value for key, value in adapter}
     # The optimizer's groups, and so its state, depend on these two.
-    for key in ("freeze", "layer_lr_decay"):
-        settings[f"optimizer.{key}"] = getattr(config.optimizer, key)
+    settings["optimizer.freeze"] = optimizer.freeze
+    settings["optimizer.layer_lr_decay"] = optimizer.layer_lr_decay
     return settings
