@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
         return read_config(args.config, [*args.set, *changes], world_size)
 
     config = read([], None)
-    sizes = sample_sizes(config.model, config.objective, args.length or sample_length(config))
+    length = args.length or sample_length(config.data, config.model.max_positions)
+    sizes = sample_sizes(config.model, config.objective, length)
     best = fastest(steps(read, args.world_size, sizes))[: args.best]
     if not best:
         batch = f"{config.data.global_batch_size:,} {config.data.batch_unit}"
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.config}: no layout of {args.world_size} GPUs has the memory and shares a step "
             f"of {batch} evenly: change the number of GPUs or data.global_batch_size"
         )
-    print("\n".join(table(best)))
+    print(table(best))
     if args.json:
         text = json.dumps([asdict(step) for step in best], indent=1)
         Path(args.json).write_text(text + "\n")

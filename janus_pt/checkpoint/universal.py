@@ -29,6 +29,7 @@ from megatron.core import parallel_state
 from torch import Tensor, nn
 
 from janus_pt.checkpoint.layout import Layout
+from janus_pt.checkpoint.shard_patterns import shard_patterns
 from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
@@ -48,24 +49,15 @@ STAGE_PREFIX = re.compile(r"(\d+\.)?model\.")
 def info(model: JanusTransformer, table_stage: int) -> dict[str, Any]:
     """What DeepSpeed's converter must know of shards, for `client_state`.
 
-    Of the token tables on several pipeline stages it takes that of `table_stage`; by itself, none but the first
-    stage's. Not said here: everything else is put together along dimension 0. Parameters that every rank holds whole
-    are averaged, since on a GPU the copies may differ in the last bits.
+    Several pipeline stages may hold the token table: the converter takes that of `table_stage`, where
+    by itself it would look on the first stage only.
     """
     return {
         "universal_checkpoint_info": {
             "universal_checkpoint_version": 0.2,
             "vocabulary_parameter_patterns": [r".*embed_tokens\.weight"],
             "original_vocab_size": model.config.vocab_size,
-            "parameter_with_row_parallelism_patterns": [
-                r".*(out_proj|fc2)\.(lora_A\.|adapter_up\.)?weight"
-            ],
-            "parameter_to_average_patterns": [
-                r".*(layer_norm|layernorm_embedding|embed_positions|embed_length)\.(weight|bias)",
-                r".*(out_proj|fc2)\.(adapter_up\.)?bias",
-                r".*(q_proj|k_proj|v_proj|fc1)\.lora_A\.weight",
-                r".*(out_proj|fc2)\.lora_B\.weight",
-            ],
+            **shard_patterns(model.config, model.adapter),
             "pipeline_replicated_parameter_patterns": [
                 rf"(?!{table_stage}\.).*embed_tokens\.weight"
             ],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.model.cost import AllReduces, Cost, Elements, linear_size
 from janus_pt.model.dropout import dropout as drop
 from janus_pt.model.kv_cache import KeysValues
 from janus_pt.model.layer_factory import Layers
@@ -87,6 +88,34 @@ class Attention(nn.Module):
         with self.tp_rng_fork() if dropout else nullcontext():
             heads = attend(queries, *keys_values, mask, dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def cost(self, rows: float, queries: float, keys: float, keys_read: float) -> Cost:
+        """Of `queries` slots that read `keys_read` of the `keys` each, on average.
+
+        `rows` are the slots among which the queries, and in self-attention the keys, are. The sequence
+        that cross-attention reads is not counted: it is the encoder's output, and no layer's own.
+        """
+        hidden, heads_size = self.out_proj.get_parameter("weight").shape
+        keys_size = len(self.k_proj.get_parameter("weight"))
+        heads = heads_size // self.head_size
+        pairs = queries * keys_read
+        # Scores and weighted sums: two products of a head's size for each pair and head.
+        multiply_adds = 2 * heads_size * pairs
+        multiply_adds += linear_size(self.q_proj, self.out_proj) * queries
+        multiply_adds += linear_size(self.k_proj, self.v_proj) * keys
+        # Queries, and what they read; keys and values.
+        sharded = 2 * heads_size * queries + 2 * keys_size * keys
+        # The softmax's result; dropout keeps its mask and the product as well.
+        copies = 3 if self.dropout > 0 else 1
+        return Cost(
+            multiply_adds=multiply_adds,
+            kept=Elements(replicated=hidden * rows, sharded=sharded),
+            log_sum_exp=heads * queries,
+            attention_weights=copies * heads * pairs,
+            # `out_proj` sums over the ranks, `copy_to_tp_region` the gradient of all rows.
+            forward=AllReduces(hidden * queries, 1),
+            backward=AllReduces(hidden * rows, 1),
+        )
 
 
 def attend(

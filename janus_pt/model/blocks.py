@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import Attention, Mask
+from janus_pt.model.cost import AllReduces, Cost, Elements, Workload, linear_size
 from janus_pt.model.dropout import add_dropped, dropout
 from janus_pt.model.feed_forward import ACTIVATIONS, FEED_FORWARDS
 from janus_pt.model.kv_cache import LayerCache
@@ -21,6 +22,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
+        self._hidden_size = config.hidden_size
         self.pre_norm = config.pre_layer_norm
         self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
@@ -46,6 +48,21 @@ class Layer(nn.Module):
                 hidden = dropout(hidden, self.activation_dropout)
         return self.fc2(hidden)
 
+    def _feed_forward_cost(self, rows: float) -> Cost:
+        hidden_size, ffn_size = self.fc2.get_parameter("weight").shape
+        dropped = ffn_size * rows if self.activation_dropout > 0 else 0.0
+        fc2 = Cost(
+            multiply_adds=linear_size(self.fc2) * rows,
+            dropout_masks=Elements(sharded=dropped),
+            forward=AllReduces(hidden_size * rows, 1),
+        )
+        return self.feed_forward.cost(self, rows) + fc2 + self._residual_cost(rows)
+
+    def _residual_cost(self, rows: float) -> Cost:
+        """Of a sublayer's dropout, residual connection and norm, which keeps its input."""
+        elements = Elements(replicated=self._hidden_size * rows)
+        return Cost(kept=elements, dropout_masks=elements if self.dropout > 0 else Elements())
+
 
 class EncoderLayer(Layer):
     """Self-attention, feed-forward."""
@@ -64,6 +81,15 @@ class EncoderLayer(Layer):
         keys_values = self.self_attn.keys_values(x, masks.rotation)
         return self.self_attn(x, keys_values, masks.mask, masks.rotation)
 
+    def cost(self, work: Workload) -> Cost:
+        """Of a forward and backward pass over the source tokens."""
+        tokens = work.source_tokens
+        attention = self.self_attn.cost(tokens, tokens, tokens, work.source_length)
+        layer_input = Cost(layer_input=self._hidden_size * tokens)
+        return (
+            attention + self._residual_cost(tokens) + self._feed_forward_cost(tokens) + layer_input
+        )
+
 
 class DecoderLayer(Layer):
     """Self-attention on the content slots, by option a causal one behind it, cross-attention, feed-forward.
@@ -76,6 +102,7 @@ class DecoderLayer(Layer):
         super().__init__(config, layers)
         self.encoder_attn = Attention(config, layers)
         self.encoder_attn_layer_norm = make_norm(config)
+        self.has_causal_attention = config.causal_self_attention
         if config.causal_self_attention:
             self.causal_attn = Attention(config, layers)
             self.causal_attn_layer_norm = make_norm(config)
@@ -160,6 +187,23 @@ class DecoderLayer(Layer):
         # The slots of all copies of a source are queries to the same keys: no key is copied.
         folded = x.reshape(len(cache.memory[0]), -1, x.shape[-1])
         return self.encoder_attn(folded, cache.memory, masks.cross_mask).view_as(x)
+
+    def cost(self, work: Workload, is_last: bool) -> Cost:
+        """Of a forward and backward pass over the slots; the last layer computes those that predict."""
+        slots, contents, length = work.slots, work.content_slots, work.content_length
+        computed = work.predicted_slots if is_last else slots
+        cost = Cost(layer_input=self._hidden_size * slots)
+        attended = computed
+        if self.has_causal_attention:
+            # As in `forward`: what the causal self-attention reads, all slots have gone through.
+            attended = slots
+            cost += self.causal_attn.cost(slots, computed, contents, length)
+            cost += self._residual_cost(computed)
+        cost += self.self_attn.cost(slots, attended, contents, length)
+        cost += self._residual_cost(attended)
+        cost += self.encoder_attn.cost(computed, computed, work.source_tokens, work.source_length)
+        cost += self._residual_cost(computed)
+        return cost + self._feed_forward_cost(computed)
 
 
 def _from(x: Tensor, first: int) -> Tensor:

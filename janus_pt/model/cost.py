@@ -1,8 +1,16 @@
-"""How much a forward pass reads (`Workload`); blocks derive their cost from it."""
+"""What a layer costs in one pass: arithmetic, memory and exchange, each stated beside its forward.
+
+A block's `cost` says what its `forward` computes, what autograd keeps of it, and what tensor-parallel
+ranks exchange in it. Plans of memory, traffic, FLOPs and pipeline stages add these up and know no
+architecture. Blocks read the sizes off their own parameters, so they must be unsharded; on the meta
+device they cost nothing to make.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -25,3 +33,72 @@ class Workload:
     def slots(self) -> float:
         """All decoder slots."""
         return self.content_slots + self.query_slots
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Numbers of tensor elements: `replicated` on all tensor-parallel ranks, `sharded` over them."""
+
+    replicated: float = 0.0
+    sharded: float = 0.0
+
+    def __add__(self, other: Elements) -> Elements:
+        return Elements(self.replicated + other.replicated, self.sharded + other.sharded)
+
+    def on_rank(self, tensor_parallel: int) -> float:
+        """Elements on one of `tensor_parallel` ranks."""
+        return self.replicated + self.sharded / tensor_parallel
+
+
+@dataclass(frozen=True)
+class AllReduces:
+    """`elements` that tensor-parallel ranks sum over the ranks, in `calls` all-reduces."""
+
+    elements: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: AllReduces) -> AllReduces:
+        return AllReduces(self.elements + other.elements, self.calls + other.calls)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one layer, or a part of it, costs. Costs of parts add up to that of the whole.
+
+    multiply_adds: of the forward pass; the backward pass has twice as many.
+    kept: activations that autograd keeps for the backward pass, in the model's precision.
+    dropout_masks: elements of which a dropout mask is kept.
+    log_sum_exp, attention_weights: kept as well, the first (float32) by fused attention kernels, the
+        second where attention is computed step by step. Sharded by heads.
+    working: gradients that exist beside `kept` while the backward pass runs.
+    layer_input: what is kept of a layer that is recomputed; 0 for layers that never are.
+    forward, backward: what tensor-parallel ranks exchange in the two passes.
+    """
+
+    multiply_adds: float = 0.0
+    kept: Elements = Elements()
+    dropout_masks: Elements = Elements()
+    log_sum_exp: float = 0.0
+    attention_weights: float = 0.0
+    working: Elements = Elements()
+    layer_input: float = 0.0
+    forward: AllReduces = AllReduces()
+    backward: AllReduces = AllReduces()
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            multiply_adds=self.multiply_adds + other.multiply_adds,
+            kept=self.kept + other.kept,
+            dropout_masks=self.dropout_masks + other.dropout_masks,
+            log_sum_exp=self.log_sum_exp + other.log_sum_exp,
+            attention_weights=self.attention_weights + other.attention_weights,
+            working=self.working + other.working,
+            layer_input=self.layer_input + other.layer_input,
+            forward=self.forward + other.forward,
+            backward=self.backward + other.backward,
+        )
+
+
+def linear_size(*layers: nn.Module) -> int:
+    """Multiply-adds of these linear layers for one row: the elements of their matrices."""
+    return sum(layer.get_parameter("weight").numel() for layer in layers)

@@ -13,9 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.blocks import DecoderLayer, EncoderLayer
+from janus_pt.model.cost import AllReduces, Cost, Elements
 from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.layer_factory import Layers
+from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, slot_embedding
 from janus_pt.model.masks import DecoderMasks, EncoderMasks, LayerMasks
 from janus_pt.model.norms import make_norm
 from janus_pt.model.positions import make_rotation, make_table
@@ -31,6 +33,7 @@ class Stack(nn.Module):
 
     def __init__(self, config: ModelConfig, layers: list[nn.Module], first: int) -> None:
         super().__init__()
+        self.hidden_size = config.hidden_size
         self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
         self.embed_positions = make_table(config)
         self.embed_projection = _embedding_projection(config)
@@ -58,6 +61,28 @@ class Stack(nn.Module):
             else:
                 x = x + embedded_positions
         return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
+
+    def embedding_cost(self, rows: float) -> Cost:
+        """Of `embed` and the token table before it, for `rows` tokens."""
+        row = self.hidden_size * rows
+        kept = 0.0
+        if self.embed_projection is not None:
+            # Its input: both embeddings, joined.
+            kept += 2 * row
+        if not isinstance(self.layernorm_embedding, nn.Identity):
+            kept += row
+        return Cost(
+            kept=Elements(replicated=kept),
+            dropout_masks=Elements(replicated=row if self.dropout > 0 else 0.0),
+            # Each rank has a part of the token table's rows, and zeros for the others.
+            forward=AllReduces(row, 1),
+        )
+
+    def norm_cost(self, rows: float) -> Cost:
+        """Of the norm behind the last layer, which keeps its input."""
+        if isinstance(self.layer_norm, nn.Identity):
+            return Cost()
+        return Cost(kept=Elements(replicated=self.hidden_size * rows))
 
     def numbered(self) -> Iterator[tuple[int, nn.Module]]:
         """The layers that are here, each with its index in the whole stack."""
@@ -93,7 +118,7 @@ class Encoder(Stack):
         stack: list[nn.Module] = [
             EncoderLayer(config, layers) for _ in range(config.encoder_layers)
         ]
-        super().__init__(config, stack, first=0)
+        super().__init__(config, stack, first=SOURCE_EMBEDDING)
 
     def run(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         """The layers, from and to `[batch, length, hidden]`."""
@@ -114,7 +139,7 @@ class Decoder(Stack):
         stack: list[nn.Module] = [
             DecoderLayer(config, layers) for _ in range(config.decoder_layers)
         ]
-        super().__init__(config, stack, first=config.encoder_layers + 1)
+        super().__init__(config, stack, first=slot_embedding(config))
         self.config = config
         self.copy_to_tp_region = layers.copy_to_tp_region
 

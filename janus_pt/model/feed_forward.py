@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.model.cost import AllReduces, Cost, Elements, linear_size
 from janus_pt.model.layer_factory import Layers
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -34,6 +35,10 @@ class FeedForward(ABC):
         `layer` has the projections, `activation`, and `copy_to_tp_region` of the layer factory.
         """
 
+    @abstractmethod
+    def cost(self, layer: Any, rows: float) -> Cost:
+        """Of `hidden` for `rows` slots, with all that autograd keeps from `x` to the input of `fc2`."""
+
 
 class PlainFeedForward(FeedForward):
     """`fc2(activation(fc1(x)))` (Vaswani et al. 2017)."""
@@ -49,6 +54,20 @@ class PlainFeedForward(FeedForward):
         """`activation(fc1(x))`."""
         hidden: Tensor = layer.activation(layer.fc1(x))
         return hidden
+
+    def cost(self, layer: Any, rows: float) -> Cost:
+        """Of one projection and the activation."""
+        ffn, hidden = layer.fc1.weight.shape
+        # ReLU's backward pass needs its output alone, which `fc2` keeps anyway.
+        copies = 1 if layer.activation is F.relu else 2
+        return Cost(
+            multiply_adds=linear_size(layer.fc1) * rows,
+            kept=Elements(replicated=hidden * rows, sharded=copies * ffn * rows),
+            # Gradients of the layer's output, of `fc2`'s and of `fc1`'s input, and on both sides of the activation.
+            working=Elements(replicated=3 * hidden * rows, sharded=2 * ffn * rows),
+            # `fc1` sums its input's gradient over the ranks.
+            backward=AllReduces(hidden * rows, 1),
+        )
 
 
 FEED_FORWARDS: dict[str, FeedForward] = {

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.model.cost import Cost, Workload
 from janus_pt.model.dropout import Seed
 from janus_pt.model.encoder_decoder import Decoder, Encoder
 from janus_pt.model.kv_cache import LayerCache
@@ -124,6 +125,12 @@ class JanusTransformer(nn.Module):
         if self.output_projection is not None:
             return self.output_projection(hidden)
         return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
+
+    def head_cost(self, work: Workload) -> Cost:
+        """Of the decoder's last norm and the output projection; losses are not counted."""
+        table = self.embed_tokens.get_parameter("weight")
+        projection = Cost(multiply_adds=table.numel() * work.predicted_slots)
+        return self.decoder.norm_cost(work.slots) + projection
 
     def forward(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
         """`decode`'s hidden states `[1, slots, hidden]` and length scores `[samples, length_classes]`."""

@@ -5,19 +5,27 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from janus_pt.model.layer_numbers import (
+    SOURCE_EMBEDDING,
+    head_layer,
+    slot_embedding,
+    table_layers,
+)
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.parallel.parameters import landmarks, table_layers
 
 
 def drop_other_stages(model: JanusTransformer, layers: range) -> None:
-    """Remove from `model` everything outside `layers` of the chain (`stages.py`).
+    """Remove from `model` everything outside `layers`, numbered as in `model/layer_numbers.py`.
 
     Names of the remaining parameters do not change: a layer keeps its number in its stack.
     """
     config = model.config
-    _, slot_embedding, head = landmarks(config)
-    # Each stack with the chain's layer that embeds its input, and the one with its last LayerNorm.
-    stacks = ((model.encoder, 0, slot_embedding), (model.decoder, slot_embedding, head))
+    head = head_layer(config)
+    # Each stack with the layer that embeds its input, and the layer that has its last norm.
+    stacks = (
+        (model.encoder, SOURCE_EMBEDDING, slot_embedding(config)),
+        (model.decoder, slot_embedding(config), head),
+    )
     for stack, embedding, last in stacks:
         if embedding not in layers:
             stack.embed_positions = nn.Identity()
@@ -30,7 +38,7 @@ def drop_other_stages(model: JanusTransformer, layers: range) -> None:
             stack.layer_norm = nn.Identity()
     if not set(table_layers(config)) & set(layers):
         model.embed_tokens = nn.Identity()
-    if config.source_vocab_size is not None and 0 not in layers:
+    if config.source_vocab_size is not None and SOURCE_EMBEDDING not in layers:
         del model.embed_source
     if head not in layers:
         del model.embed_length

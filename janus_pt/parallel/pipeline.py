@@ -19,13 +19,18 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from torch import Tensor, nn
 
 from janus_pt.model.dropout import Seed
+from janus_pt.model.layer_numbers import (
+    SOURCE_EMBEDDING,
+    head_layer,
+    slot_embedding,
+    table_layers,
+)
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.slots import POSITION, TOKEN
 from janus_pt.parallel import groups
 from janus_pt.parallel.engine import Engine
-from janus_pt.parallel.parameters import landmarks, table_layers
 
 LastOutputs = tuple[Tensor, Tensor, Tensor]
 """The decoder's hidden states, the scores of the lengths, and this rank's rows of the token table."""
@@ -55,25 +60,25 @@ class Stage(nn.Module):
         self.batch = next(self.batches)
         source, slots = self.batch.source, self.batch.slots
         model = self.model
-        first, slot_embedding, head = landmarks(model.config)
+        decoder_starts = slot_embedding(model.config)
         if self.training:
             model.seed_dropout(next(self.seeds))
-        if first in self.layers:
+        if SOURCE_EMBEDDING in self.layers:
             encoded = model.encoder.embed(model.embed_sources(source.tokens), source.positions)
             decoded = encoded[:, :0]
         else:
             encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
         # A stage that begins behind the encoder hands the encoder's output on as it is.
-        if self.layers[0] < slot_embedding:
+        if self.layers[0] < decoder_starts:
             masks = model.encoder_masks(source, encoded.dtype)
             encoded = model.encoder.run(encoded, masks)
-        if slot_embedding in self.layers:
+        if decoder_starts in self.layers:
             encoded = model.encoder.layer_norm(encoded)
             decoded = model.decoder.embed(model.embed_tokens(slots[TOKEN]), slots[POSITION])
-        if self.layers[-1] > slot_embedding:
+        if self.layers[-1] > decoder_starts:
             decoder_masks = model.decoder_masks(slots, source, encoded.dtype)
             decoded = model.decoder.run(decoded, encoded, decoder_masks)
-        if head in self.layers:
+        if head_layer(model.config) in self.layers:
             hidden = model.decoder.layer_norm(decoded)
             # The table is an output; the loss does not read it from the model. With bfloat16
             # DeepSpeed zeroes all gradients when the backward pass comes to the first output. The

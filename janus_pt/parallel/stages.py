@@ -1,62 +1,93 @@
-"""Which layers a pipeline stage holds: a pure function of the model's shape, known before any model is built.
+"""Which layers a pipeline stage holds: a pure function of the model's shape.
 
-The model is a chain of E + D + 3 layers:
-
-    0                  source embedding
-    1 … E              encoder layers
-    E + 1              slot embedding (and the encoder's last LayerNorm)
-    E + 2 … E + D + 1  decoder layers
-    E + D + 2          head (the decoder's last LayerNorm, output projection and losses, length head)
+Layers are numbered as in `model/layer_numbers.py`. What each costs, the blocks say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import cast
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.model.blocks import DecoderLayer, EncoderLayer
+from janus_pt.model.cost import Cost, Workload
+from janus_pt.model.layer_numbers import (
+    FIRST_ENCODER_LAYER,
+    SOURCE_EMBEDDING,
+    first_decoder_layer,
+    head_layer,
+    slot_embedding,
+)
+from janus_pt.model.meta import build_on_meta
+from janus_pt.model.transformer import JanusTransformer
 
-DECODER_SLOTS, CONTENT_SLOTS, PREDICTED_SLOTS = 3.6, 2.3, 1.6
-"""Slots for each source token in pretraining: all, those that are keys, and those that predict."""
+PRETRAINING = Workload(source_tokens=10, content_slots=23, query_slots=13, predicted_slots=16)
+"""Slots for ten source tokens in pretraining: whole numbers, so that equal costs are equal to the last bit.
+
+Lengths are 0: the scores of attention are not counted."""
 
 
-def layer_costs(model: ModelConfig) -> list[float]:
-    """Multiply-adds of each layer of the chain for each source token; attention's score products left out."""
-    d = model.hidden_size
-    tokenwise = (
-        2 * d * d + 2 * d * model.ffn_hidden_size
-    )  # query and output projections, feed-forward network
-    encoder = tokenwise + 2 * d * d
-    decoder = DECODER_SLOTS * (tokenwise + 2 * d * d) + (CONTENT_SLOTS + 1) * 2 * d * d
-    decoder += (DECODER_SLOTS + CONTENT_SLOTS) * 2 * d * d * model.causal_self_attention
-    head = PREDICTED_SLOTS * d * model.vocab_size
+@lru_cache(maxsize=64)
+def one_layer_each(model: ModelConfig) -> JanusTransformer:
+    """The model on the meta device with one encoder and one decoder layer. Not to be changed."""
+    # All layers of a stack are identical. A thousand of them would take seconds to make.
+    return build_on_meta(model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1}))
+
+
+def layer_costs(model: ModelConfig, work: Workload) -> list[Cost]:
+    """What each layer of the model costs for `work`, in the order of `layer_numbers`."""
+    sketch = one_layer_each(model)
+    encoder_layer, decoder_layer = _layers(sketch)
+    encoder_norm = sketch.encoder.norm_cost(work.source_tokens)
     return [
-        0.0,
-        *[float(encoder)] * model.encoder_layers,
-        0.0,
-        *[decoder] * model.decoder_layers,
-        head,
+        sketch.encoder.embedding_cost(work.source_tokens),
+        *[encoder_layer.cost(work)] * model.encoder_layers,
+        sketch.decoder.embedding_cost(work.slots) + encoder_norm,
+        *[decoder_layer.cost(work, is_last=False)] * (model.decoder_layers - 1),
+        decoder_layer.cost(work, is_last=True),
+        sketch.head_cost(work),
     ]
+
+
+def relative_costs(model: ModelConfig) -> list[float]:
+    """Multiply-adds of each layer for each source token in pretraining; stages are balanced by them."""
+    sketch = one_layer_each(model)
+    encoder_layer, decoder_layer = _layers(sketch)
+    encoder = encoder_layer.cost(PRETRAINING).multiply_adds
+    # The last layer weighs as much as the others here, though it computes fewer slots.
+    decoder = decoder_layer.cost(PRETRAINING, is_last=False).multiply_adds
+    head = sketch.head_cost(PRETRAINING).multiply_adds
+    return [0.0, *[encoder] * model.encoder_layers, 0.0, *[decoder] * model.decoder_layers, head]
+
+
+def _layers(sketch: JanusTransformer) -> tuple[EncoderLayer, DecoderLayer]:
+    return cast(EncoderLayer, sketch.encoder.layers[0]), cast(
+        DecoderLayer, sketch.decoder.layers[0]
+    )
 
 
 def stage_bounds(model: ModelConfig, stages: int) -> list[int]:
     """First layer of every stage, and the number of layers at the end: `[stages + 1]`.
 
-    Every stage has an encoder or decoder layer: one without LayerNorms and biases would make one reduction of
-    gradient norms less than the others (DeepSpeed makes one for each group of the optimizer) and hang them.
+    Every stage has an encoder or decoder layer: one without norms and biases would make one
+    reduction of gradient norms less than the others (DeepSpeed makes one for each group of the
+    optimizer) and hang them.
     """
-    encoder, decoder, costs = model.encoder_layers, model.decoder_layers, layer_costs(model)
-    # The first embedding goes with the first encoder layer, the second with the first decoder layer, the head with the
-    # last one.
+    costs = relative_costs(model)
+    # A stage may begin at any encoder or decoder layer but the first ones: the source embedding goes
+    # with the first encoder layer, the slot embedding with the first decoder layer, and the head with
+    # the last.
     starts = [
-        0,
-        *range(2, encoder + 1),
-        encoder + 1,
-        *range(encoder + 3, encoder + decoder + 2),
+        SOURCE_EMBEDDING,
+        *range(FIRST_ENCODER_LAYER + 1, slot_embedding(model)),
+        slot_embedding(model),
+        *range(first_decoder_layer(model) + 1, head_layer(model)),
         len(costs),
     ]
-    bounds = balanced([sum(costs[start:stop]) for start, stop in pairwise(starts)], stages)
-    return [starts[bound] for bound in bounds]
+    block_costs = [sum(costs[start:stop]) for start, stop in pairwise(starts)]
+    return [starts[bound] for bound in balanced(block_costs, stages)]
 
 
 def pipeline_layers(model: ModelConfig, stages: int) -> list[range]:
@@ -65,24 +96,28 @@ def pipeline_layers(model: ModelConfig, stages: int) -> list[range]:
 
 
 def balanced(costs: Sequence[float], parts: int) -> list[int]:
-    """Cut a row of costs into parts, none empty, so that the costliest part is as cheap as can be.
+    """Cut a list of costs into `parts` parts, none empty, so that the largest part is smallest.
 
-    Returns the first index of every part, and the number of costs at the end. Exact, by dynamic programming over
-    (parts, costs).
+    Returns the first index of every part, and the number of costs at the end. Exact, by dynamic
+    programming over (parts, costs).
     """
-    sums = [0.0, *accumulate(costs)]
     count = len(costs)
-    best = {
-        (0, 0): (0.0, 0)
-    }  # (parts, costs) -> cost of the costliest of these parts, where the last one begins
+    sums = [0.0, *accumulate(costs)]
+    # (parts, costs) -> cost of the largest of these parts, and where the last one begins.
+    best = {(0, 0): (0.0, 0)}
     for part in range(1, parts + 1):
+        # Enough costs must be left that no later part is empty.
         for stop in range(part, count - (parts - part) + 1):
-            best[part, stop] = min(
-                (max(best[part - 1, start][0], sums[stop] - sums[start]), start)
-                for start in range(part - 1, stop)
-                if (part - 1, start) in best
-            )
+            candidates = []
+            for start in range(part - 1, stop):
+                if (part - 1, start) in best:
+                    largest_before, _ = best[part - 1, start]
+                    largest = max(largest_before, sums[stop] - sums[start])
+                    candidates.append((largest, start))
+            best[part, stop] = min(candidates)
+    # Walk back from the end: each part begins where the one before it ends.
     bounds = [count]
     for part in range(parts, 0, -1):
-        bounds.append(best[part, bounds[-1]][1])
+        _, start = best[part, bounds[-1]]
+        bounds.append(start)
     return bounds[::-1]

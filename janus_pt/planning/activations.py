@@ -1,7 +1,7 @@
-"""What a micro-batch leaves in memory between its forward and its backward pass, by formula, for each layer.
+"""What a micro-batch leaves in memory between its forward and its backward pass, by formula.
 
-Counted is what autograd keeps: inputs of linear layers and LayerNorms, queries, keys, values and what attention reads,
-dropout masks. With n tokens, d the hidden and f the ffn size, t tensor-parallel ranks, in elements:
+Each layer's `cost` says what autograd keeps of it; here elements become bytes, and layers a stage.
+With n tokens, d the hidden and f the ffn size, t tensor-parallel ranks, that is, in elements:
 
     encoder layer   4nd + (4nd + 2nf) / t
     decoder layer   6nd + (4nd + 2(c + s)d + 2nf) / t       n slots, c of them content, s source tokens
@@ -15,103 +15,143 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from janus_pt.config.schema import Config, ModelConfig
+from janus_pt.config.schema import ModelConfig, ParallelConfig, PrecisionConfig
+from janus_pt.model.cost import Cost, Workload
+from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, head_layer, slot_embedding
 from janus_pt.objectives.expected_sizes import SampleSizes
 from janus_pt.objectives.fused_loss import chunk_rows
+from janus_pt.parallel.stages import layer_costs
 
 FLOAT = 4
+"""Bytes of a float32 number."""
 CHUNK_COPIES = 3
-"""Float32 arrays of a chunk's size in `losses.py`."""
+"""Float32 arrays of a chunk's size in `objectives/fused_loss.py`."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch of `samples` alike, and the kind of device that computes it."""
+    """A micro-batch of `samples` of the same sizes, and the kind of device that computes it."""
 
     samples: float
     sizes: SampleSizes
     on_cpu: bool
 
     @property
-    def source(self) -> float:
-        """Source tokens."""
-        return self.samples * self.sizes.source
-
-    @property
-    def slots(self) -> float:
-        """Decoder slots."""
-        return self.samples * self.sizes.slots
+    def work(self) -> Workload:
+        """What the model computes, and what attention kernels multiply: whole blocks of slots."""
+        sizes = self.sizes
+        return Workload(
+            source_tokens=self.samples * sizes.source,
+            content_slots=self.samples * sizes.content,
+            query_slots=self.samples * sizes.queries,
+            predicted_slots=self.samples * sizes.predicted,
+            source_length=sizes.source,
+            content_length=sizes.pairs / sizes.slots,
+        )
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Bytes of one layer: `kept` until its backward pass, `input` alone if the rest is computed again, and `working`
-    on top of `kept` while its backward pass runs."""
+class LayerBytes:
+    """Bytes of one layer and micro-batch on a rank.
+
+    `kept` stay until the layer's backward pass, `input` alone if the layer is recomputed in it, and
+    `working` are needed on top of `kept` while the backward pass runs.
+    """
 
     kept: float
     input: float
     working: float
 
 
-def chain(config: Config, batch: MicroBatch) -> list[Kept]:
-    """Each layer of the chain of `parallel/stages.py`; the head without its losses (`loss_bytes`)."""
-    model, width = config.model, activation_width(config)
-    d, tp = model.hidden_size * width, config.parallel.tensor_parallel_size
-    ffn = (2 - (model.activation == "relu")) * model.ffn_hidden_size * width / tp
-    ffn += _dropout(model.activation_dropout, batch, width) * model.ffn_hidden_size / tp
-    drop = _dropout(model.dropout, batch, width) * model.hidden_size
-    source, slots, sizes = batch.source, batch.slots, batch.sizes
-    content = batch.samples * sizes.content
+@dataclass(frozen=True)
+class StageActivations:
+    """Bytes that a stage keeps of all micro-batches in flight, and that one backward pass adds."""
 
-    def decoder(computed: float) -> float:
-        """A layer of which `computed` slots a sample are computed."""
-        rows = batch.samples * computed
-        kept = rows * (6 * d + 4 * d / tp + ffn + 3 * drop) + 2 * (content + source) * d / tp
-        kept += _attention(config, batch, computed, sizes.pairs / sizes.slots)
-        if model.causal_self_attention:  # the first self-attention is of all slots
-            kept += slots * (2 * d + 2 * d / tp + drop) + 2 * content * d / tp
-            kept += _attention(config, batch, sizes.slots, sizes.pairs / sizes.slots)
-        return kept + _attention(config, batch, computed, sizes.source)
-
-    encoder = source * (4 * d + 4 * d / tp + ffn + 2 * drop) + _attention(
-        config, batch, sizes.source, sizes.source
-    )
-    last = decoder(sizes.predicted) + batch.samples * (sizes.slots - sizes.predicted) * d
-    backward = 3 * d + 2 * model.ffn_hidden_size * width / tp
-    embedding = d * (model.embedding_layer_norm + 2 * model.embedding_projection) + drop
-    norm = d * model.pre_layer_norm
-    masks = _dense_masks(model, batch, width)
-    return [
-        Kept(source * embedding, source * embedding, 0),
-        *[Kept(encoder, source * d, source * backward)] * model.encoder_layers,
-        Kept(
-            slots * embedding + source * norm + masks, slots * embedding + source * norm + masks, 0
-        ),
-        *[Kept(decoder(sizes.slots), slots * d, slots * backward)] * (model.decoder_layers - 1),
-        Kept(last, slots * d, batch.samples * sizes.predicted * backward),
-        Kept(slots * norm, slots * norm, 0),
-    ]
+    kept: float
+    working: float
 
 
-def activation_width(config: Config) -> int:
+def activation_width(precision: PrecisionConfig) -> int:
     """Bytes of an activation or a weight."""
-    return 2 if config.precision.dtype == "bfloat16" else FLOAT
+    return 2 if precision.dtype == "bfloat16" else FLOAT
 
 
-def loss_bytes(config: Config, batch: MicroBatch) -> tuple[float, float]:
-    """The head's peak in the forward walk over the vocabulary, and at the start of the backward pass.
+def layer_bytes(
+    model: ModelConfig, tensor_parallel: int, width: int, batch: MicroBatch
+) -> list[LayerBytes]:
+    """Each layer's bytes in the order of `layer_numbers`; the head without its losses (`loss_bytes`).
 
-    Forward: the slots, those that predict and their gradient, the table's gradient in float32 and a chunk. Backward:
-    both gradients twice, as kept and as scaled, and the slots' gradient being summed.
+    `width` is the bytes of an activation.
     """
-    model, width = config.model, activation_width(config)
-    rows = -(-model.vocab_size // config.parallel.tensor_parallel_size)
-    masked, whole = batch.samples * batch.sizes.masked, batch.samples * (batch.sizes.target - 1)
-    predicted, d = batch.samples * batch.sizes.predicted, model.hidden_size
-    chunk = rows * min(max(3 * masked, whole - masked), chunk_rows(rows, batch.on_cpu))
-    forward = rows * d * FLOAT + (2 * predicted + batch.slots) * d * width
-    forward += FLOAT * CHUNK_COPIES * chunk + (chunk + rows * d) * width * (width < FLOAT)
-    backward = 2 * (rows + predicted + batch.slots) * d * width
+    costs = layer_costs(model, batch.work)
+    layers = [_layer_bytes(cost, tensor_parallel, width, batch.on_cpu) for cost in costs]
+    # All decoder layers read the same masks; they are made with the slot embedding.
+    masks = _dense_masks(model, batch, width)
+    embedding = layers[slot_embedding(model)]
+    layers[slot_embedding(model)] = LayerBytes(
+        embedding.kept + masks, embedding.input + masks, embedding.working
+    )
+    return layers
+
+
+def _layer_bytes(cost: Cost, tensor_parallel: int, width: int, on_cpu: bool) -> LayerBytes:
+    # An accelerator keeps a dropout mask of booleans; a CPU keeps the scaled mask in full.
+    mask_width = width if on_cpu else 1
+    kept = cost.kept.on_rank(tensor_parallel) * width
+    kept += cost.dropout_masks.on_rank(tensor_parallel) * mask_width
+    # A CPU keeps the attention weights, fused kernels one float32 number a query and head.
+    if on_cpu:
+        kept += cost.attention_weights / tensor_parallel * width
+    else:
+        kept += cost.log_sum_exp / tensor_parallel * FLOAT
+    # Embeddings and the head are never recomputed: all that they keep stays.
+    layer_input = cost.layer_input * width if cost.layer_input else kept
+    return LayerBytes(kept, layer_input, cost.working.on_rank(tensor_parallel) * width)
+
+
+def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
+    """Bytes of the masks as numbers, where no block mask is used (`masks.uses_block_masks`)."""
+    if not batch.on_cpu and model.attention_dropout == 0:
+        return 0.0
+    sizes = batch.sizes
+    decoder_mask = sizes.pairs
+    if model.causal_self_attention:
+        decoder_mask += sizes.pairs
+    # The last decoder layer has masks of its own, with the rows of the slots that predict.
+    decoder_masks = decoder_mask * (1 + sizes.predicted / sizes.slots)
+    # The encoder's, and two for cross-attention, have a row a sample.
+    source_masks = 3 * sizes.source
+    return batch.samples * width * (decoder_masks + source_masks)
+
+
+def loss_bytes(
+    model: ModelConfig, tensor_parallel: int, width: int, batch: MicroBatch
+) -> tuple[float, float]:
+    """The head's peak in the forward walk over the vocabulary, and at the start of the backward pass."""
+    hidden = model.hidden_size
+    sizes = batch.sizes
+    table_rows = -(-model.vocab_size // tensor_parallel)
+    table = table_rows * hidden
+    slots = batch.samples * sizes.slots
+    predicted = batch.samples * sizes.predicted
+
+    # A chunk of the vocabulary's scores has the rows of three streams at the masked tokens, or of one
+    # stream at the others, whichever are more, up to what the loss takes at once.
+    masked = batch.samples * sizes.masked
+    unmasked = batch.samples * (sizes.target - 1) - masked
+    rows = min(max(3 * masked, unmasked), chunk_rows(table_rows, batch.on_cpu))
+    chunk = table_rows * rows
+
+    # Forward: the table's gradient in float32, the slots, those that predict and their gradient, and
+    # a chunk in float32.
+    forward = (
+        table * FLOAT + (2 * predicted + slots) * hidden * width + FLOAT * CHUNK_COPIES * chunk
+    )
+    if width < FLOAT:
+        # The chunk's scores and the table's part of the gradient in low precision as well.
+        forward += (chunk + table) * width
+    # Backward: both gradients twice, as kept and as scaled, and the slots' gradient being summed.
+    backward = 2 * (table + predicted * hidden + slots * hidden) * width
     return forward, backward
 
 
@@ -121,64 +161,37 @@ def in_flight(stages: int, stage: int, micro_batches: int) -> int:
 
 
 def stage_activations(
-    config: Config, batch: MicroBatch, held: range, flying: int
-) -> tuple[float, float]:
-    """Bytes that the layers `held` by a stage keep for `flying` micro-batches, and what the dearest backward adds.
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    width: int,
+    batch: MicroBatch,
+    held: range,
+    flying: int,
+) -> StageActivations:
+    """Bytes of the layers `held` by a stage that has `flying` micro-batches in flight.
 
-    All decoder layers of a stage read one encoder output. A pipeline's stage keeps what it hands on as well, and in
-    the backward pass the gradients that it gets and gives.
+    All decoder layers of a stage read one encoder output. A pipeline's stage keeps what it hands on as
+    well, and in the backward pass the gradients that it receives and sends.
     """
-    layers, recompute = (
-        [chain(config, batch)[layer] for layer in held],
-        config.parallel.activation_checkpointing,
-    )
-    turn, head = (
-        config.model.encoder_layers + 1,
-        config.model.encoder_layers + config.model.decoder_layers + 2,
-    )
-    element = config.model.hidden_size * activation_width(config)
-    encoded = batch.source * element
-    first, last = (
-        encoded + batch.slots * element * (layer > turn) for layer in (held[0], held[-1] + 1)
-    )
-    incoming, outgoing = first * (0 not in held), last * (head not in held)
-    kept = (
-        sum(layer.input if recompute else layer.kept for layer in layers)
-        + encoded * (held[-1] > turn)
-        + outgoing
-    )
-    working = max((layer.working + layer.kept * recompute for layer in layers), default=0.0)
-    return flying * kept, working + incoming + outgoing
+    every_layer = layer_bytes(model, parallel.tensor_parallel_size, width, batch)
+    layers = [every_layer[number] for number in held]
+    encoded = batch.work.source_tokens * model.hidden_size * width
+    decoded = batch.work.slots * model.hidden_size * width
+    decoder_starts = slot_embedding(model)
 
+    incoming = outgoing = 0.0
+    if SOURCE_EMBEDDING not in held:
+        incoming = encoded + (decoded if held.start > decoder_starts else 0.0)
+    if head_layer(model) not in held:
+        outgoing = encoded + (decoded if held.stop > decoder_starts else 0.0)
 
-def _dropout(probability: float, batch: MicroBatch, width: int) -> int:
-    """Bytes kept for each element: a boolean on accelerators; a CPU keeps the scaled mask in full."""
-    if probability == 0:
-        return 0
-    return width if batch.on_cpu else 1
-
-
-def _attention(config: Config, batch: MicroBatch, queries: float, keys: float) -> float:
-    """Log-sum-exp of the fused kernels; a CPU keeps the weights, and with dropout its mask and the product."""
-    model, width, tp = config.model, activation_width(config), config.parallel.tensor_parallel_size
-    heads = model.num_attention_heads / tp
-    if batch.on_cpu:
-        return (
-            batch.samples
-            * width
-            * heads
-            * queries
-            * keys
-            * (3 if model.attention_dropout > 0 else 1)
-        )
-    return batch.samples * FLOAT * heads * queries
-
-
-def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
-    """The masks as numbers, where no block mask is used: the encoder's, and the decoder's for its last layer and for
-    all others."""
-    if not batch.on_cpu and model.attention_dropout == 0:
-        return 0.0
-    sizes = batch.sizes
-    read = sizes.pairs * (1 + model.causal_self_attention)
-    return batch.samples * width * (read * (1 + sizes.predicted / sizes.slots) + 3 * sizes.source)
+    if parallel.activation_checkpointing:
+        kept = sum(layer.input for layer in layers)
+        # A layer's backward pass computes first all that it would have kept.
+        working = max(layer.working + layer.kept for layer in layers)
+    else:
+        kept = sum(layer.kept for layer in layers)
+        working = max(layer.working for layer in layers)
+    if held[-1] > decoder_starts:
+        kept += encoded
+    return StageActivations(kept=flying * (kept + outgoing), working=working + incoming + outgoing)

@@ -8,6 +8,7 @@ import torch
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.cost import Workload
+from janus_pt.parallel.stages import layer_costs
 
 CONTENT_READ = 1 / 3
 """Share of its sample's content slots that a slot reads on average.
@@ -39,29 +40,22 @@ PEAK_TFLOPS = {
 def flops_per_step(model: ModelConfig, work: Workload) -> float:
     """Floating-point operations that one step needs, forward and backward.
 
-    A multiply-add is two operations and the backward pass two forward passes. With d the hidden and
-    f the ffn size, multiply-adds per layer:
+    The layers' own multiply-adds, added up: query, output and feed-forward projections of every slot
+    that is computed, keys and values of content slots and source tokens, scores and weighted sums of
+    what is read, and the output projection. With d the hidden and f the ffn size, for a plain model:
 
-        encoder   source_tokens · (4d² + 2df + 2d · source_length)
-        decoder   slots · (2d² + 2d² + 2df + 2d · content_length + 2d · source_length)
-                  + content_slots · 2d² + source_tokens · 2d²       in the last layer only of slots that predict
+        encoder layer   source_tokens · (4d² + 2df + 2d · source_length)
+        decoder layer   slots · (4d² + 2df + 2d · content_length + 2d · source_length)
+                        + (content_slots + source_tokens) · 2d²       in the last layer only of slots that predict
 
-    that is: query and output projections of self- and cross-attention for every slot, keys and values for content
-    slots and, for cross-attention, source tokens. A causal self-attention adds one that all slots go through.
-    Embeddings, norms, softmax, the length head and what activation checkpointing recomputes are left out, as is usual
-    for MFU (Chowdhery et al. 2022, appendix B), and so is the first pass of CMLMC, which has no gradient.
+    Embeddings, norms, softmax, the length head and what activation checkpointing recomputes are not
+    counted, as is usual for MFU (Chowdhery et al. 2022, appendix B), nor is the first pass of CMLMC,
+    which has no gradient.
     """
-    d, ffn = model.hidden_size, 2 * model.hidden_size * model.ffn_hidden_size
-    computed = (model.decoder_layers - 1) * work.slots + work.predicted_slots
-    encoder = work.source_tokens * (4 * d * d + ffn + 2 * d * work.source_length)
-    decoder = computed * (4 * d * d + ffn + 2 * d * (work.content_length + work.source_length))
-    decoder += model.decoder_layers * (work.content_slots + work.source_tokens) * 2 * d * d
-    if model.causal_self_attention:
-        decoder += model.decoder_layers * (
-            work.slots * 2 * d * (d + work.content_length) + work.content_slots * 2 * d * d
-        )
-    output = work.predicted_slots * d * model.vocab_size
-    return 6.0 * (model.encoder_layers * encoder + decoder + output)
+    multiply_adds = sum(cost.multiply_adds for cost in layer_costs(model, work))
+    # A multiply-add is two operations. The backward pass multiplies twice: for the gradients of the
+    # inputs and of the weights.
+    return 2.0 * (1 + 2) * multiply_adds
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

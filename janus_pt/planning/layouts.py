@@ -1,7 +1,7 @@
 """The layouts of a configuration on a cluster, the fastest first, by formula.
 
-Nothing is measured. Memory is that of `train/memory.py`, bytes those of `train/communication.py`; how fast a GPU and
-its links are is assumed (`Cluster`). Nothing is taken to overlap. A step of M micro-batches a rank in S stages then is
+Nothing is measured. Memory is that of `planning/memory.py`, bytes those of `planning/traffic.py`; the speeds of a GPU
+and its links are assumed (`Cluster`). Nothing is taken to overlap. A step of M micro-batches a rank in S stages is
 
     (M + S - 1) · the slowest stage's micro-batch  +  the exchange of gradients and weights
 
@@ -12,35 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 from janus_pt.config.schema import Config
 from janus_pt.objectives.expected_sizes import SampleSizes
-from janus_pt.parallel.stages import layer_costs, stage_bounds
+from janus_pt.parallel.stages import pipeline_layers, relative_costs
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import stage_memory
 from janus_pt.planning.plan import GIB, step_flops
 from janus_pt.planning.traffic import Traffic, step_traffic
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.tables import format_table
 
-TENSOR, PIPELINE, ZERO, SAMPLES = (
-    (1, 2, 4, 8),
-    (1, 2, 4, 8, 16),
-    (1, 2, 3),
-    (1, 2, 4, 8, 16, 32, 64),
-)
-"""What is tried: sizes of the axes, stages of ZeRO, samples a micro-batch."""
-IN_STEPS = {"data": False, "tensor": True, "pipeline": True}
-"""Whether an axis' exchange is part of every micro-batch."""
+TENSOR_SIZES = (1, 2, 4, 8)
+PIPELINE_SIZES = (1, 2, 4, 8, 16)
+ZERO_STAGES = (1, 2, 3)
+MICRO_BATCH_SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 ReadConfig = Callable[[Sequence[str], int | None], Config]
 """(`KEY=VALUE` changes, number of processes) -> the configuration; `UserError` if it is not allowed."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Hosts of `per_host` GPUs. Links in bytes a second and direction of a GPU, as they are reached, not as they are
-    sold: 70 % of NVLink's 450 GB/s, 80 % of InfiniBand's 400 Gbit/s. H100 SXM: 989 TFLOP/s dense in bfloat16, of
-    which half is assumed; of 80 GB, 10 GiB are left to CUDA, NCCL and the allocator."""
+    """Hosts of `per_host` GPUs.
+
+    Links in bytes a second and direction of a GPU, as they are reached, not as they are sold: 70 % of
+    NVLink's 450 GB/s, 80 % of InfiniBand's 400 Gbit/s. H100 SXM: 989 TFLOP/s dense in bfloat16, of
+    which half is assumed; of 80 GB, 10 GiB are left to CUDA, NCCL and the allocator.
+    """
 
     per_host: int = 8
     peak_flops: float = 989e12
@@ -51,20 +50,24 @@ class Cluster:
     memory: float = 80e9 - 10 * GIB
 
     def bandwidth(self, ranks: int, stride: int) -> float:
-        """What a ring of `ranks` every `stride` ranks gives each: between hosts, the network cards of all its GPUs
-        on a host; other rings use those of theirs."""
+        """Bytes a second that each rank of a ring of `ranks`, every `stride` ranks, can send.
+
+        Between hosts a ring uses the network cards of all its GPUs on a host.
+        """
         if ranks * stride <= self.per_host:
             return self.inside
-        return min(self.inside, max(1, self.per_host // stride) * self.outside)
+        cards = max(1, self.per_host // stride)
+        # The ring passes through the hosts as well: it is as fast as its slowest link.
+        return min(self.inside, cards * self.outside)
 
     def seconds(self, traffic: Traffic, stride: int) -> float:
-        """Of a step's exchange."""
+        """Seconds of a step that `traffic` takes."""
         return traffic.sent / self.bandwidth(traffic.ranks, stride) + traffic.calls * self.latency_s
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layout and what its step comes to: seconds, of which parts; bytes at a GPU's peak."""
+    """A layout and its step: bytes at a GPU's peak, and seconds, as a whole and in parts."""
 
     tensor: int
     pipeline: int
@@ -83,25 +86,45 @@ class Step:
     mfu: float
 
 
+@dataclass
+class StageSeconds:
+    """Seconds of one stage in a step: computing, and exchange by axis."""
+
+    compute: float
+    tensor: float = 0.0
+    pipeline: float = 0.0
+    data: float = 0.0
+
+    @property
+    def micro_batches(self) -> float:
+        """All that is part of the micro-batches."""
+        return self.compute + self.tensor + self.pipeline
+
+
 def steps(read_config: ReadConfig, world_size: int, sizes: SampleSizes) -> Iterator[Step]:
     """Every layout that the configuration allows and that fits into memory."""
     unit = read_config([], None).data.batch_unit
     for tensor, pipeline, zero, samples, recompute in product(
-        TENSOR, PIPELINE, ZERO, SAMPLES, (False, True)
+        TENSOR_SIZES, PIPELINE_SIZES, ZERO_STAGES, MICRO_BATCH_SAMPLES, (False, True)
     ):
-        data, rest = divmod(world_size, tensor * pipeline)
-        if rest or not data:
+        data_parallel, rest = divmod(world_size, tensor * pipeline)
+        if rest or not data_parallel:
             continue
-        layout = {
-            "parallel.tensor_parallel_size": tensor, "parallel.pipeline_parallel_size": pipeline,
-            "parallel.zero_stage": zero, "parallel.activation_checkpointing": str(recompute).lower(),
-            "data.micro_batch_size": samples * (sizes.target if unit == "tokens" else 1),
-        }  # fmt: skip
+        micro_batch = samples * sizes.target if unit == "tokens" else samples
+        layout = [
+            f"parallel.tensor_parallel_size={tensor}",
+            f"parallel.pipeline_parallel_size={pipeline}",
+            f"parallel.zero_stage={zero}",
+            f"parallel.activation_checkpointing={str(recompute).lower()}",
+            f"data.micro_batch_size={micro_batch}",
+        ]
         try:
-            config = read_config([f"{key}={value}" for key, value in layout.items()], world_size)
+            config = read_config(layout, world_size)
         except UserError:
+            # The limits of the configuration say which layouts there are.
             continue
-        step = estimate(config, data, MicroBatch(samples, sizes, on_cpu=False), Cluster())
+        batch = MicroBatch(samples, sizes, on_cpu=False)
+        step = estimate(config, data_parallel, batch, Cluster())
         if step.memory <= Cluster.memory:
             yield step
 
@@ -110,58 +133,102 @@ def fastest(steps: Iterable[Step]) -> list[Step]:
     """The best micro-batch for every layout and stage of ZeRO; of two as fast the one with larger micro-batches."""
     best: dict[tuple[int, int, int], Step] = {}
     for step in sorted(steps, key=lambda s: (s.step_s, -s.samples)):
+        # The first is the fastest; later ones do not replace it.
         best.setdefault((step.tensor, step.pipeline, step.zero), step)
     return list(best.values())
 
 
-def estimate(config: Config, data: int, batch: MicroBatch, cluster: Cluster) -> Step:
+def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Cluster) -> Step:
     """The step of one layout."""
-    parallel, model = config.parallel, config.model
-    tensor, stages = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
-    count = config.micro_batches_per_step // data
-    flops = step_flops(model, batch.samples, batch.sizes)
-    costs, bounds = layer_costs(model), stage_bounds(model, stages)
-    redone = 1 + parallel.activation_checkpointing / 3
-    shares = [redone * sum(costs[start:stop]) / sum(costs) for start, stop in pairwise(bounds)]
-    stride = {"tensor": 1, "data": tensor, "pipeline": tensor * data}
-    traffic = step_traffic(config, data, batch)
-    axes = [{axis: 0.0 for axis in IN_STEPS} for _ in range(stages)]
-    for stage, exchanged in zip(axes, traffic, strict=True):
-        for each in exchanged:
-            within = IN_STEPS[each.axis] and each.what != "table"
-            stage[each.axis if within else "data"] += cluster.seconds(each, stride[each.axis])
-    computing = [share * flops / tensor / cluster.flops for share in shares]
-    turns = [
-        c + (a["tensor"] + a["pipeline"]) / count for c, a in zip(computing, axes, strict=True)
-    ]
-    slowest = max(range(stages), key=turns.__getitem__)
-    exchange = max(stage["data"] for stage in axes)
-    whole = (count + stages - 1) * turns[slowest] + exchange
-    inside = {axis: axes[slowest][axis] for axis in ("tensor", "pipeline")}
-    mean = count * sum(computing) / stages
+    parallel = config.parallel
+    tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
+    count = config.micro_batches_per_step // data_parallel
+    flops = step_flops(config.model, batch.samples, batch.sizes)
+    stages = stage_seconds(config, data_parallel, batch, cluster, flops)
+
+    # The schedule goes at the pace of the slowest stage; its ends are the pipeline's bubble.
+    slowest = max(stages, key=lambda stage: stage.micro_batches)
+    turns = count + pipeline - 1
+    exchange = max(stage.data for stage in stages)
+    step_s = turns * slowest.micro_batches / count + exchange
+    compute_s = sum(stage.compute for stage in stages) / pipeline
+    waiting_s = step_s - exchange - compute_s - slowest.tensor - slowest.pipeline
+
+    devices = data_parallel * tensor * pipeline
+    # MFU counts needed operations, not recomputed ones.
+    mfu = flops * count * data_parallel / (devices * cluster.peak_flops * step_s)
+    memory = max(stage.peak for stage in stage_memory(config, data_parallel, batch))
     return Step(
-        tensor, stages, data, parallel.zero_stage, round(batch.samples), count, parallel.activation_checkpointing,
-        max(stage.peak for stage in stage_memory(config, data, batch)), whole, mean,
-        max(0.0, whole - exchange - mean - sum(inside.values())), inside["tensor"], inside["pipeline"], exchange,
-        flops * count * data / (data * tensor * stages * cluster.peak_flops * whole),
-    )  # fmt: skip
+        tensor=tensor,
+        pipeline=pipeline,
+        data=data_parallel,
+        zero=parallel.zero_stage,
+        samples=round(batch.samples),
+        micro_batches=count,
+        recompute=parallel.activation_checkpointing,
+        memory=memory,
+        step_s=step_s,
+        compute_s=compute_s,
+        # Rounding may leave less than nothing where no stage waits.
+        waiting_s=max(0.0, waiting_s),
+        tensor_s=slowest.tensor,
+        pipeline_s=slowest.pipeline,
+        data_s=exchange,
+        mfu=mfu,
+    )
 
 
-def table(steps: Sequence[Step]) -> Iterator[str]:
-    """For people, as Markdown: what of the step is spent how, and MFU."""
-    columns = ["layout", "ZeRO", "micro-batches", "memory, GiB", "step, s"]
-    columns += ["computing", "waiting", "tensor", "pipeline", "data", "MFU"]
-    yield f"| {' | '.join(columns)} |"
-    yield "|" + "---|" * len(columns)
-    for s in steps:
-        layout = f"TP{s.tensor} x PP{s.pipeline} x DP{s.data}" + ", recomputing" * s.recompute
-        cells = [
-            layout,
-            str(s.zero),
-            f"{s.micro_batches} of {s.samples}",
-            f"{s.memory / GIB:.1f}",
-            f"{s.step_s:.3f}",
-        ]
-        parts = (s.compute_s, s.waiting_s, s.tensor_s, s.pipeline_s, s.data_s)
-        cells += [f"{100 * part / s.step_s:.0f} %" for part in parts] + [f"{100 * s.mfu:.0f} %"]
-        yield f"| {' | '.join(cells)} |"
+def stage_seconds(
+    config: Config, data_parallel: int, batch: MicroBatch, cluster: Cluster, flops: float
+) -> list[StageSeconds]:
+    """The seconds of each stage in a step; a micro-batch has `flops` operations in all stages together."""
+    parallel = config.parallel
+    tensor = parallel.tensor_parallel_size
+    count = config.micro_batches_per_step // data_parallel
+    costs = relative_costs(config.model)
+    # Recomputing is a second forward pass, a third of the three that forward and backward are.
+    passes = 4 / 3 if parallel.activation_checkpointing else 1.0
+    # Ranks of the tensor axis are neighbours, stages the farthest apart (`parallel/groups.py`).
+    stride = {"tensor": 1, "data": tensor, "pipeline": tensor * data_parallel}
+
+    stages = []
+    layers_by_stage = pipeline_layers(config.model, parallel.pipeline_parallel_size)
+    traffic_by_stage = step_traffic(config, data_parallel, batch)
+    for layers, traffic in zip(layers_by_stage, traffic_by_stage, strict=True):
+        share = sum(costs[layer] for layer in layers) / sum(costs)
+        seconds = StageSeconds(compute=count * passes * share * flops / tensor / cluster.flops)
+        for each in traffic:
+            exchange = cluster.seconds(each, stride[each.axis])
+            if each.axis == "tensor":
+                seconds.tensor += exchange
+            elif each.axis == "pipeline" and each.what == "states":
+                seconds.pipeline += exchange
+            else:
+                # Gradients, weights and the shared table: once a step, behind the micro-batches.
+                seconds.data += exchange
+        stages.append(seconds)
+    return stages
+
+
+def table(steps: Sequence[Step]) -> str:
+    """The layouts as Markdown: shares of the step by purpose, and MFU."""
+    headers = ["layout", "ZeRO", "micro-batches", "memory, GiB", "step, s"]
+    headers += ["computing", "waiting", "tensor", "pipeline", "data", "MFU"]
+    rows = []
+    for step in steps:
+        layout = f"TP{step.tensor} x PP{step.pipeline} x DP{step.data}"
+        if step.recompute:
+            layout += ", recomputing"
+        parts = (step.compute_s, step.waiting_s, step.tensor_s, step.pipeline_s, step.data_s)
+        rows.append(
+            [
+                layout,
+                str(step.zero),
+                f"{step.micro_batches} of {step.samples}",
+                f"{step.memory / GIB:.1f}",
+                f"{step.step_s:.3f}",
+                *(f"{100 * part / step.step_s:.0f} %" for part in parts),
+                f"{100 * step.mfu:.0f} %",
+            ]
+        )
+    return format_table(rows, headers, markdown=True)

@@ -12,9 +12,7 @@ from typing import Any
 
 from janus_pt.config.schema import Config
 from janus_pt.parallel.deepspeed_config import zero_optimization
-from janus_pt.parallel.parameter_groups import trained_share, trains_all
-from janus_pt.parallel.parameters import stage_parameters
-from janus_pt.parallel.stages import stage_bounds
+from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.planning.activations import (
     FLOAT,
     MicroBatch,
@@ -23,6 +21,7 @@ from janus_pt.planning.activations import (
     loss_bytes,
     stage_activations,
 )
+from janus_pt.planning.parameters import stage_parameters, trained_on_rank
 
 ADAM = 2 * FLOAT
 """Bytes of a parameter's two moments."""
@@ -34,8 +33,12 @@ ALL_REDUCE_ELEMENTS = 500_000_000
 
 @dataclass(frozen=True)
 class StateBytes:
-    """What a rank keeps of its parameters, in bytes. `carried`: the part of `gradients` that is there before a
-    micro-batch's backward pass; `bucket`: the buffer its reduction fills; `update`: copies made in the update."""
+    """What a rank keeps of its parameters, in bytes.
+
+    `carried` is the part of `gradients` that exists before a micro-batch's backward pass, `bucket` the
+    buffer that its reduction fills, `update` the copies made in the update. `host` is what offload
+    keeps in the host's memory, and no part of the others.
+    """
 
     weights: float
     optimizer: float
@@ -48,10 +51,10 @@ class StateBytes:
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes of one rank of a pipeline stage that holds `layers` of the chain.
+    """Bytes of one rank of a pipeline stage that holds `layers`, numbered as in `layer_numbers`.
 
     `activations` are those of all micro-batches in flight at their peak, `losses` what the head adds to them.
-    `peak` is less than the sum where gradients and activations are not there at the same time; `host` is what offload
+    `peak` is less than the sum where gradients and activations do not exist at the same time; `host` is what offload
     puts in the host's memory, and no part of it.
     """
 
@@ -68,69 +71,92 @@ class StageMemory:
 
 def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[StageMemory]:
     """The memory of a rank of each pipeline stage, where `data_parallel` ranks share its state."""
-    parallel, model = config.parallel, config.model
-    stages = parallel.pipeline_parallel_size
-    bounds = stage_bounds(model, stages)
-    counts = stage_parameters(model, parallel.tensor_parallel_size, bounds)
+    model, parallel = config.model, config.parallel
+    tensor_parallel = parallel.tensor_parallel_size
+    width = activation_width(config.precision)
     micro_batches = config.micro_batches_per_step // data_parallel
-    found = []
-    for stage, parameters in enumerate(counts):
-        held = range(bounds[stage], bounds[stage + 1])
+    stages = pipeline_layers(model, parallel.pipeline_parallel_size)
+    counts = stage_parameters(model, tensor_parallel, stages)
+
+    memory = []
+    for stage, (layers, parameters) in enumerate(zip(stages, counts, strict=True)):
         state = state_bytes(config, parameters, data_parallel)
-        flying = in_flight(stages, stage, micro_batches)
-        kept, working = stage_activations(config, batch, held, flying)
-        forward, backward = loss_bytes(config, batch) if stage == stages - 1 else (0.0, 0.0)
-        losses = max(forward, backward + state.bucket)
-        activations = kept + max(0.0, working + state.bucket - losses)
-        most = max(state.carried + activations + losses, state.gradients + state.update)
-        found.append(
+        flying = in_flight(len(stages), stage, micro_batches)
+        held = stage_activations(model, parallel, width, batch, layers, flying)
+        losses = 0.0
+        if layers is stages[-1]:
+            forward, backward = loss_bytes(model, tensor_parallel, width, batch)
+            # The first gradients fill the bucket while the head's backward pass runs.
+            losses = max(forward, backward + state.bucket)
+        # A layer's backward pass comes after the losses' memory is free: only what exceeds it counts.
+        activations = held.kept + max(0.0, held.working + state.bucket - losses)
+        in_passes = state.carried + activations + losses
+        in_update = state.gradients + state.update
+        memory.append(
             StageMemory(
-                held, parameters, state.weights, state.gradients, state.optimizer,
-                activations, losses, state.weights + state.optimizer + most, state.host,
+                layers=layers,
+                parameters=parameters,
+                weights=state.weights,
+                gradients=state.gradients,
+                optimizer=state.optimizer,
+                activations=activations,
+                losses=losses,
+                peak=state.weights + state.optimizer + max(in_passes, in_update),
+                host=state.host,
             )
-        )  # fmt: skip
-    return found
+        )
+    return memory
 
 
 def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
-    """Weights, gradients and optimizer state of `parameters` on a rank, `ranks` of which share what ZeRO shares.
-
-    Where not all are trained, their share of this rank's is taken to be that of the whole model.
-    """
-    parallel, width = config.parallel, activation_width(config)
-    stage, low = parallel.zero_stage, width < FLOAT
+    """Weights, gradients and optimizer state of `parameters` on a rank, `ranks` of which share what ZeRO shares."""
+    parallel = config.parallel
+    stage = parallel.zero_stage
+    width = activation_width(config.precision)
+    low_precision = width < FLOAT
     accumulates = config.micro_batches_per_step > ranks
-    trained: float = parameters
-    # Only where some parameters are frozen: the share is counted on a model built on meta, which
-    # takes long beside the formulas.
-    if not trains_all(config.optimizer, config.adapter):
-        trained *= trained_share(config.model, config.optimizer, config.adapter)
-    share, all_share = trained / ranks, parameters / ranks
+    trained = trained_on_rank(parameters, config.model, config.optimizer, config.adapter)
+    shard = trained / ranks
+    weights_shard = parameters / ranks * width
     settings: Mapping[str, Any] = zero_optimization(parallel, config.deepspeed)
-    bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
 
-    weights = (
-        parameters * width
-        if stage < 3
-        else all_share * width + min(parameters, LIVE_PARAMETERS) * width
-    )
-    optimizer = trained * (ADAM + FLOAT * low) if stage == 0 else share * (FLOAT + ADAM)
-    gradients = (trained if stage < 2 else share) * FLOAT
-    carried, update = gradients * accumulates, share * FLOAT
-    if (
-        low and stage == 1
-    ):  # one float32 buffer for good, and the bfloat16 gradients until the update
-        bucket, carried = 0.0, gradients + trained * width * accumulates
-        gradients += trained * width
-    if stage == 0 or (low and stage == 1):
-        bucket, update = 0.0, min(trained, ALL_REDUCE_ELEMENTS) * FLOAT * (ranks > 1)
+    weights = float(parameters * width)
+    if stage == 3:
+        weights = weights_shard + min(parameters, LIVE_PARAMETERS) * width
+
+    if stage == 0:
+        # Float32 weights are updated in place; others have a float32 copy.
+        master = FLOAT if low_precision else 0
+        optimizer = trained * (ADAM + master)
+    else:
+        optimizer = shard * (ADAM + FLOAT)
+
+    # ZeRO-2 and 3 keep only the shard of the gradients that the rank updates with.
+    gradients = (trained if stage < 2 else shard) * FLOAT
+    carried = gradients if accumulates else 0.0
+    # ZeRO-1 reduces in float32, others in the precision of the gradients.
+    bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
+    update = shard * FLOAT
+    if low_precision and stage == 1:
+        # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, and keeps the bfloat16
+        # gradients until the update.
+        low_gradients = trained * width
+        carried = gradients + (low_gradients if accumulates else 0.0)
+        gradients += low_gradients
+    if stage == 0 or (low_precision and stage == 1):
+        # No buckets: gradients are copied together for the all-reduce in the update.
+        bucket = update = 0.0
+        if ranks > 1:
+            update = min(trained, ALL_REDUCE_ELEMENTS) * FLOAT
     if stage == 3:
         carried = gradients
+
     host = 0.0
     if parallel.offload_optimizer:
-        host += optimizer + share * FLOAT
+        # The float32 gradients of the shard go to the host too, where the update is computed.
+        host += optimizer + shard * FLOAT
         optimizer = 0.0
     if parallel.offload_parameters:
-        host += all_share * width
-        weights -= all_share * width
+        host += weights_shard
+        weights -= weights_shard
     return StateBytes(weights, optimizer, gradients, carried, bucket, update, host)

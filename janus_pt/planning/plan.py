@@ -8,39 +8,48 @@ from pathlib import Path
 
 import torch
 
-from janus_pt.config.schema import Config, ModelConfig
-from janus_pt.data.corpus import BOUNDARIES
+from janus_pt.config.schema import Config, DataConfig, ModelConfig
 from janus_pt.data.manifest import FILE_NAME, read_manifest
 from janus_pt.model.cost import Workload
+from janus_pt.model.layer_numbers import (
+    FIRST_ENCODER_LAYER,
+    SOURCE_EMBEDDING,
+    first_decoder_layer,
+    head_layer,
+    slot_embedding,
+)
 from janus_pt.objectives.expected_sizes import SampleSizes, longest_target, sample_sizes, samples_of
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.parallel.parameter_groups import trained_parameters, trained_share, trains_all
-from janus_pt.parallel.parameters import model_parameters
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.flops import CONTENT_READ, flops_per_step
 from janus_pt.planning.memory import StageMemory, stage_memory
+from janus_pt.planning.parameters import model_parameters
 from janus_pt.planning.traffic import Traffic, step_traffic
+from janus_pt.utils.tables import format_table
 
 MIB, GIB = 2**20, 2**30
 MB, GB = 1e6, 1e9
 
 
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
-    """Print the plan for `world_size` processes: rows of what and how much, then the memory of each stage's ranks."""
-    sizes = sample_sizes(config.model, config.objective, sample_length(config))
+    """Print the plan for `world_size` processes: the run, then memory and traffic of each stage's ranks."""
+    sizes = sample_sizes(
+        config.model, config.objective, sample_length(config.data, config.model.max_positions)
+    )
+    print(format_table(plan(config, world_size, sizes), align="ll"))
+
     ranks = world_size // config.parallel.model_parallel_size
-    for what, amount in plan(config, world_size, sizes):
-        print(f"{what:<24}{amount}")
     samples = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
-    device = "a CPU process" if on_cpu else "a GPU"
     batch = MicroBatch(config.objective.draws * samples, sizes, on_cpu)
+    device = "a CPU process" if on_cpu else "a GPU"
     print(f"\nmemory of {device}, by stage:")
-    for line in memory_table(config.model, stage_memory(config, ranks, batch)):
-        print(line)
+    print(memory_table(config.model, stage_memory(config, ranks, batch)))
+
     traffic = step_traffic(config, ranks, batch)
     if any(traffic):
         print(f"\nsent by {device} in a step, by stage:")
-        for line in traffic_table(traffic):
-            print(line)
+        print(traffic_table(traffic))
 
 
 def runs_on_cpu() -> bool:
@@ -48,53 +57,48 @@ def runs_on_cpu() -> bool:
     return os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available()
 
 
-def sample_length(config: Config) -> int:
-    """Tokens of a sample, bos and eos counted: the longest of the corpora that are at hand, else the most allowed."""
-    allowed = longest_target(config.data, config.model.max_positions)
-    here = [
-        corpus.path for corpus in config.data.train if (Path(corpus.path) / FILE_NAME).is_file()
-    ]
-    longest = max((read_manifest(path).max_tokens + BOUNDARIES for path in here), default=allowed)
-    return min(allowed, longest)
+def sample_length(data: DataConfig, max_positions: int) -> int:
+    """Tokens of a sample with bos and eos: the longest of the corpora on this machine, else the most allowed."""
+    allowed = longest_target(data, max_positions)
+    lengths = []
+    for corpus in data.train:
+        # A plan may be made where the corpora are not.
+        if (Path(corpus.path) / FILE_NAME).is_file():
+            lengths.append(read_manifest(corpus.path).max_tokens + BOUNDARY_TOKENS)
+    return min(allowed, max(lengths, default=allowed))
 
 
 def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[str, str]]:
-    """Rows of the plan: what, and how much."""
+    """Rows of the plan: a name, and its value in words."""
     data, parallel, run = config.data, config.parallel, config.run
+    tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
     ranks = world_size // parallel.model_parallel_size
     micro_batches = config.micro_batches_per_step // ranks
     samples = samples_of(data.global_batch_size, data.batch_unit, sizes.target)
+    # Some objectives have every sample several times in a batch.
     flops = step_flops(config.model, config.objective.draws * samples, sizes)
-    tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
-    yield (
-        "layout",
-        f"{world_size} processes = {tensor} tensor x {pipeline} pipeline x {ranks} data parallel",
-    )
+    step_size = f"{data.global_batch_size:,} {data.batch_unit}"
+    run_size = f"{run.max_steps * data.global_batch_size:,} {data.batch_unit}"
+
+    layout = f"{tensor} tensor x {pipeline} pipeline x {ranks} data parallel"
+    yield "layout", f"{world_size} processes = {layout}"
     yield "state", f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
     yield "parameters", f"{model_parameters(config.model):,}"
     if not trains_all(config.optimizer, config.adapter):
         trained = trained_parameters(config.model, config.optimizer, config.adapter)
         share = trained_share(config.model, config.optimizer, config.adapter)
         yield "trained parameters", f"{trained:,}, {100 * share:.2f} % of all"
-    yield (
-        "a step",
-        f"{data.global_batch_size:,} {data.batch_unit}, each sample as long as its micro-batch's longest",
-    )
+    yield "a step", f"{step_size}, each sample as long as its micro-batch's longest"
     yield "samples", f"of up to {sizes.target:,} tokens: {samples:,.0f} a step"
     yield "target tokens a step", f"{samples * sizes.target:,.0f}"
-    yield (
-        "a micro-batch",
-        f"{data.micro_batch_size:,} {data.batch_unit}; {sizes.slots:,.0f} decoder slots a sample",
-    )
+    micro_batch = f"{data.micro_batch_size:,} {data.batch_unit}"
+    yield "a micro-batch", f"{micro_batch}; {sizes.slots:,.0f} decoder slots a sample"
     yield "gradient accumulation", f"{micro_batches} micro-batches a rank"
     if pipeline > 1:
-        yield "pipeline bubble", f"{100 * bubble(pipeline, micro_batches):.1f} % of a step"
+        waiting = 100 * bubble(pipeline, micro_batches)
+        yield "pipeline bubble", f"{waiting:.1f} % of a step"
     yield "FLOPs a step", f"{flops:.3g}"
-    yield (
-        "the run",
-        f"{run.max_steps:,} steps, {run.max_steps * data.global_batch_size:,} {data.batch_unit}, "
-        f"{flops * run.max_steps:.3g} FLOPs",
-    )
+    yield "the run", f"{run.max_steps:,} steps, {run_size}, {flops * run.max_steps:.3g} FLOPs"
 
 
 def bubble(stages: int, micro_batches: int) -> float:
@@ -103,7 +107,7 @@ def bubble(stages: int, micro_batches: int) -> float:
 
 
 def step_flops(model: ModelConfig, samples: float, sizes: SampleSizes) -> float:
-    """Operations of a step of `samples` alike, as MFU counts them."""
+    """Floating-point operations of a step of `samples` of the same sizes, as MFU counts them."""
     work = Workload(
         source_tokens=samples * sizes.source,
         content_slots=samples * sizes.content,
@@ -115,48 +119,59 @@ def step_flops(model: ModelConfig, samples: float, sizes: SampleSizes) -> float:
     return flops_per_step(model, work)
 
 
-def memory_table(model: ModelConfig, stages: Sequence[StageMemory]) -> Iterator[str]:
+def memory_table(model: ModelConfig, stages: Sequence[StageMemory]) -> str:
     """The memory of a rank of each stage, a line each, in GiB or, if it is little, in MiB."""
-    unit, name = (GIB, "GiB") if max(stage.peak for stage in stages) > GIB else (MIB, "MiB")
+    largest = max(stage.peak for stage in stages)
+    unit, unit_name = (GIB, "GiB") if largest > GIB else (MIB, "MiB")
     columns = ["weights", "gradients", "optimizer", "activations", "losses", "peak"]
-    columns += ["host"] * any(stage.host for stage in stages)
-    yield (
-        f"  {'':<5}{'parameters':>14}"
-        + "".join(f"{column:>13}" for column in columns)
-        + f"  {name}; layers"
-    )
+    if any(stage.host for stage in stages):
+        columns.append("host")
+    rows = []
     for number, stage in enumerate(stages):
-        amounts = "".join(f"{getattr(stage, column) / unit:>13,.2f}" for column in columns)
-        yield f"  {number:<5}{stage.parameters:>14,}{amounts}  {describe(model, stage.layers)}"
+        amounts = [f"{getattr(stage, column) / unit:,.2f}" for column in columns]
+        layers = describe_layers(model, stage.layers)
+        rows.append([str(number), f"{stage.parameters:,}", *amounts, layers])
+    headers = [f"stage ({unit_name})", "parameters", *columns, "layers"]
+    alignment = "l" + "r" * (len(columns) + 1) + "l"
+    return format_table(rows, headers, align=alignment)
 
 
-def traffic_table(stages: Sequence[Sequence[Traffic]]) -> Iterator[str]:
+def traffic_table(stages: Sequence[Sequence[Traffic]]) -> str:
     """What a rank of each stage sends in a step, a line each, by axis and purpose, in GB or, if it is little, in MB."""
-    sent = [
-        {f"{traffic.axis} {traffic.what}": traffic.sent for traffic in stage} for stage in stages
-    ]
-    columns = list(dict.fromkeys(column for stage in sent for column in stage))
-    unit, name = (
-        (GB, "GB")
-        if max(amount for stage in sent for amount in stage.values()) > GB
-        else (MB, "MB")
-    )
-    yield f"  {'':<5}" + "".join(f"{column:>17}" for column in columns) + f"  {name}"
-    for number, stage in enumerate(sent):
-        yield f"  {number:<5}" + "".join(
-            f"{stage.get(column, 0) / unit:>17,.3f}" for column in columns
-        )
+    # A dict has its keys in the order of their first use, which is that of the axes.
+    columns: dict[str, None] = {}
+    sent_by_stage = []
+    for stage in stages:
+        sent = {f"{traffic.axis} {traffic.what}": traffic.sent for traffic in stage}
+        sent_by_stage.append(sent)
+        columns.update(dict.fromkeys(sent))
+    largest = max(amount for sent in sent_by_stage for amount in sent.values())
+    unit, unit_name = (GB, "GB") if largest > GB else (MB, "MB")
+    rows = []
+    for number, sent in enumerate(sent_by_stage):
+        amounts = [f"{sent.get(column, 0.0) / unit:,.3f}" for column in columns]
+        rows.append([str(number), *amounts])
+    return format_table(rows, [f"stage ({unit_name})", *columns])
 
 
-def describe(model: ModelConfig, layers: range) -> str:
-    """What a stage holds of the chain of `parallel/stages.py`, in words."""
-    slots = model.encoder_layers + 1
-    head = slots + model.decoder_layers + 1
-    parts = ["source embedding"] * (0 in layers)
-    for name, first, last in (("encoder", 1, slots - 1), ("decoder", slots + 1, head - 1)):
-        if name == "decoder" and slots in layers:
-            parts.append("slot embedding")
-        held = [layer - first + 1 for layer in layers if first <= layer <= last]
-        if held:
-            parts.append(f"{name} {held[0]}" + (f"-{held[-1]}" if len(held) > 1 else ""))
-    return ", ".join(parts + ["head"] * (head in layers))
+def describe_layers(model: ModelConfig, layers: range) -> str:
+    """The layers of a stage in words: `slot embedding, decoder 1-4`."""
+    parts = []
+    if SOURCE_EMBEDDING in layers:
+        parts.append("source embedding")
+    parts += _numbered("encoder", layers, FIRST_ENCODER_LAYER, slot_embedding(model))
+    if slot_embedding(model) in layers:
+        parts.append("slot embedding")
+    parts += _numbered("decoder", layers, first_decoder_layer(model), head_layer(model))
+    if head_layer(model) in layers:
+        parts.append("head")
+    return ", ".join(parts)
+
+
+def _numbered(stack: str, layers: range, start: int, stop: int) -> list[str]:
+    """Those of `layers` in a stack's `[start, stop)`, counted from 1; an empty list if there is none."""
+    first = max(layers.start, start) - start + 1
+    last = min(layers.stop, stop) - start
+    if first > last:
+        return []
+    return [f"{stack} {first}" if first == last else f"{stack} {first}-{last}"]

@@ -15,31 +15,40 @@ s source tokens, n slots, p that predict (the last layer computes no others), in
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
               table      all-reduce of the token table's gradient in float32, once a step, if several stages have it
 
-That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-1 and 2 reduce gradients
-whole where their share would be enough. Counts and norms, some bytes a step, are left out.
+That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-1 and 2 reduce whole
+gradients where their shard would be enough. Counts and norms, some bytes a step, are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from janus_pt.config.schema import Config
+from janus_pt.config.schema import Config, ModelConfig, ObjectiveConfig, ParallelConfig
+from janus_pt.model.cost import AllReduces
+from janus_pt.model.layer_numbers import (
+    SOURCE_EMBEDDING,
+    first_decoder_layer,
+    head_layer,
+    slot_embedding,
+    table_layers,
+)
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.parallel.deepspeed_config import zero_optimization
-from janus_pt.parallel.parameter_groups import trained_share, trains_all
-from janus_pt.parallel.parameters import landmarks, stage_parameters, table_layers, table_parameters
-from janus_pt.parallel.stages import stage_bounds
+from janus_pt.parallel.stages import layer_costs, pipeline_layers
 from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width
+from janus_pt.planning.parameters import stage_parameters, table_parameters, trained_on_rank
 
 HEADER = 1024
 """Bytes with which DeepSpeed announces the shape of what a stage hands on."""
 REUSE_DISTANCE = 1_000_000_000
 """ZeRO-3 keeps weights gathered from the forward to the backward pass where fewer others are used in between
 (DeepSpeed's `stage3_max_reuse_distance`)."""
+RING_ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+"""How often a ring passes the payload around: an all-reduce scatters and gathers."""
 
 
 @dataclass(frozen=True)
@@ -59,132 +68,147 @@ class Traffic:
     @property
     def sent(self) -> float:
         """Bytes that a rank sends if the ranks stand in a ring, which is the least there can be."""
-        rounds = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
-        return self.payload * (
-            rounds[self.kind] * (self.ranks - 1) / self.ranks if self.kind in rounds else 1
-        )
+        if self.kind not in RING_ROUNDS:
+            return self.payload
+        return self.payload * RING_ROUNDS[self.kind] * (self.ranks - 1) / self.ranks
+
+    def repeated(self, times: int) -> Traffic:
+        """The same `times` over."""
+        return replace(self, payload=times * self.payload, calls=times * self.calls)
 
 
 def step_traffic(config: Config, data_parallel: int, batch: MicroBatch) -> list[list[Traffic]]:
     """What a rank of each pipeline stage exchanges in a step of micro-batches like `batch`."""
-    bounds = stage_bounds(config.model, config.parallel.pipeline_parallel_size)
-    counts = stage_parameters(config.model, config.parallel.tensor_parallel_size, bounds)
+    model, parallel = config.model, config.parallel
+    width = activation_width(config.precision)
     micro_batches = config.micro_batches_per_step // data_parallel
-    stages = [range(start, stop) for start, stop in pairwise(bounds)]
-    found = []
+    stages = pipeline_layers(model, parallel.pipeline_parallel_size)
+    counts = stage_parameters(model, parallel.tensor_parallel_size, stages)
+
+    traffic = []
     for layers, parameters in zip(stages, counts, strict=True):
+        # The tensor and pipeline axes exchange the same for every micro-batch.
+        for_one = [_layer_traffic(model, parallel, width, batch, layers)]
+        if head_layer(model) in layers:
+            for_one.append(_loss_traffic(model, config.objective, parallel, width, batch))
+        for_one.append(_boundary_traffic(model, parallel, width, batch, layers))
         every = [
-            *_data(config, parameters, data_parallel, micro_batches),
-            *_tensor(config, layers, batch, micro_batches),
-            *_pipeline(config, layers, batch, micro_batches),
+            *_data_traffic(config, parameters, data_parallel, micro_batches),
+            *(each.repeated(micro_batches) for each in for_one),
+            *_table_traffic(model, parallel, stages, layers),
         ]
-        found.append([traffic for traffic in every if traffic.ranks > 1 and traffic.payload])
-    return found
+        # A group of one rank exchanges nothing.
+        traffic.append([each for each in every if each.ranks > 1 and each.payload])
+    return traffic
 
 
-def _data(config: Config, parameters: int, ranks: int, micro_batches: int) -> Iterator[Traffic]:
-    width = activation_width(config)
-    trained: float = parameters
-    # Only where some parameters are frozen: the share is counted on a model built on meta, which
-    # takes long beside the formulas.
-    if not trains_all(config.optimizer, config.adapter):
-        trained *= trained_share(config.model, config.optimizer, config.adapter)
-    stage, gradients = config.parallel.zero_stage, trained * width
+def _data_traffic(
+    config: Config, parameters: int, ranks: int, micro_batches: int
+) -> Iterator[Traffic]:
+    """Gradients and weights of a rank's `parameters`, over a whole step."""
+    width = activation_width(config.precision)
+    trained = trained_on_rank(parameters, config.model, config.optimizer, config.adapter)
+    gradients = trained * width
     settings: Mapping[str, Any] = zero_optimization(config.parallel, config.deepspeed)
-    calls = -(-trained // settings["reduce_bucket_size"])
+    # Gradients are reduced a full bucket at a time.
+    buckets = math.ceil(trained / settings["reduce_bucket_size"])
+
+    stage = config.parallel.zero_stage
     if stage < 3:
+        # ZeRO-2 keeps no whole gradients: it reduces those of every micro-batch.
         times = micro_batches if stage == 2 else 1
-        yield Traffic("data", "gradients", "all-reduce", ranks, times * gradients, times * calls)
+        yield Traffic("data", "gradients", "all-reduce", ranks, times * gradients, times * buckets)
         if stage > 0:
+            # The two groups of the optimizer, with and without weight decay, are gathered one by one.
             yield Traffic("data", "weights", "all-gather", ranks, gradients, 2)
         return
-    kept = (
-        settings.get("stage3_max_reuse_distance", REUSE_DISTANCE) / 2
-    )  # used once on the way there, once back
-    again = max(0.0, 1 - kept / parameters)
-    gathered = (1 + again) * parameters * width
-    yield Traffic(
-        "data",
-        "gradients",
-        "reduce-scatter",
-        ranks,
-        micro_batches * gradients,
-        micro_batches * calls,
+
+    yield Traffic("data", "gradients", "reduce-scatter", ranks, gradients, buckets).repeated(
+        micro_batches
     )
-    yield Traffic(
-        "data", "weights", "all-gather", ranks, micro_batches * gathered, micro_batches * calls
-    )
+    # The distance is counted on the way forward and back, so half of it is parameters that stay.
+    stay = settings.get("stage3_max_reuse_distance", REUSE_DISTANCE) / 2
+    gathered_again = max(0.0, 1 - stay / parameters)
+    gathered = (1 + gathered_again) * parameters * width
+    yield Traffic("data", "weights", "all-gather", ranks, gathered, buckets).repeated(micro_batches)
 
 
-def _tensor(
-    config: Config, layers: range, batch: MicroBatch, micro_batches: int
-) -> Iterator[Traffic]:
-    model, ranks = config.model, config.parallel.tensor_parallel_size
-    begin, turn, head = landmarks(model)
-    again = 1 + config.parallel.activation_checkpointing
-    samples, sizes = batch.samples, batch.sizes
-    rows = calls = 0.0
+def _layer_traffic(
+    model: ModelConfig, parallel: ParallelConfig, width: int, batch: MicroBatch, layers: range
+) -> Traffic:
+    """All-reduces of embeddings and layers over the tensor-parallel ranks, for one micro-batch."""
+    costs = layer_costs(model, batch.work)
+    total = AllReduces()
     for layer in layers:
-        computed = samples * (sizes.predicted if layer == head - 1 else sizes.slots)
-        if layer in (begin, turn):
-            rows, calls = rows + (batch.source if layer == begin else batch.slots), calls + 1
-        elif layer < turn:
-            rows, calls = rows + 2 * (again + 1) * batch.source, calls + 2 * (again + 1)
-        elif layer < head:
-            rows += (3 * again + 2) * computed + batch.slots
-            calls += 3 * again + 3
-            if model.causal_self_attention:  # all slots go through the first of the two
-                rows, calls = rows + (again + 1) * batch.slots, calls + again + 1
-    if max(layers.start, turn + 1) < min(
-        layers.stop, head
-    ):  # what its decoder layers read of the encoder
-        rows, calls = rows + batch.source, calls + 1
-    element = model.hidden_size * activation_width(config)
-    yield Traffic(
-        "tensor",
-        "layers",
-        "all-reduce",
-        ranks,
-        micro_batches * rows * element,
-        micro_batches * calls,
-    )
-    if head in layers:
-        terms = OBJECTIVES[config.objective.name].terms(config.objective)
-        streams, predicted, masked = (
-            len(terms.streams),
-            samples * sizes.predicted,
-            samples * sizes.masked,
-        )
-        sums = 4 * predicted + streams**2 * masked * bool(terms.pairs)
-        chunk = chunk_rows(-(-model.vocab_size // ranks), batch.on_cpu)
-        payload = predicted * element + sums * FLOAT
-        calls = streams + 2 * -(-predicted // chunk)
-        yield Traffic(
-            "tensor", "losses", "all-reduce", ranks, micro_batches * payload, micro_batches * calls
-        )
+        cost = costs[layer]
+        total += cost.forward + cost.backward
+        if parallel.activation_checkpointing and cost.layer_input:
+            # A recomputed layer runs its forward pass twice.
+            total += cost.forward
+    first_decoder, head = first_decoder_layer(model), head_layer(model)
+    if max(layers.start, first_decoder) < min(layers.stop, head):
+        # The gradient of the encoder's output is summed once for all decoder layers of the stage.
+        total += AllReduces(batch.work.source_tokens * model.hidden_size, 1)
+    ranks = parallel.tensor_parallel_size
+    return Traffic("tensor", "layers", "all-reduce", ranks, total.elements * width, total.calls)
 
 
-def _pipeline(
-    config: Config, layers: range, batch: MicroBatch, micro_batches: int
-) -> Iterator[Traffic]:
-    model, stages = config.model, config.parallel.pipeline_parallel_size
-    (begin, turn, head), users = landmarks(model), table_layers(model)
-    element = model.hidden_size * activation_width(config)
+def _loss_traffic(
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    parallel: ParallelConfig,
+    width: int,
+    batch: MicroBatch,
+) -> Traffic:
+    """The loss over a sharded vocabulary, for one micro-batch (`objectives/fused_loss.py`)."""
+    ranks = parallel.tensor_parallel_size
+    terms = OBJECTIVES[objective.name].terms(objective)
+    streams = len(terms.streams)
+    predicted = batch.work.predicted_slots
+    masked = batch.samples * batch.sizes.masked
+
+    # Sums over the vocabulary in float32: four a predicted token; one more at every masked token for
+    # each two streams that are compared.
+    sums = 4 * predicted
+    if terms.pairs:
+        sums += streams**2 * masked
+    # The gradient of the hidden states is summed over the ranks as well.
+    payload = predicted * model.hidden_size * width + sums * FLOAT
+    chunk = chunk_rows(math.ceil(model.vocab_size / ranks), batch.on_cpu)
+    calls = streams + 2 * math.ceil(predicted / chunk)
+    return Traffic("tensor", "losses", "all-reduce", ranks, payload, calls)
+
+
+def _boundary_traffic(
+    model: ModelConfig, parallel: ParallelConfig, width: int, batch: MicroBatch, layers: range
+) -> Traffic:
+    """Hidden states handed on to the next stage, and gradients back, for one micro-batch."""
 
     def states(boundary: int) -> float:
-        """Bytes of hidden states between the layer before `boundary` and the one behind."""
-        return element * (batch.source + batch.slots * (boundary > turn))
+        """Bytes of hidden states that pass from the layer before `boundary` to it."""
+        rows = batch.work.source_tokens
+        if boundary > slot_embedding(model):
+            rows += batch.work.slots
+        return rows * model.hidden_size * width
 
-    onward = (states(layers.stop) + HEADER) * (head not in layers)
-    back = states(layers.start) * (begin not in layers)
-    calls = 2 * (head not in layers) + (begin not in layers)
-    yield Traffic(
-        "pipeline", "states", "send", stages, micro_batches * (onward + back), micro_batches * calls
-    )
-    bounds = stage_bounds(model, stages)
-    holders = sum(
-        any(user in range(start, stop) for user in users) for start, stop in pairwise(bounds)
-    )
-    if any(user in layers for user in users):
-        table = table_parameters(model, config.parallel.tensor_parallel_size) * FLOAT
-        yield Traffic("pipeline", "table", "all-reduce", holders, table, 1)
+    payload = calls = 0.0
+    if head_layer(model) not in layers:
+        payload += states(layers.stop) + HEADER
+        calls += 2
+    if SOURCE_EMBEDDING not in layers:
+        payload += states(layers.start)
+        calls += 1
+    stages = parallel.pipeline_parallel_size
+    return Traffic("pipeline", "states", "send", stages, payload, calls)
+
+
+def _table_traffic(
+    model: ModelConfig, parallel: ParallelConfig, stages: Sequence[range], layers: range
+) -> Iterator[Traffic]:
+    """The gradient of the token table, summed over the stages that hold it, once a step."""
+    readers = set(table_layers(model))
+    if readers.isdisjoint(layers):
+        return
+    holders = sum(not readers.isdisjoint(stage) for stage in stages)
+    table = table_parameters(model, parallel.tensor_parallel_size) * FLOAT
+    yield Traffic("pipeline", "table", "all-reduce", holders, table, 1)

@@ -11,7 +11,7 @@ from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.folder import save_export
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.parallel.parameters import model_parameters
+from janus_pt.planning.parameters import model_parameters
 from janus_pt.planning.plan import print_plan
 from tests.support.corpora import write_corpus
 from tests.support.models import tokenizer_bytes

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.parallel.stages import balanced, layer_costs, pipeline_layers
+from janus_pt.parallel.stages import balanced, pipeline_layers, relative_costs
 
 
 @given(costs=st.lists(st.floats(0, 10), min_size=1, max_size=8), data=st.data())
@@ -30,7 +30,7 @@ def test_a_decoder_layer_weighs_more_than_an_encoder_layer_and_the_head_more_sti
     model = ModelConfig(
         vocab_size=50000, hidden_size=768, ffn_hidden_size=3072, num_attention_heads=12
     )
-    costs = layer_costs(model)
+    costs = relative_costs(model)
     assert len(costs) == 15 and costs[0] == costs[7] == 0
     assert costs[14] > costs[8] > 3 * costs[1]
     assert [list(part) for part in pipeline_layers(model, 2)] == [

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from janus_pt.config.schema import ModelConfig
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.cost import Workload
+from janus_pt.model.transformer import JanusTransformer
+from janus_pt.objectives.base import MaskedPair
+from janus_pt.packing.batch import collate
+from janus_pt.packing.row_layout import ROW_STEP
 from janus_pt.planning.flops import PEAK_TFLOPS, flops_per_step, peak_flops
+from tests.support.examples import build_example
+from tests.support.models import SHAPE
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -56,6 +64,55 @@ def test_flops_are_what_torch_counts() -> None:
             slots = feed_forward(slots)
         (slots @ weights(d, 50)).sum().backward()
     work = Workload(source_tokens, content, query, predicted, source_tokens, content)
+    assert flops_per_step(model, work) == counter.get_total_flops()
+
+
+AR = ("ar", 9, ())
+"""Contents and queries of eight target tokens each."""
+CMLM = ("cmlm", 16, tuple(range(3, 11)))
+"""Sixteen target tokens, eight of them masked."""
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        (AR, {}),
+        (AR, {"pre_layer_norm": True, "activation": "relu"}),
+        (AR, {"encoder_layers": 1, "decoder_layers": 3, "ffn_hidden_size": 40}),
+        (AR, {"source_vocab_size": 30, "num_attention_heads": 4}),
+        (CMLM, {"encoder_layers": 3}),
+        (CMLM, {"causal_self_attention": True}),
+        (CMLM, {"causal_self_attention": True, "decoder_layers": 1}),
+    ],
+)
+def test_flops_are_what_the_model_computes(
+    case: tuple[str, int, tuple[int, ...]], options: dict[str, Any]
+) -> None:
+    """A forward and backward pass of the model itself, in which torch counts every product.
+
+    Samples have as many slots as parts of a row are wide, so that nothing is padding.
+    """
+    name, length, masked = case
+    model = ModelConfig.model_validate({**SHAPE, **options})
+    masking = {"kind": "uniform"}
+    objective = ObjectiveConfig.model_validate({"name": name, "masking": masking})
+    pair = MaskedPair(np.arange(5, 13), np.arange(5, 5 + length), np.array(masked, dtype=int))
+    batch = collate([build_example(pair, model, objective)] * ROW_STEP)
+    transformer = JanusTransformer(model)
+    with FlopCounterMode(display=False) as counter:
+        encoded = transformer.encode(batch.source)
+        hidden = transformer.decode(batch.slots, encoded, batch.source)
+        transformer.logits(hidden).sum().backward()
+    slots = batch.slots.table.shape[1]
+    (keys,) = batch.slots.key_layout.indices
+    work = Workload(
+        source_tokens=batch.source.tokens.shape[1],
+        content_slots=batch.slots.num_content,
+        query_slots=slots - batch.slots.num_content,
+        predicted_slots=slots - batch.slots.first_predicting,
+        source_length=len(pair.source),
+        content_length=keys.shape[1],
+    )
     assert flops_per_step(model, work) == counter.get_total_flops()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from janus_pt.checks import read_config
 from janus_pt.objectives.expected_sizes import sample_sizes
-from janus_pt.parallel.parameters import model_parameters
 from janus_pt.planning.layouts import Cluster
+from janus_pt.planning.parameters import model_parameters
 from janus_pt.planning.plan import bubble, step_flops
 from tests.support.runs import ROOT, run_script
 

@@ -19,16 +19,15 @@ from janus_pt.config.schema import Config, ModelConfig, ObjectiveConfig
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.examples import make_example
 from janus_pt.objectives.expected_sizes import sample_sizes
-from janus_pt.parallel.parameters import (
+from janus_pt.parallel.stages import pipeline_layers
+from janus_pt.planning.activations import MicroBatch, in_flight
+from janus_pt.planning.memory import stage_memory
+from janus_pt.planning.parameters import (
     layer_parameters,
     model_parameters,
-    source_table_parameters,
     stage_parameters,
     table_parameters,
 )
-from janus_pt.parallel.stages import stage_bounds
-from janus_pt.planning.activations import MicroBatch, in_flight
-from janus_pt.planning.memory import stage_memory
 from janus_pt.planning.plan import bubble, sample_length
 from tests.support.ranks import run_ranks
 from tests.support.runs import ROOT, environment, write_run_config
@@ -85,7 +84,7 @@ def test_a_rank_has_the_parameters_it_is_planned_with(
     config = read_config(
         write_run_config(tmp_path, model__vocab_size=301, model__pre_layer_norm=True, **parallel)
     )
-    expected = stage_parameters(config.model, tensor, stage_bounds(config.model, pipeline))
+    expected = stage_parameters(config.model, tensor, pipeline_layers(config.model, pipeline))
     assert run_ranks(count_built, tensor * pipeline, config) == [
         count for count in expected for _ in range(tensor)
     ]
@@ -95,12 +94,11 @@ def test_a_rank_has_the_parameters_it_is_planned_with(
 def test_stages_share_out_the_chain(model: ModelConfig, stages: int, tensor_parallel: int) -> None:
     """Together they hold every layer once, and the table once each where its readers are apart."""
     stages = min(stages, model.encoder_layers + model.decoder_layers)
-    bounds = stage_bounds(model, stages)
-    counts = stage_parameters(model, tensor_parallel, bounds)
+    counts = stage_parameters(model, tensor_parallel, pipeline_layers(model, stages))
     table = table_parameters(model, tensor_parallel)
-    own = source_table_parameters(model, tensor_parallel)
-    tables, rest = divmod(sum(counts) - sum(layer_parameters(model, tensor_parallel)) - own, table)
-    assert rest == 0 and 1 <= tables <= min(3 - (own > 0), stages)
+    tables, rest = divmod(sum(counts) - sum(layer_parameters(model, tensor_parallel)), table)
+    readers = 2 if model.source_vocab_size else 3
+    assert rest == 0 and 1 <= tables <= min(readers, stages)
 
 
 @pytest.mark.parametrize("kind", ["infill", "span", "uniform"])
@@ -192,6 +190,6 @@ def test_a_plan_needs_no_processes() -> None:
 
 def test_a_plan_takes_the_corpus_at_hand(tmp_path: Path) -> None:
     config = read_config(write_run_config(tmp_path))
-    assert sample_length(config) == 14 + 2
+    assert sample_length(config.data, config.model.max_positions) == 14 + 2
     os.rename(tmp_path / "corpus", tmp_path / "elsewhere")
-    assert sample_length(config) == 24
+    assert sample_length(config.data, config.model.max_positions) == 24

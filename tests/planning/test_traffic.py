@@ -92,8 +92,8 @@ def test_more_ranks_and_micro_batches() -> None:
 
 
 def test_the_table_says_who_sends_what() -> None:
-    header, *rows = traffic_table(traffic_of(ranks=64))
-    assert len(rows) == 4 and header.endswith("GB")
+    header, *rows = traffic_table(traffic_of(ranks=64)).splitlines()
+    assert len(rows) == 4 and "(GB)" in header
     for column in (
         "data gradients",
         "data weights",
