@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from janus_pt.generate.modes import check_options
+from janus_pt.inference.batching import BATCH_SIZE, MAX_BATCH_TOKENS
 from janus_pt.inference.cli import add_decoding_flags
-from janus_pt.inference.janus_model import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
+from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tasks.distill import DistillationRequest, distill, n_best_options
 from janus_pt.utils.errors import UserError, entry_point
 

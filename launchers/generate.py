@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 
 from janus_pt.generate.modes import check_options
-from janus_pt.inference.cli import add_decoding_flags
-from janus_pt.inference.janus_model import BATCH_SIZE, MAX_BATCH_TOKENS, JanusModel
-from janus_pt.inference.text_files import generate_lines
+from janus_pt.inference.batching import BATCH_SIZE, MAX_BATCH_TOKENS, Batching
+from janus_pt.inference.cli import add_decoding_flags, given_options
+from janus_pt.inference.janus_model import JanusModel
+from janus_pt.inference.text_files import generate_file
 from janus_pt.utils.errors import UserError, entry_point
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; of the modes' options only those that were given."""
+    """The command line; options of the modes appear only where they were given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,37 +56,32 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Decode the input; the rate goes to standard error."""
-    options = vars(parse_arguments())
-    folder, source, target, dtype, quantize, report = map(
-        options.pop, ("model", "input", "output", "dtype", "quantize", "report")
-    )
-    batching = {name: options.pop(name) for name in ("batch_size", "max_batch_tokens", "workers")}
-    for name, value in batching.items():
-        if value < 1:
-            raise UserError(f"{name}: must be at least 1, but is {value}")
-    mode = options.pop("mode")
-    check_options(mode, **options)
-    load = partial(
-        JanusModel.from_pretrained,
-        folder,
-        getattr(torch, dtype) if dtype else None,
-        quantize=quantize,
-    )
+    args = parse_arguments()
+    # Everything that can be checked without the model comes before it is loaded.
+    options = check_options(args.mode, **given_options(args))
+    batching = Batching(args.batch_size, args.max_batch_tokens)
+    if args.workers < 1:
+        raise UserError(f"workers: must be at least 1, but is {args.workers}")
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    load = partial(JanusModel.from_pretrained, args.model, dtype, quantize=args.quantize)
     model = load()
+    # The clock starts here: loading the model is no part of the rate.
     start = time.monotonic()
-    lines = generate_lines(model, source, target, load=load, **batching, mode=mode, **options)
-    seconds = time.monotonic() - start
-    print(
-        f"{lines} sentences in {seconds:.1f} s, {lines / seconds:.1f} sentences/s", file=sys.stderr
+    lines = generate_file(
+        model, args.input, args.output, options, batching, args.workers, load=load
     )
-    if report:
+    seconds = time.monotonic() - start
+    rate = lines / seconds
+    # Standard output may hold the decoded text.
+    print(f"{lines} sentences in {seconds:.1f} s, {rate:.1f} sentences/s", file=sys.stderr)
+    if args.report:
         numbers = {
-            "mode": mode,
+            "mode": args.mode,
             "sentences": lines,
             "seconds": seconds,
-            "sentences_per_s": lines / seconds,
+            "sentences_per_s": rate,
         }
-        Path(report).write_text(json.dumps(numbers, indent=1))
+        Path(args.report).write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

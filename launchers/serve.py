@@ -4,7 +4,8 @@
     curl localhost:8000/generate -H 'Content-Type: application/json' \\
         -d '{"texts": ["A man rides a horse."], "mode": "nar", "options": {"iterations": 4}}'
 
-At / is a page that shows both ways of decoding; /health and /metrics (Prometheus) are for whoever looks after it.
+At / is a page that shows both ways of decoding; /health and /metrics (Prometheus) are for the
+people who run it. Needs the extra: pip install 'janus_pt[serve]'
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.extras import require
 
 
 def main() -> None:
@@ -43,25 +45,25 @@ def main() -> None:
         "--max-waiting", type=int, default=256, help="inputs that wait at most; more get a 429"
     )
     parser.add_argument("--time-limit", type=float, default=30.0, help="seconds for a request")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     for name in ("batch_size", "max_waiting", "time_limit"):
-        if getattr(arguments, name) <= 0:
-            raise UserError(f"{name}: must be more than 0, but is {getattr(arguments, name)}")
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    model = JanusModel.from_pretrained(arguments.model, dtype, quantize=arguments.quantize)
-
-    import uvicorn  # after the mistakes that can be told without it
-
+        value = getattr(args, name)
+        if value <= 0:
+            raise UserError(f"{name}: must be more than 0, but is {value}")
+    # Before the model is loaded, which may take minutes. Imported here only: `--help` and mistakes
+    # on the command line need none of it.
+    for package in ("fastapi", "prometheus_client"):
+        require(package, "serve")
+    uvicorn = require("uvicorn", "serve")
     from janus_pt.inference.server.app import create_app
 
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    model = JanusModel.from_pretrained(args.model, dtype, quantize=args.quantize)
     app = create_app(
-        model,
-        arguments.batch_size,
-        arguments.max_delay_ms / 1000,
-        arguments.max_waiting,
-        arguments.time_limit,
+        model, args.batch_size, args.max_delay_ms / 1000, args.max_waiting, args.time_limit
     )
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    # Warnings alone: a line for each request would be most of the log, and /metrics counts them.
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from torch import Tensor
 from janus_pt.generate.constraints import forbidden_in_nar, vocabulary_mask
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.incremental import read_sources
-from janus_pt.generate.refine import BOUNDARY, most_probable
+from janus_pt.generate.refine import most_probable
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import Source
 
 
@@ -45,7 +46,7 @@ def one_pass(model: JanusTransformer, source: Source, options: OnePassOptions) -
     """
     config = model.config
     shortest = options.min_length
-    longest = options.longest(config.max_positions - BOUNDARY)
+    longest = options.longest(config.max_positions - BOUNDARY_TOKENS)
     source_lengths = (source.samples >= 0).sum(dim=1)
     limits = (source_lengths * options.masks_per_token).ceil().long().clamp(shortest, longest)
 

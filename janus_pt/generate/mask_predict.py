@@ -14,8 +14,9 @@ from janus_pt.generate.ar_scores import score_with_ar
 from janus_pt.generate.constraints import forbidden_in_nar
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.incremental import SourceMemory, read_sources
-from janus_pt.generate.refine import BOUNDARY, all_masked, refine
+from janus_pt.generate.refine import all_masked, refine
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import Source
 
 MARGIN = 1.25
@@ -123,7 +124,7 @@ def _lengths(
 ) -> tuple[Tensor, int]:
     """Lengths to try, `[sources, length_beam]`, and the decoder passes made to find them."""
     shortest = options.min_length
-    longest = options.longest(model.config.max_positions - BOUNDARY)
+    longest = options.longest(model.config.max_positions - BOUNDARY_TOKENS)
     passes = 0
     if options.length_prediction == "ratio":
         best = lengths_from_ratio(source, options.length_ratio)
@@ -145,12 +146,12 @@ def candidate_lengths(best: Tensor, length_beam: int, shortest: int, longest: in
 def lengths_from_head(memory: SourceMemory) -> Tensor:
     """The length head's most probable output length, `[sources]`; may be below 0."""
     # The head is trained on whole targets, with bos and eos.
-    return memory.length_logits.argmax(dim=1) - BOUNDARY
+    return memory.length_logits.argmax(dim=1) - BOUNDARY_TOKENS
 
 
 def lengths_from_ratio(source: Source, ratio: float) -> Tensor:
     """`ratio` times the source's length without bos and eos, rounded, `[sources]`."""
-    lengths = (source.samples >= 0).sum(dim=1) - BOUNDARY
+    lengths = (source.samples >= 0).sum(dim=1) - BOUNDARY_TOKENS
     return (lengths * ratio).round().long()
 
 

@@ -15,13 +15,12 @@ from janus_pt.generate.hypotheses import score_dtype
 from janus_pt.generate.incremental import SourceMemory, log_probabilities
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.example import BOUNDARY_TOKENS
 
 CPU_CHUNK_ELEMENTS = 1 << 20
 """Logits that are computed at once on a CPU, however many slots are masked: they stay in its cache."""
 DEVICE_CHUNK_ELEMENTS = 1 << 24
 """The same on other devices: 64 MiB in float32."""
-BOUNDARY = 2
-"""bos and eos: what a target has more than an output."""
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Refined:
 
 def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
     """`bos mask … mask eos` for each of `lengths [rows]`."""
-    position = torch.arange(int(lengths.max()) + BOUNDARY, device=lengths.device)
+    position = torch.arange(int(lengths.max()) + BOUNDARY_TOKENS, device=lengths.device)
     last = lengths[:, None] + 1
     masked = (position > 0) & (position < last)
     tokens = torch.full_like(position, config.pad_token_id).expand_as(masked)
@@ -173,7 +172,7 @@ def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
 
     None if there is no padding: attention then needs no mask.
     """
-    real = torch.arange(width, device=lengths.device) < lengths[:, None] + BOUNDARY
+    real = torch.arange(width, device=lengths.device) < lengths[:, None] + BOUNDARY_TOKENS
     return None if bool(real.all()) else real[:, None, None, :]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,75 +13,49 @@ import torch
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.adapters import load_pretrained
 from janus_pt.export.folder import SOURCE_TOKENIZER, TOKENIZER, save_export
-from janus_pt.generate.hypotheses import DecodingOptions
+from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.modes import check_options
-from janus_pt.inference.batching import token_batches
+from janus_pt.inference.batching import (
+    BATCH_SIZE,
+    MAX_BATCH_TOKENS,
+    Batching,
+    token_batches,
+)
 from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
+from janus_pt.inference.generation import EMPTY_GENERATION, Generation
 from janus_pt.model.transformer import JanusTransformer
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 
-BATCH_SIZE = 64
-MAX_BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An output for one input.
-
-    Attributes:
-        text: the tokens as text.
-        tokens: ids without bos and eos.
-        score: what outputs were compared by. "ar", "speculative": log-probability, eos included, over (tokens + 1) to
-            the power of `length_penalty` (1 in "speculative"); "nar": mean log-probability of the tokens; "bang_nar":
-            the same, eos included; "rerank": mean log-probability under P_AR, eos included, mixed with that of "nar"
-            as `ar_weight` says.
-        token_scores: log-probability of each token, under P_AR in "ar" and "speculative", else under P_NAR.
-        decoder_passes: how often the decoder ran for it.
-        drafted, accepted: "speculative": tokens that were drafted, and those of them that were kept.
-    """
-
-    text: str
-    tokens: list[int]
-    score: float
-    token_scores: list[float]
-    decoder_passes: int
-    drafted: int = 0
-    accepted: int = 0
-
-    @property
-    def acceptance_rate(self) -> float:
-        """Share of the drafted tokens that were kept; 0 if nothing was drafted."""
-        return self.accepted / self.drafted if self.drafted else 0.0
-
-
-NOTHING = Generation("", [], 0.0, [], 0)
-"""Made of an empty input, without asking the model."""
-
 
 class JanusModel:
-    """A trained model with its tokenizer, and the MLflow run that has trained it, if that is known.
+    """A trained model with its tokenizer.
 
-    Of two tokenizers the second is that of the sources, which have a vocabulary of their own.
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: of the target, and of the source if that has none of its own.
+        source_tokenizer: of the source.
+        mlflow_run_id: the MLflow run that has trained the model, if it is known.
     """
 
     def __init__(
-        self, model: JanusTransformer, *tokenizers: Tokenizer, mlflow_run_id: str | None = None
+        self,
+        model: JanusTransformer,
+        tokenizer: Tokenizer,
+        source_tokenizer: Tokenizer | None = None,
+        *,
+        mlflow_run_id: str | None = None,
     ) -> None:
+        """`source_tokenizer`: for sources that have a vocabulary of their own."""
         self.model = model.eval()
-        self.tokenizers = tokenizers
+        self.tokenizer = tokenizer
+        self.source_tokenizer = tokenizer if source_tokenizer is None else source_tokenizer
         self.mlflow_run_id = mlflow_run_id
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """That of the target, and of the source if it has none of its own."""
-        return self.tokenizers[0]
-
-    @property
-    def source_tokenizer(self) -> Tokenizer:
-        """That of the source."""
-        return self.tokenizers[-1]
+        self._tokenizers = [tokenizer]
+        if source_tokenizer is not None:
+            self._tokenizers.append(source_tokenizer)
 
     @property
     def config(self) -> ModelConfig:
@@ -91,7 +64,7 @@ class JanusModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @classmethod
@@ -107,17 +80,21 @@ class JanusModel:
         Args:
             dtype: floating type to compute in; default: as stored.
             device: default: CUDA if there is any, else the CPU; with `quantize` the CPU.
-            quantize: "int8": linear layers with int8 weights; faster on a CPU, and not to be saved.
+            quantize: "int8": linear layers with int8 weights. Faster on a CPU; such a model cannot
+                be saved.
 
         Raises:
-            UserError: the folder is incomplete or damaged; `quantize` does not go with the other arguments.
+            UserError: the folder is incomplete or damaged; `quantize` does not go with the other
+                arguments.
         """
         export = load_pretrained(directory)
-        device = device or ("cuda" if torch.cuda.is_available() and not quantize else "cpu")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() and not quantize else "cpu"
         model = export.model().to(device, dtype)
         if quantize and export.adapter is not None:
             raise UserError(
-                f"quantize: {directory} holds bottleneck adapters, which have no int8 form; leave it out"
+                f"quantize: {directory} holds bottleneck adapters, which have no int8 form; "
+                "leave it out"
             )
         if quantize:
             quantize_int8(model)
@@ -131,47 +108,49 @@ class JanusModel:
         Raises:
             UserError: the weights are quantised, or there are bottleneck adapters among them.
         """
-        state = {
-            name: tensor
-            for name, tensor in self.model.state_dict().items()
-            if not name.startswith(PROJECTION)
-        }
-        if not all(
-            isinstance(tensor, torch.Tensor) and not tensor.is_quantized
-            for tensor in state.values()
-        ):
+        weights = self.model.state_dict()
+        # The layout for a CPU may have added a second copy of the embedding.
+        state = {name: x for name, x in weights.items() if not name.startswith(PROJECTION)}
+        # A quantised layer puts packed weights, which are no tensors, into the state as well.
+        if any(not isinstance(x, torch.Tensor) or x.is_quantized for x in state.values()):
             raise UserError(
-                "save_pretrained: the weights are quantised; load the model without quantize, and save that"
+                "save_pretrained: the weights are quantised; "
+                "load the model without quantize, and save that"
             )
         if self.model.adapter is not None:
             raise UserError(
-                "save_pretrained: bottleneck adapters cannot be merged; copy the folder of the adapters"
+                "save_pretrained: bottleneck adapters cannot be merged; "
+                "copy the folder of the adapters"
             )
         with tempfile.TemporaryDirectory() as folder:
-            files = [
-                Path(folder, name) for name in (TOKENIZER, SOURCE_TOKENIZER)[: len(self.tokenizers)]
-            ]
-            for path, tokenizer in zip(files, self.tokenizers, strict=True):
+            paths = []
+            # There is one tokenizer, or the target's and then the source's.
+            for name, tokenizer in zip(
+                (TOKENIZER, SOURCE_TOKENIZER), self._tokenizers, strict=False
+            ):
+                path = Path(folder, name)
                 tokenizer.save(path)
-            save_export(directory, state, self.config, files, self.mlflow_run_id)
+                paths.append(path)
+            save_export(directory, state, self.config, paths, self.mlflow_run_id)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
         """Token ids of a source text, without bos and eos; ids are taken as they are.
 
         Raises:
-            UserError: they do not fit the model's positions or its vocabulary; the message starts with `name`.
+            UserError: they do not fit the model's positions or its vocabulary; the message starts
+                with `name`.
         """
-        tokens = (
-            self.source_tokenizer.encode(text)
-            if isinstance(text, str)
-            else [int(token) for token in text]
-        )
-        length, limit = len(tokens) + 2, self.config.max_positions
-        vocab_size = self.config.source_vocab_size or self.config.vocab_size
+        ids = self.source_tokenizer.encode(text) if isinstance(text, str) else text
+        # Users may pass numpy's integers, which do not compare or serialise like Python's.
+        tokens = [int(token) for token in ids]
+        length = len(tokens) + BOUNDARY_TOKENS
+        limit = self.config.max_positions
         if length > limit:
             raise UserError(
-                f"{name}: {length} tokens with bos and eos, the model reads at most {limit}; shorten it"
+                f"{name}: {length} tokens with bos and eos, the model reads at most {limit}; "
+                "shorten it"
             )
+        vocab_size = self.config.source_vocab_size or self.config.vocab_size
         if not all(0 <= token < vocab_size for token in tokens):
             raise UserError(f"{name}: token ids must be from 0 to {vocab_size - 1}")
         return tokens
@@ -189,56 +168,79 @@ class JanusModel:
 
         Args:
             inputs: texts, or token ids without bos and eos.
-            mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several lengths, the best chosen
-                by P_AR; "speculative": greedy search, drafted by P_NAR and verified by P_AR; "bang_nar": one pass that
-                ends by eos, for models of that objective.
-            batch_size, max_batch_tokens: inputs decoded together, and source tokens in them, padding counted; inputs
-                are sorted by length first.
-            options: those of the mode: `AutoregressiveOptions`, `MaskPredictOptions`, `RerankOptions`,
-                `SpeculativeOptions`, `OnePassOptions`; docs/guides/decoding.md has a table.
-                With `num_return_sequences` n each input has n outputs one after another, best first.
+            mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several
+                lengths, the best chosen by P_AR; "speculative": greedy search, drafted by P_NAR and
+                verified by P_AR; "bang_nar": one pass that ends by eos, for models of that
+                objective.
+            batch_size, max_batch_tokens: inputs decoded together, and source tokens in them,
+                padding counted; inputs are sorted by length first.
+            options: options of the mode: `AutoregressiveOptions`, `MaskPredictOptions`,
+                `RerankOptions`, `SpeculativeOptions`, `OnePassOptions`; docs/guides/decoding.md has
+                a table. With `num_return_sequences` n each input has n outputs one after another,
+                best first.
 
         Raises:
-            UserError: an argument that is wrong, that the mode does not have or that does not go with another; an
-                input that is too long.
+            UserError: an argument is wrong, the mode does not have it, or it does not go with
+                another; an input is too long.
         """
-        chosen = check_options(mode, **options)
-        for name, size in (("batch_size", batch_size), ("max_batch_tokens", max_batch_tokens)):
-            if size < 1:
-                raise UserError(f"{name}: must be at least 1, but is {size}")
+        checked_options = check_options(mode, **options)
+        batching = Batching(batch_size, max_batch_tokens)
+        # A text is a sequence of strings, too: its characters would be decoded one by one.
         if isinstance(inputs, str):
             raise UserError("inputs: expected a list of texts, got one text; put it in a list")
         sources = [self.encode(item, f"input {index}") for index, item in enumerate(inputs)]
-        results = [[NOTHING] * chosen.num_outputs for _ in sources]
-        for batch in token_batches(
-            [len(source) for source in sources], batch_size, max_batch_tokens
-        ):
-            for index, result in zip(
-                batch, self._decode([sources[i] for i in batch], chosen), strict=True
-            ):
-                results[index] = result
-        return [generation for result in results for generation in result]
+        return self.generate_from_ids(sources, checked_options, batching)
 
-    def _decode(self, sources: list[list[int]], options: DecodingOptions) -> list[list[Generation]]:
+    def generate_from_ids(
+        self, sources: Sequence[list[int]], options: DecodingOptions, batching: Batching
+    ) -> list[Generation]:
+        """`generate` for ids that `encode` has checked, and options that `check_options` has.
+
+        Portions of a long text come here one by one: nothing is checked twice.
+        """
+        outputs = [[EMPTY_GENERATION] * options.num_outputs for _ in sources]
+        lengths = [len(source) for source in sources]
+        for batch in token_batches(lengths, batching):
+            generations = self._decode([sources[index] for index in batch], options)
+            for index, generation in zip(batch, generations, strict=True):
+                outputs[index] = generation
+        return [generation for of_source in outputs for generation in of_source]
+
+    def _decode(
+        self, sources: Sequence[list[int]], options: DecodingOptions
+    ) -> list[list[Generation]]:
         """The outputs for each source of a batch, best first."""
-        wanted = options.num_outputs
         bos, eos = self.config.bos_token_id, self.config.eos_token_id
-        source = pad_sources(
-            [np.array([bos, *tokens, eos]) for tokens in sources], self.config.pad_token_id
-        )
-        found = options.decode(self.model, source.to(self.device))
-        per_sentence = (found.passes, found.drafted, found.accepted)
-        counts = [x.tolist() if x is not None else [0] * len(sources) for x in per_sentence]
-        columns = (
-            x[:, :wanted].tolist()
-            for x in (found.tokens, found.token_scores, found.lengths, found.scores)
-        )
-        return [
-            [
-                Generation(
-                    self.tokenizer.decode(tokens[:n]), tokens[:n], score, scores[:n], *numbers
+        rows = [np.array([bos, *tokens, eos]) for tokens in sources]
+        batch = pad_sources(rows, self.config.pad_token_id)
+        hypotheses = options.decode(self.model, batch.to(self.device))
+        return self._generations(hypotheses, options.num_outputs)
+
+    def _generations(self, hypotheses: Hypotheses, num_outputs: int) -> list[list[Generation]]:
+        """The first `num_outputs` hypotheses of each source as text."""
+        # One copy to the host for each tensor of the batch: element by element each would wait.
+        tokens = hypotheses.tokens[:, :num_outputs].tolist()
+        token_scores = hypotheses.token_scores[:, :num_outputs].tolist()
+        lengths = hypotheses.lengths[:, :num_outputs].tolist()
+        scores = hypotheses.scores[:, :num_outputs].tolist()
+        passes = hypotheses.passes.tolist()
+        nothing = [0] * len(passes)
+        drafted = nothing if hypotheses.drafted is None else hypotheses.drafted.tolist()
+        accepted = nothing if hypotheses.accepted is None else hypotheses.accepted.tolist()
+        outputs = []
+        for row in range(len(passes)):
+            of_source = []
+            for candidate, length in enumerate(lengths[row]):
+                ids = tokens[row][candidate][:length]
+                generation = Generation(
+                    text=self.tokenizer.decode(ids),
+                    tokens=ids,
+                    score=scores[row][candidate],
+                    token_scores=token_scores[row][candidate][:length],
+                    decoder_passes=passes[row],
+                    drafted=drafted[row],
+                    accepted=accepted[row],
                 )
-                for tokens, scores, n, score in zip(*hypotheses, strict=True)
-            ]
-            for hypotheses, *numbers in zip(zip(*columns, strict=True), *counts, strict=True)
-        ]
+                of_source.append(generation)
+            outputs.append(of_source)
+        return outputs

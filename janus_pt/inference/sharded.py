@@ -1,4 +1,4 @@
-"""Generation with weights sharded over tensor-parallel ranks, for models that do not fit one device."""
+"""Decoding with weights sharded over tensor-parallel ranks: for models too large for one device."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ def load_sharded(
 ) -> JanusModel:
     """This rank's part of an exported model, after `groups.initialize`.
 
-    `generate` must then be called by all tensor-parallel ranks with the same arguments; each gets all outputs. Every
-    rank has the whole logits, so that all make the same choices.
+    `generate` must then be called by all tensor-parallel ranks with the same arguments; each gets
+    all outputs.
 
     Raises:
         UserError: the folder is incomplete or damaged.
     """
     export = load_pretrained(directory)
+    # On the meta device first: no rank ever holds the memory of the whole model on its device.
     model = build_on_meta(export.config, export.adapter, tensor_parallel_layers())
     materialize(model)
     load_weights(model, export.state, local_shard)
-    model.to(device, dtype or export.state["embed_tokens.weight"].dtype)
+    stored_dtype = export.state["embed_tokens.weight"].dtype
+    model.to(device, dtype or stored_dtype)
+    # Every rank gets the whole logits, so that all ranks choose the same tokens.
     project_to_full_vocabulary(model)
     return JanusModel(model, *export.tokenizers, mlflow_run_id=export.mlflow_run_id)

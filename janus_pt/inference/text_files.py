@@ -4,66 +4,68 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import islice
 from typing import IO, Any
 
 from tqdm import tqdm
 
-from janus_pt.inference.janus_model import BATCH_SIZE, Generation, JanusModel
-from janus_pt.inference.workers import in_processes
+from janus_pt.generate.hypotheses import DecodingOptions
+from janus_pt.inference.batching import Batching
+from janus_pt.inference.generation import Generation
+from janus_pt.inference.janus_model import JanusModel
+from janus_pt.inference.workers import decode_in_processes
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.text_files import decode_lines
 
 STANDARD = "-"
 """Names standard input or output."""
 BATCHES_AT_ONCE = 16
-"""Batches that are read, sorted by length, decoded and written together."""
+"""Batches of a portion: lines that are read, sorted by length, decoded and written together."""
 
 
-def generate_lines(
+def generate_file(
     model: JanusModel,
     source: str,
     target: str,
-    mode: str,
-    *,
-    batch_size: int = BATCH_SIZE,
+    options: DecodingOptions,
+    batching: Batching,
     workers: int = 1,
     load: Callable[[], JanusModel] | None = None,
-    **options: Any,
 ) -> int:
-    """Decode each line of the file `source` into one of the file `target`; returns how many there were.
+    """Decode each line of the file `source` into one of the file `target`.
 
-    `mode`, `batch_size` and `options` are those of `JanusModel.generate`. Line breaks within an output become spaces.
+    Line breaks within an output become spaces.
 
     Args:
-        workers: processes that decode; more than one needs `load`, which makes the model in each (picklable).
+        options: of `check_options`.
+        workers: processes that decode; more than one needs `load`, which makes the model in each
+            (picklable).
+
+    Returns:
+        The number of lines.
 
     Raises:
-        UserError: a file cannot be opened, or a line (named) is not UTF-8 or too long. Lines before it are written
-            as far as their portion was complete.
+        UserError: a file cannot be opened, or a line (named) is not UTF-8 or too long. The portions
+            before it have then been written.
     """
-    if (
-        STANDARD not in (source, target)
-        and os.path.exists(target)
-        and os.path.samefile(source, target)
-    ):
+    # Opening the output would empty the input.
+    both_are_files = STANDARD not in (source, target)
+    if both_are_files and os.path.exists(target) and os.path.samefile(source, target):
         raise UserError(f"{target}: input and output are one file; choose another output")
-    if options.get("num_return_sequences", 1) != 1:
+    if options.num_outputs != 1:
         raise UserError("num_return_sequences: a line in gives one line out; leave it out")
-    arguments = dict(mode=mode, batch_size=batch_size, **options)
+    name = "standard input" if source == STANDARD else source
     done = 0
     with (
         _open(source, 0, "rb") as lines,
         _open(target, 1, "wb") as output,
         tqdm(unit=" sentences", disable=None) as bar,
     ):
-        portions = _portions(
-            lines, "standard input" if source == STANDARD else source, model, batch_size
-        )
-        for generations in decode_portions(portions, model, workers, load, arguments):
+        portions = _portions(lines, name, model, batching.batch_size * BATCHES_AT_ONCE)
+        for generations in decode_portions(portions, model, options, batching, workers, load):
             for generation in generations:
                 output.write(" ".join(generation.text.splitlines()).encode() + b"\n")
+            # In a pipe the next program gets whole portions at once.
             output.flush()
             done += len(generations)
             bar.update(len(generations))
@@ -73,22 +75,31 @@ def generate_lines(
 def decode_portions(
     portions: Iterator[list[list[int]]],
     model: JanusModel,
-    workers: int,
-    load: Callable[[], JanusModel] | None,
-    arguments: dict[str, Any],
+    options: DecodingOptions,
+    batching: Batching,
+    workers: int = 1,
+    load: Callable[[], JanusModel] | None = None,
 ) -> Iterator[list[Generation]]:
-    """What `generate` makes of each portion, in order; `workers` and `load` as in `generate_lines`."""
-    if workers == 1:
-        return map(partial(model.generate, **arguments), portions)
-    assert load is not None
-    return in_processes(load, workers, arguments, portions)
+    """Yield the outputs for each portion of source ids, in order.
+
+    Args:
+        portions: ids of `JanusModel.encode`.
+        workers, load: as in `generate_file`.
+    """
+    if workers > 1:
+        assert load is not None, "worker processes make their own model"
+        yield from decode_in_processes(portions, load, options, batching, workers)
+        return
+    for portion in portions:
+        yield model.generate_from_ids(portion, options, batching)
 
 
 def _portions(
-    lines: Iterable[bytes], name: str, model: JanusModel, batch_size: int
+    lines: Iterable[bytes], name: str, model: JanusModel, size: int
 ) -> Iterator[list[list[int]]]:
-    inputs = _encoded(lines, name, model)
-    while portion := list(islice(inputs, batch_size * BATCHES_AT_ONCE)):
+    """Yield the ids of `size` lines at a time; `name` stands for the file in messages."""
+    sources = _encoded(lines, name, model)
+    while portion := list(islice(sources, size)):
         yield portion
 
 
@@ -98,7 +109,9 @@ def _encoded(lines: Iterable[bytes], name: str, model: JanusModel) -> Iterator[l
 
 
 def _open(path: str, standard: int, mode: str) -> IO[Any]:
+    """Open a file, or the standard stream of number `standard`, which stays open afterwards."""
+    is_standard = path == STANDARD
     try:
-        return open(standard if path == STANDARD else path, mode, closefd=path != STANDARD)
+        return open(standard if is_standard else path, mode, closefd=not is_standard)
     except OSError as error:
         raise UserError(f"{path}: cannot be opened: {error.strerror}") from None

@@ -18,7 +18,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from janus_pt.inference.janus_model import Generation, JanusModel
+from janus_pt.generate.hypotheses import DecodingOptions
+from janus_pt.generate.modes import check_options
+from janus_pt.inference.batching import Batching
+from janus_pt.inference.generation import Generation
+from janus_pt.inference.janus_model import JanusModel
 from janus_pt.inference.text_files import decode_portions
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash, make_folder, write_bytes_atomically
@@ -119,7 +123,10 @@ def distill(
             waiting.append((index, texts))
             yield [model.encode(text) for text in texts]
 
-    decoded = decode_portions(encode_portions(), model, workers, load, arguments)
+    options = _checked_options(request)
+    decoded = decode_portions(
+        encode_portions(), model, options, Batching(**batching), workers, load
+    )
     for generations in tqdm(decoded, total=len(missing), disable=None):
         index, texts = waiting.popleft()
         _write_part(parts, index, list(_pairs(texts, generations, request.n_best)))
@@ -130,6 +137,11 @@ def distill(
             files = [_part(parts, index, side) for index in range(portions)]
             _join(files, output / f"{name}.{side}", number)
     return complete
+
+
+def _checked_options(request: DistillationRequest) -> DecodingOptions:
+    values = {**request.options, **n_best_options(request.n_best)}
+    return check_options(values.pop("mode", "ar"), **values)
 
 
 def n_best_options(n_best: int) -> dict[str, int]:

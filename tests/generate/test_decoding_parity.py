@@ -14,7 +14,8 @@ import torch
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.incremental import read_sources
 from janus_pt.generate.mask_predict import candidate_lengths
-from janus_pt.generate.refine import BOUNDARY, all_masked, refine
+from janus_pt.generate.refine import all_masked, refine
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import pad_sources
 from tests.support.goldens import ROOT, SHAPES, TRANSLATION, Golden, needs_goldens
 
@@ -86,8 +87,8 @@ def test_mask_predict(name: str, precision: str, max_iter: str, beams: str) -> N
     source = pad_sources(golden.rows("src_tokens"), config.pad_token_id)
     with torch.inference_mode():
         memory = read_sources(model, source)
-        best = memory.length_logits.argmax(dim=1) - BOUNDARY
-        lengths = candidate_lengths(best, int(beams), 0, config.max_positions - BOUNDARY)
+        best = memory.length_logits.argmax(dim=1) - BOUNDARY_TOKENS
+        lengths = candidate_lengths(best, int(beams), 0, config.max_positions - BOUNDARY_TOKENS)
         written = refine(
             model, memory, all_masked(lengths.flatten(), config), int(max_iter) + 1, forbidden=()
         )

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_pt import JanusModel
-from janus_pt.inference.batching import token_batches
-from janus_pt.inference.janus_model import NOTHING, Generation
-from janus_pt.inference.text_files import BATCHES_AT_ONCE, generate_lines
+from janus_pt.generate.hypotheses import DecodingOptions
+from janus_pt.generate.modes import check_options
+from janus_pt.inference.batching import Batching, token_batches
+from janus_pt.inference.generation import EMPTY_GENERATION, Generation
+from janus_pt.inference.text_files import BATCHES_AT_ONCE, generate_file
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import tiny_model, tokenizer_bytes
@@ -101,7 +103,7 @@ def test_several_outputs_for_each_input(model: JanusModel) -> None:
     ):
         several = model.generate(TEXTS, num_return_sequences=3, max_length=9, **options)
         best = model.generate(TEXTS, max_length=9, **options)
-        assert len(several) == 3 * len(TEXTS) and several[3:6] == [NOTHING] * 3
+        assert len(several) == 3 * len(TEXTS) and several[3:6] == [EMPTY_GENERATION] * 3
         for row, one in enumerate(best):
             group = several[3 * row : 3 * row + 3]
             assert [g.score for g in group] == sorted((g.score for g in group), reverse=True)
@@ -161,7 +163,7 @@ def test_int8_weights_are_near_enough(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 8), st.integers(1, 100))
 def test_batches_keep_their_bounds(lengths: list[int], size: int, tokens: int) -> None:
-    batches = list(token_batches(lengths, size, tokens))
+    batches = list(token_batches(lengths, Batching(size, tokens)))
     assert sorted(i for batch in batches for i in batch) == [i for i, n in enumerate(lengths) if n]
     flat = [lengths[i] for batch in batches for i in batch]
     assert flat == sorted(flat, reverse=True)
@@ -259,16 +261,17 @@ class Echo:
             raise UserError(f"{name}: too long")
         return text
 
-    def generate(self, inputs: list[str], mode: str, batch_size: int) -> list[Generation]:
-        self.portions.append(len(inputs))
-        return [Generation(f"<{text}\r\n>", [], 0.0, [], 0) for text in inputs]
+    def generate_from_ids(
+        self, sources: list[str], options: DecodingOptions, batching: Batching
+    ) -> list[Generation]:
+        self.portions.append(len(sources))
+        return [Generation(f"<{text}\r\n>", [], 0.0, [], 0) for text in sources]
 
 
 def decoded(tmp_path: Path, content: bytes, model: Any, batch_size: int = 4) -> bytes:
     (tmp_path / "in").write_bytes(content)
-    generate_lines(
-        model, str(tmp_path / "in"), str(tmp_path / "out"), mode="ar", batch_size=batch_size
-    )
+    source, target = str(tmp_path / "in"), str(tmp_path / "out")
+    generate_file(model, source, target, check_options("ar"), Batching(batch_size))
     return (tmp_path / "out").read_bytes()
 
 
@@ -341,12 +344,12 @@ def test_several_processes_write_what_one_writes(folder: Path, tmp_path: Path) -
     lines = [f"{TEXTS[i % len(TEXTS)]} {i}" for i in range(2 * BATCHES_AT_ONCE * 2 + 5)]
     (tmp_path / "in").write_text("\n".join(lines) + "\n")
     load = partial(JanusModel.from_pretrained, folder)
-    arguments = dict(mode="speculative", batch_size=1, max_length=6)
+    options = check_options("speculative", max_length=6)
+    source = str(tmp_path / "in")
     for workers in (1, 2):
         target = str(tmp_path / f"out{workers}")
-        assert generate_lines(
-            load(), str(tmp_path / "in"), target, workers=workers, load=load, **arguments
-        ) == len(lines)
+        count = generate_file(load(), source, target, options, Batching(1), workers, load)
+        assert count == len(lines)
     assert (tmp_path / "out1").read_bytes() == (tmp_path / "out2").read_bytes()
 
 

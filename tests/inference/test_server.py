@@ -141,11 +141,11 @@ def test_requests_that_arrive_together_share_a_batch(
     model: JanusModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    generate = model.generate
+    generate = model.generate_from_ids
     monkeypatch.setattr(
         model,
-        "generate",
-        lambda inputs, *a, **k: sizes.append(len(inputs)) or generate(inputs, *a, **k),
+        "generate_from_ids",
+        lambda sources, *a: sizes.append(len(sources)) or generate(sources, *a),
     )
     with serving(model, max_delay=0.5) as send, ThreadPoolExecutor(8) as pool:
         start = time.monotonic()
@@ -208,8 +208,8 @@ def test_what_is_no_json_is_answered(server: Ask) -> None:
 def test_too_many_are_turned_away_and_the_slow_given_up(
     model: JanusModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, generate = threading.Event(), model.generate
-    monkeypatch.setattr(model, "generate", lambda *a, **k: hold.wait(30) and generate(*a, **k))
+    hold, generate = threading.Event(), model.generate_from_ids
+    monkeypatch.setattr(model, "generate_from_ids", lambda *a: hold.wait(30) and generate(*a))
     with (
         serving(model, batch_size=1, max_delay=0.0, max_waiting=2, time_limit=3.0) as send,
         ThreadPoolExecutor(8) as pool,
@@ -225,7 +225,7 @@ def test_too_many_are_turned_away_and_the_slow_given_up(
             if status == 200:
                 break
             time.sleep(0.05)
-        assert status == 200 and online(answer)[0]["text"] == generate(["pass"])[0].text
+        assert status == 200 and online(answer)[0]["text"] == model.generate(["pass"])[0].text
 
 
 def test_health_metrics_and_page(server: Ask, model: JanusModel) -> None:
@@ -297,6 +297,30 @@ def test_the_launcher_tells_mistakes_in_one_line(
         main()
     told = capsys.readouterr().err
     assert left.value.code == 2 and told.startswith(f"error: {message}") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_the_launcher_names_the_extra_that_is_missing(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve.py", "--model", "nowhere"])
+    # None in the table of modules makes the import fail, as if the package were not installed.
+    monkeypatch.setitem(sys.modules, package, None)
+    main = runpy.run_path(str(LAUNCHER))["main"]
+    with pytest.raises(SystemExit) as left, reported():
+        main()
+    message = capsys.readouterr().err
+    assert left.value.code == 2
+    assert message == f"error: {package} is not installed; run: pip install 'janus_pt[serve]'\n"
+
+
+def test_decoding_needs_no_package_of_the_server() -> None:
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["fastapi", "uvicorn", "prometheus_client"]))
+import janus_pt.inference.cli, janus_pt.inference.text_files, janus_pt.inference.trace
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.slow

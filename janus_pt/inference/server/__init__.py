@@ -1,1 +1,4 @@
-"""A small HTTP server: requests gathered into batches, metrics, and a page that shows both ways of decoding."""
+"""A small HTTP server: dynamic batches, metrics, and a page that shows both ways of decoding.
+
+Needs the extra `janus_pt[serve]`.
+"""

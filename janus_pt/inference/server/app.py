@@ -18,21 +18,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from janus_pt.generate.modes import check_options
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.inference.server.batcher import Batcher, Full, Options
-from janus_pt.inference.trace import unfold
+from janus_pt.inference.server.batcher import Batcher, QueueFull, Way
+from janus_pt.inference.trace import trace_mask_predict
 from janus_pt.utils.errors import UserError
 
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXTS = 64
 MAX_WORK = 32
 """Largest number of beams, lengths, passes or outputs that a request may ask for."""
-COSTLY = ("num_beams", "length_beam", "iterations", "draft_iterations", "num_return_sequences")
+EXPENSIVE = ("num_beams", "length_beam", "iterations", "draft_iterations", "num_return_sequences")
+"""Options that `MAX_WORK` limits: decoding takes time or memory in proportion to them."""
 PAGE = Path(__file__).with_name("page.html")
 REQUESTS = Counter("janus_requests", "Requests", ["path", "status"])
 SECONDS = Histogram("janus_request_seconds", "Seconds from request to answer", ["path"])
 
 
-class Asked(BaseModel):
+class GenerateRequest(BaseModel):
     """The body of `/generate`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +42,7 @@ class Asked(BaseModel):
     options: dict[str, Any] = {}
 
 
-class Unfolded(BaseModel):
+class UnfoldRequest(BaseModel):
     """The body of `/unfold`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -56,7 +57,7 @@ def create_app(
 
     Args:
         batch_size: inputs decoded together at most.
-        max_delay: seconds that an input waits for company.
+        max_delay: seconds that an input waits for others.
         max_waiting: inputs that wait at most; more are turned away with 429.
         time_limit: seconds after which a request is given up with 503.
     """
@@ -64,6 +65,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # The event loop keeps only a weak reference to a task: the name keeps it alive.
         serving = asyncio.create_task(batcher.serve())
         yield
         serving.cancel()
@@ -72,27 +74,26 @@ def create_app(
     app.middleware("http")(partial(_guard, time_limit=time_limit))
 
     @app.post("/generate")
-    async def generate(asked: Asked) -> dict[str, Any]:
-        inputs = [model.encode(text, f"texts.{index}") for index, text in enumerate(asked.texts)]
-        options = checked(asked.mode, asked.options)
-        outputs = await batcher.generate(inputs, asked.mode, options)
-        piece = model.tokenizer.piece
-        return {
-            "mode": asked.mode,
-            "outputs": [
-                {**asdict(output), "pieces": [piece(token) for token in output.tokens]}
-                for output in outputs
-            ],
-        }
+    async def generate(request: GenerateRequest) -> dict[str, Any]:
+        # Checked here, not in the batch: a mistake must fail its own request alone.
+        inputs = [model.encode(text, f"texts.{index}") for index, text in enumerate(request.texts)]
+        way = check_way(request.mode, request.options)
+        generations = await batcher.generate(inputs, way)
+        outputs = []
+        for generation in generations:
+            pieces = [model.tokenizer.piece(token) for token in generation.tokens]
+            outputs.append({**asdict(generation), "pieces": pieces})
+        return {"mode": request.mode, "outputs": outputs}
 
     @app.post("/unfold")
-    async def unfolded(asked: Unfolded) -> dict[str, Any]:
-        tokens = model.encode(asked.text, "text")
-        passes = (
-            await batcher.run(lambda: unfold(model, tokens, asked.iterations)) if tokens else []
-        )
-        text = model.tokenizer.decode(place.token for place in passes[-1]) if passes else ""
-        return {"text": text, "passes": [[asdict(place) for place in one] for one in passes]}
+    async def unfold(request: UnfoldRequest) -> dict[str, Any]:
+        tokens = model.encode(request.text, "text")
+        # The model does not read empty sources; their output is empty.
+        if not tokens:
+            return {"text": "", "passes": []}
+        passes = await batcher.run(partial(trace_mask_predict, model, tokens, request.iterations))
+        text = model.tokenizer.decode(traced.token for traced in passes[-1])
+        return {"text": text, "passes": [[asdict(traced) for traced in one] for one in passes]}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -109,21 +110,26 @@ def create_app(
     return app
 
 
-def checked(mode: str, options: dict[str, Any]) -> Options:
-    """The options of a request, fit to be compared; `UserError` if they are wrong or ask for too much work."""
-    chosen = check_options(mode, **options)
-    for name in COSTLY:
-        if getattr(chosen, name, 0) > MAX_WORK:
+def check_way(mode: str, values: dict[str, Any]) -> Way:
+    """The way of decoding that a request asks for.
+
+    Raises:
+        UserError: the options are wrong, or ask for too much work.
+    """
+    options = check_options(mode, **values)
+    for name in EXPENSIVE:
+        if getattr(options, name, 0) > MAX_WORK:
             raise UserError(f"{name}: this server allows at most {MAX_WORK}")
-    return tuple(sorted(options.items()))
+    return Way(mode, options)
 
 
 async def _guard(
     request: Request, answer: Callable[[Request], Awaitable[Response]], *, time_limit: float
 ) -> Response:
-    """Limits of size and time, errors as JSON, and the counting of all that."""
+    """Answer a request within the limits of size and time, errors as JSON, and count it."""
     start = time.monotonic()
     response = await _limited(request, answer, time_limit)
+    # Any other path is one label: clients must not be able to add metrics without bound.
     path = request.url.path if request.url.path in ("/generate", "/unfold") else "other"
     REQUESTS.labels(path, str(response.status_code)).inc()
     SECONDS.labels(path).observe(time.monotonic() - start)
@@ -134,6 +140,7 @@ async def _limited(
     request: Request, answer: Callable[[Request], Awaitable[Response]], time_limit: float
 ) -> Response:
     if request.method == "POST":
+        # Without a length the body would have to be read to know its size.
         length = request.headers.get("content-length", "")
         if not length.isdecimal():
             return _error(411, "send the length of the body")
@@ -141,7 +148,7 @@ async def _limited(
             return _error(413, f"a body has at most {MAX_BODY_BYTES} bytes")
     try:
         return await asyncio.wait_for(answer(request), time_limit)
-    except Full:
+    except QueueFull:
         return JSONResponse({"error": "too many inputs wait; try again"}, 429, {"Retry-After": "1"})
     except UserError as error:
         return _error(400, str(error))
