@@ -13,6 +13,7 @@ from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.constraints import vocabulary_mask
 from janus_pt.generate.hypotheses import score_dtype
 from janus_pt.generate.incremental import SourceMemory, log_probabilities
+from janus_pt.model.best_token import best_tokens
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import BOUNDARY_TOKENS
@@ -198,17 +199,14 @@ def most_probable(
         hidden: `[slots, hidden]`.
         forbidden_mask: boolean `[vocab]`.
     """
-    on_cpu = hidden.device.type == "cpu"
-    elements = CPU_CHUNK_ELEMENTS if on_cpu else DEVICE_CHUNK_ELEMENTS
-    tokens = []
-    scores = []
-    for chunk in hidden.split(max(1, elements // len(forbidden_mask))):
-        log_probs = log_probabilities(model, chunk)
+
+    def allowed_log_probs(rows: Tensor) -> Tensor:
         # After the softmax, so that the score is of the full distribution.
-        score, token = log_probs.masked_fill_(forbidden_mask, -torch.inf).max(dim=-1)
-        tokens.append(token)
-        scores.append(score)
-    return torch.cat(tokens), torch.cat(scores)
+        return log_probabilities(model, rows).masked_fill_(forbidden_mask, -torch.inf)
+
+    on_cpu = hidden.device.type == "cpu"
+    max_elements = CPU_CHUNK_ELEMENTS if on_cpu else DEVICE_CHUNK_ELEMENTS
+    return best_tokens(hidden, allowed_log_probs, len(forbidden_mask), max_elements)
 
 
 def _lowest(scores: Tensor, count: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
+from janus_pt.model.best_token import best_tokens
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.base import MaskedPair, Objective, SlotCounts
 from janus_pt.objectives.fused_loss import Terms, VocabShard
@@ -114,10 +115,12 @@ def most_probable(hidden: Tensor, weight: Tensor, vocab: VocabShard) -> Tensor:
     """Token with the highest logit for each of `hidden [rows, hidden]`; all ranks of `vocab.group`
     take part."""
     real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
-    chunk = max(1, CHUNK_ELEMENTS // max(1, len(real)))
-    parts = [(part @ real.t()).max(dim=-1) for part in hidden.split(chunk)]
-    local_highest = torch.cat([part.values for part in parts])
-    local_token = torch.cat([part.indices for part in parts]) + vocab.start
+
+    def local_logits(rows: Tensor) -> Tensor:
+        return rows @ real.t()
+
+    local_index, local_highest = best_tokens(hidden, local_logits, len(real), CHUNK_ELEMENTS)
+    local_token = local_index + vocab.start
     highest = vocab.reduce(local_highest.clone(), dist.ReduceOp.MAX)
     # Ranks without the highest logit say `vocab.size`, so the minimum is the lowest token that has
     # it.
