@@ -83,7 +83,7 @@ def decode(folder: Path, model: Path) -> None:
         command = [PYTHON, "launchers/generate.py", "--model", str(model), *decoding.flags]
         command += ["--input", str(folder / "text" / "pairs.test.source")]
         command += ["--output", str(folder / f"test.{name}")]
-        command += ["--report", str(folder / f"test.{name}.json")]
+        command += ["--json", str(folder / f"test.{name}.json")]
         run(*command)
 
 

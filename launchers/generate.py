@@ -48,8 +48,13 @@ def parse_arguments() -> argparse.Namespace:
         "--workers", type=int, default=1, help="processes that decode; they share the cores"
     )
     parser.add_argument(
-        "--report", help="JSON file for the number of sentences, the seconds and the rate"
+        "--json",
+        dest="report",
+        metavar="FILE",
+        help="file for the number of sentences, the seconds and the rate",
     )
+    # Its old name.
+    parser.add_argument("--report", help=argparse.SUPPRESS)
     add_decoding_flags(parser)
     return parser.parse_args()
 

@@ -44,7 +44,7 @@ def add_against_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def compare_steps(args: argparse.Namespace) -> None:
-    """Compare the seconds of a training step; the yardstick's, alike in both, shows the noise."""
+    """Compare the seconds of a training step; the yardstick, the same in both, shows the noise."""
     flags = ["--threads", args.threads, "--repeats", args.repeats]
     flags += ["--config", args.config] if args.config else ["--shape", args.shape]
     if args.ar_stream:
@@ -118,7 +118,7 @@ def _report(here: Sequence[Numbers], there: Sequence[Numbers], path: str | None)
         ours = [result[name] for result in here]
         theirs = [result[name] for result in there]
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        # Of the medians, not the median of the ratios: a slow round of one side is left out.
+        # Of the medians, not the median of the ratios: a slow round of one side does not count.
         ratio = median(ours) / median(theirs)
         numbers[name] = {"here": median(ours), "against": median(theirs), "ratio": ratio}
         each = " ".join(f"{r:.3f}" for r in ratios)

@@ -1,4 +1,4 @@
-"""What is measured: a model, an objective and batches of random tokens, all samples equally long."""
+"""The cases that are measured: model, objective and random tokens, all samples equally long."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def pairs_case(
     objective = ObjectiveConfig.model_validate({"recipe": "translation"})
     # One token more than is predicted: bos, which nothing predicts.
     expected = sample_sizes(model, objective, length + 1)
-    # Not the means of the recipe: every pair has exactly these sizes, so that batches are alike.
+    # Not the means of the recipe: every pair has exactly these sizes, so that no batch is larger.
     sizes = replace(expected, source=length, masked=round(masked_share * length))
     return Case(model, objective, samples, sizes)
 
 
 def config_case(path: str, ar_stream: str | None) -> Case:
-    """One micro-batch of a configuration's longest samples, with the mean number of masked tokens."""
+    """One micro-batch of a configuration's longest samples, with its mean share of masked tokens."""
     # Only here: it brings DeepSpeed with it, whose memory would be counted as the step's.
     from janus_pt.planning.plan import sample_length
 

@@ -81,7 +81,7 @@ class DecodingRow:
 
 @dataclass(frozen=True)
 class ReferencedTexts:
-    """Sources and references with the metrics, which know their signatures once they have scored."""
+    """Texts and metrics; a metric knows its signature once it has scored."""
 
     sources: list[str]
     references: list[str]

@@ -94,7 +94,7 @@ def unfused_losses(hidden: Streams, weight: Tensor, targets: Tensor, terms: Term
     """Every term's sum from the log-softmax of all logits, written in the plainest way.
 
     Args:
-        hidden: rows of each stream that predict; stream s predicts the first len(hidden[s]) targets.
+        hidden: rows of each stream that predict, the first `len(rows)` targets in order.
         weight: `[vocab, hidden]`.
         targets: `[targets]`.
 

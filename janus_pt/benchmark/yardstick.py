@@ -1,4 +1,4 @@
-"""The yardstick: a plain left-to-right Transformer step in bare torch, as anybody would write it."""
+"""The yardstick: a plain left-to-right Transformer step in bare torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Yardstick(nn.Module):
         size = config.hidden_size
         self.embed = nn.Embedding(config.vocab_size, size)
         self.positions = nn.Embedding(config.max_positions, size)
-        # The embedding is also the projection: torch's default of 1 would make the logits too large.
+        # The embedding is also the projection: with torch's default of 1 the logits were too large.
         nn.init.normal_(self.embed.weight, std=size**-0.5)
         self.transformer = nn.Transformer(
             d_model=size,

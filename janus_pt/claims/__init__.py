@@ -1,1 +1,4 @@
-"""The paper's claims put to the test: every objective trained in the same way, decoded in every way, one table."""
+"""The paper's claims put to the test.
+
+Every objective is trained on the same data at equal updates and decoded in every way: one table.
+"""

@@ -1,4 +1,4 @@
-"""The cells of a comparison: each is trained and decoded once, and its result kept in its folder."""
+"""The cells of a comparison: each is trained and decoded once, with its result in its folder."""
 
 from __future__ import annotations
 

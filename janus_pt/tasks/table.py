@@ -62,7 +62,7 @@ TRANSLATION = Task(
     decoding={"ar": BEAM_5, "nar": MASK_PREDICT},
 )
 
-# Folders, metrics and lower-casing of the rows below are those of GLGE's own scripts (Liu et al. 2021).
+# GLGE's rows (Liu et al. 2021) have the folders, metrics and lower-casing of its own scripts.
 TASKS: Mapping[str, Task] = {
     "nmt": TRANSLATION,
     "glge/cnndm": Task(
