@@ -26,7 +26,8 @@ class OnePassOptions(DecodingOptions):
     """One pass over mask symbols."""
 
     masks_per_token: Annotated[float, Field(gt=0)] = 2.0
-    """Mask symbols for each token of the source, bos and eos counted: a bound on the output besides `max_length`."""
+    """Mask symbols for each token of the source, bos and eos counted: a bound on the output besides
+    `max_length`."""
     remove_repeats: bool = False
     """Remove each token that equals the one before it."""
 

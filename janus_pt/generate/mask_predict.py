@@ -20,7 +20,7 @@ from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import Source
 
 MARGIN = 1.25
-"""A draft in which P_AR looks for the end is longer than the length head predicts, by this factor."""
+"""Length of a draft in which P_AR looks for the end, for each token the length head predicts."""
 
 
 class MaskPredictOptions(DecodingOptions):
@@ -33,13 +33,15 @@ class MaskPredictOptions(DecodingOptions):
     num_return_sequences: Positive = 1
     """Outputs for each input, best first."""
     length_prediction: Literal["length_head", "ar", "ratio"] = "length_head"
-    """Source of the most probable length: the length head, P_AR (two passes more), or the length of the input."""
+    """Source of the most probable length: the length head, P_AR (two passes more), or the length of
+    the input."""
     length_ratio: Annotated[float, Field(gt=0)] = 1.0
     """`ratio`: tokens of the output for each token of the source."""
     adaptive: bool = False
     """Stop as soon as a pass changes no token of a sentence."""
     rescore_all: bool = False
-    """Each pass chooses and scores every token anew, not only the masked ones; for models trained to do so (CMLMC)."""
+    """Each pass chooses and scores every token anew, not only the masked ones; for models trained
+    to do so (CMLMC)."""
     remove_repeats: bool = False
     """Remove each token that equals the one before it."""
 

@@ -44,7 +44,8 @@ class SpeculativeOptions(DecodingOptions):
     block_size: Positive | None = None
     """Drafted tokens that are verified at once; default: somewhat more than were kept last time."""
     lossy: bool = False
-    """Keep drafted tokens that greedy search would nearly have chosen: the output is not greedy search's any more."""
+    """Keep drafted tokens that greedy search would nearly have chosen: the output is not greedy
+    search's any more."""
     lossy_top_k: Positive = 3
     """`lossy`: the token is among P_AR's k best ..."""
     lossy_margin: Annotated[float, Field(ge=0)] = 1.0
