@@ -25,7 +25,7 @@ from janus_pt.benchmark.train import add_case_arguments
 from janus_pt.checks import read_config
 from janus_pt.config.schema import CorpusConfig, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
-from janus_pt.data.manifest import Manifest, Tokenizer
+from janus_pt.data.manifest import Manifest, TokenizerEntry
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
 from janus_pt.utils.text_files import write_json
@@ -169,7 +169,7 @@ def write_shards(folder: Path, length: int, vocab_size: int) -> None:
         tokens={"text": blocks * length},
         max_tokens=length,
         # Nothing is decoded: the corpus needs no tokenizer, but a manifest names one.
-        tokenizer=Tokenizer(file="tokenizer.model", sha256="0" * 64, vocab_size=vocab_size),
+        tokenizer=TokenizerEntry(file="tokenizer.model", sha256="0" * 64, vocab_size=vocab_size),
         sources=(),
         skipped=0,
         shards=tuple(shards),

@@ -1,33 +1,34 @@
 """The endless stream of micro-batches: a pure function of the seed, the corpora and the batch budget.
 
-An epoch of the mixture is read in *windows* of consecutive positions. Inside a window samples of like length are
-put together, and the micro-batches shuffled. Steps take consecutive micro-batches, over the borders of windows
-and epochs; who computes which micro-batch of a step has no part in it.
+An epoch of the mixture is read in *windows* of consecutive positions. Inside a window samples of similar length
+form micro-batches, which are then shuffled. Steps take consecutive micro-batches, across the borders of windows
+and epochs; the number of ranks plays no part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from janus_pt.config.schema import DataConfig
-from janus_pt.data import files as store
+from janus_pt.data import files
 from janus_pt.data.corpus import Corpus
 from janus_pt.data.mixture import Mixture
 from janus_pt.data.order import BATCHES, TIES, Ints, SampleOrder, permutation, random_stream
 from janus_pt.utils.errors import UserError, warn
 
 SAMPLE = np.dtype([(name, np.int64) for name in ("corpus", "epoch", "position", "shard", "sample")])
-"""A sample: its corpus, the epoch of that corpus and the position in it, and where its tokens lie."""
+"""A sample: its corpus, the epoch of that corpus and the position in it, and where its tokens are stored."""
 
 Samples = np.ndarray[Any, np.dtype[np.void]]
 
 
 class Cursor(NamedTuple):
-    """A place in the stream: the next micro-batch is number `batch` of this window of this epoch."""
+    """A position in the stream: the next micro-batch is number `batch` of this window of this epoch."""
 
     epoch: int = 0
     window: int = 0
@@ -42,10 +43,12 @@ def cut(lengths: Ints, unit: str, size: int) -> list[slice]:
         unit: `tokens` (a batch costs its longest sample times its number of samples) or `sequences`.
         size: the most a batch may cost.
     """
-    slices, start = [], 0
+    slices = []
+    start = 0
     for end, length in enumerate(lengths.tolist()):
-        cost = (end - start + 1) * (length if unit == "tokens" else 1)
-        if cost > size:
+        # The lengths ascend, so this sample is the longest of the batch, to which all others are padded.
+        sample_cost = length if unit == "tokens" else 1
+        if (end - start + 1) * sample_cost > size:
             slices.append(slice(start, end))
             start = end
     slices.append(slice(start, len(lengths)))
@@ -54,8 +57,6 @@ def cut(lengths: Ints, unit: str, size: int) -> list[slice]:
 
 def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) -> int:
     """The most tokens a sample may have, such that every batch and the position table can hold it.
-
-    The manifest's `max_tokens` settles it as a rule; only where that is above the limit are all indices read.
 
     Args:
         max_length: the most tokens of a sequence, bos and eos counted.
@@ -66,24 +67,34 @@ def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) 
     limit, key = max_length, "model.max_positions"
     if data.batch_unit == "tokens" and data.micro_batch_size < limit:
         limit, key = data.micro_batch_size, "data.micro_batch_size"
+    problem = f"more than {key} = {limit}; raise it, or build the corpus with smaller blocks"
     for corpus in corpora:
-        too_long = 0
-        for number, shard in enumerate(corpus.manifest.shards if corpus.longest > limit else ()):
-            lengths = corpus.lengths(number)
-            longer = np.flatnonzero(lengths > limit)
-            too_long += len(longer)
-            problem = (
-                f"more than {key} = {limit}; raise it, or build the corpus with smaller blocks"
-            )
-            for sample in longer[:1].tolist() if data.on_error == "stop" else ():
-                place = f"{store.join(corpus.url, shard.file)}: sample {sample}"
-                raise UserError(f"{place} has {lengths[sample]} tokens with bos and eos, {problem}")
-        if too_long:
-            told = f"{corpus.url}: {too_long} of {corpus.manifest.samples} samples have {problem}"
-            if too_long == corpus.manifest.samples:
-                raise UserError(told)
-            warn(f"left out in every epoch: {told}")
+        # The manifest's bound is mostly low enough; only where it is not are all indices read.
+        if corpus.longest > limit:
+            _check_corpus(corpus, limit, problem, stop=data.on_error == "stop")
     return limit
+
+
+def _check_corpus(corpus: Corpus, limit: int, problem: str, stop: bool) -> None:
+    """Read all lengths of a corpus. Report the first sample that is too long, or without `stop` how many are."""
+    too_long = 0
+    for number, shard in enumerate(corpus.manifest.shards):
+        lengths = corpus.lengths(number)
+        longer = np.flatnonzero(lengths > limit)
+        if stop and len(longer):
+            sample = longer[0]
+            name = files.join(corpus.url, shard.file)
+            raise UserError(
+                f"{name}: sample {sample} has {lengths[sample]} tokens with bos and eos, {problem}"
+            )
+        too_long += len(longer)
+    if not too_long:
+        return
+    message = f"{corpus.url}: {too_long} of {corpus.manifest.samples} samples have {problem}"
+    # Without a single sample the stream would search for one forever.
+    if too_long == corpus.manifest.samples:
+        raise UserError(message)
+    warn(f"skipped in every epoch: {message}")
 
 
 class BatchStream:
@@ -105,9 +116,8 @@ class BatchStream:
         self._longest = check_lengths(corpora, data, max_length)
         self._corpora = corpora
         self._orders = [SampleOrder(corpus.counts, seed, data.shuffle_shards) for corpus in corpora]
-        self._mixture = Mixture(
-            tuple(corpus.manifest.samples for corpus in corpora), tuple(weights)
-        )
+        sizes = tuple(corpus.manifest.samples for corpus in corpora)
+        self._mixture = Mixture(sizes, tuple(weights))
         self._data = data
         self._seed = seed
 
@@ -119,31 +129,33 @@ class BatchStream:
     @property
     def windows(self) -> int:
         """Windows of an epoch; the last one may be shorter."""
-        return -(-self.samples // self._data.window)
+        return ceil(self.samples / self._data.window)
 
     def window_batches(self, epoch: int, window: int) -> tuple[Samples, ...]:
-        """The micro-batches of a window: a pure function of its arguments.
+        """The micro-batches of a window: a pure function of its arguments. There may be none.
 
-        Samples that are too long are not in it; `check_lengths` has let them pass only if they are to be left out.
+        Samples that are too long are skipped; `check_lengths` accepted them only with `data.on_error` = "skip".
         """
-        first = window * self._data.window
-        positions = np.arange(first, min(first + self._data.window, self.samples), dtype=np.int64)
-        samples = self._locate(epoch, positions)
+        start = window * self._data.window
+        end = min(start + self._data.window, self.samples)
+        samples = self._locate(epoch, np.arange(start, end, dtype=np.int64))
         lengths = self._lengths(samples)
-        samples, lengths = samples[lengths <= self._longest], lengths[lengths <= self._longest]
+        fits = lengths <= self._longest
+        samples = samples[fits]
+        lengths = lengths[fits]
         if not len(samples):
             return ()
+        # Samples of equal length in random order, else the same ones would meet in a batch in every epoch.
         ties = random_stream(TIES, self._seed, epoch, window).random_raw(len(samples))
         by_length = np.lexsort((ties, lengths))
         slices = cut(lengths[by_length], self._data.batch_unit, self._data.micro_batch_size)
+        # Shuffled, else the lengths would rise and fall with the step, and the ranks' work with them.
         shuffled = permutation(len(slices), BATCHES, self._seed, epoch, window).tolist()
         return tuple(samples[by_length[slices[number]]] for number in shuffled)
 
     def from_cursor(self, start: Cursor) -> Iterator[tuple[Samples, Cursor]]:
-        """The endless stream from `start` on: each micro-batch and the cursor behind it.
-
-        The next window is planned in a thread while this one is handed out.
-        """
+        """The endless stream from `start` on: each micro-batch and the cursor behind it."""
+        # The next window is planned in a thread while this one is used, so that no step waits for it.
         planner = ThreadPoolExecutor(1, "plan")
         try:
             ahead = planner.submit(self.window_batches, start.epoch, start.window)
@@ -155,8 +167,8 @@ class BatchStream:
                     yield batches[number], start._replace(batch=number + 1)
                 start = following
         finally:
-            # No waiting for the thread: a generator that was left alone is closed by the garbage collector, which may
-            # run inside another thread's start, and threading's locks are taken then.
+            # Do not wait for the thread: the garbage collector closes an abandoned generator, and it may run
+            # inside another thread's start, which holds the locks that waiting needs.
             planner.shutdown(wait=False)
 
     def first_epoch(self) -> Iterator[Samples]:
@@ -166,29 +178,38 @@ class BatchStream:
 
     def _after(self, cursor: Cursor) -> Cursor:
         """Start of the next window."""
-        last = cursor.window == self.windows - 1
-        return Cursor(cursor.epoch + 1) if last else Cursor(cursor.epoch, cursor.window + 1)
+        if cursor.window == self.windows - 1:
+            return Cursor(cursor.epoch + 1)
+        return Cursor(cursor.epoch, cursor.window + 1)
 
     def _locate(self, epoch: int, positions: Ints) -> Samples:
+        """The samples at positions of an epoch of the mixture."""
         samples = np.empty(len(positions), dtype=SAMPLE)
-        samples["corpus"], samples["epoch"], samples["position"] = self._mixture.locate(
-            epoch, positions
-        )
-        for corpus, corpus_epoch, here in _groups(samples["corpus"], samples["epoch"]):
-            found = self._orders[corpus].locate(corpus_epoch, samples["position"][here])
-            samples["shard"][here], samples["sample"][here] = found
+        corpus, corpus_epoch, position = self._mixture.locate(epoch, positions)
+        samples["corpus"] = corpus
+        samples["epoch"] = corpus_epoch
+        samples["position"] = position
+        # A window may hold the end of one epoch of a corpus and the beginning of the next.
+        for number, epoch_number, indices in _groups(corpus, corpus_epoch):
+            order = self._orders[number]
+            shards, samples_in_shard = order.locate(epoch_number, position[indices])
+            samples["shard"][indices] = shards
+            samples["sample"][indices] = samples_in_shard
         return samples
 
     def _lengths(self, samples: Samples) -> Ints:
+        """Tokens of each sample, bos and eos counted."""
         lengths = np.empty(len(samples), dtype=np.int64)
-        for corpus, shard, here in _groups(samples["corpus"], samples["shard"]):
-            lengths[here] = self._corpora[corpus].lengths(shard)[samples["sample"][here]]
+        # Shard by shard, so that each index is opened once: a corpus keeps only some of them in memory.
+        for corpus, shard, indices in _groups(samples["corpus"], samples["shard"]):
+            lengths[indices] = self._corpora[corpus].lengths(shard)[samples["sample"][indices]]
         return lengths
 
 
 def _groups(first: Ints, second: Ints) -> Iterator[tuple[int, int, Ints]]:
     """Each pair of values that occurs, and the indices where it does."""
     order = np.lexsort((second, first))
-    new = np.flatnonzero(np.diff(first[order]) | np.diff(second[order])) + 1
-    for here in np.split(order, new):
-        yield int(first[here[0]]), int(second[here[0]]), here
+    changes = np.diff(first[order]) | np.diff(second[order])
+    starts = np.flatnonzero(changes) + 1
+    for indices in np.split(order, starts):
+        yield int(first[indices[0]]), int(second[indices[0]]), indices

@@ -1,4 +1,9 @@
-"""The batches one rank trains and validates on, built ahead by worker processes."""
+"""The batches on which one rank trains and validates, built ahead by worker processes.
+
+The state of the data is a `Cursor` (epoch, window, batch) and a count of samples: the order is a pure function of the
+settings and the position, so to resume is to seek, on any number of ranks and workers. The stream has no end, so no
+rank can meet it before the others.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from janus_pt.data.workers import Batch, Builder, Collate, Example, Prepare, bui
 from janus_pt.utils.errors import UserError
 
 MOST_OPEN = 256
-"""Shards of a corpus that a process holds open: some way below the usual limit on open files."""
+"""Shards of a corpus that a process holds open at most: well below the usual limit on open files, 1,024."""
 VALIDATION_SEED = 0
 """Every validation reads the same samples with the same noise."""
 
@@ -25,9 +30,9 @@ VALIDATION_SEED = 0
 class TrainLoader(Generic[Example, Batch]):
     """This rank's batches, step after step, without end.
 
-    A step is `micro_batches_per_step` consecutive micro-batches of the global stream; rank r of D gets those whose
-    number within the step is r modulo D. The state says what has been handed out, whatever lies ready in the
-    worker processes; any number of ranks and workers goes on from it with the same global sequence.
+    A step is `micro_batches_per_step` consecutive micro-batches of the global stream; rank r of D gets the ones whose
+    number within the step is r modulo D. The state covers the batches handed out, not those that worker processes
+    hold ready; any number of ranks and workers continues from it with the same global sequence.
     """
 
     def __init__(
@@ -49,21 +54,23 @@ class TrainLoader(Generic[Example, Batch]):
             collate: from the examples of a micro-batch to a batch. Both run in worker processes, so they must be
                 importable: module-level functions, or `functools.partial` of one.
             max_length: the most tokens of a sequence, bos and eos counted (`model.max_positions`).
-            rank, ranks: this one's number, and how many there are, of the data-parallel ranks.
+            rank, ranks: number of this data-parallel rank, and how many there are.
 
         Raises:
             UserError: a corpus is missing or damaged, or has a sample that fits no batch.
         """
         assert micro_batches_per_step % ranks == 0 and rank < ranks
-        self.corpora = corpora = [_open(corpus.path, data) for corpus in data.train]
-        _check_alike(corpora)
-        self._stream = BatchStream(
-            corpora, [corpus.weight for corpus in data.train], data, seed, max_length
-        )
-        self._builder = Builder(corpora, seed, prepare, collate, skip=data.on_error == "skip")
+        self.corpora = [_open(corpus.path, data) for corpus in data.train]
+        _check_compatible(self.corpora)
+        weights = [corpus.weight for corpus in data.train]
+        self._stream = BatchStream(self.corpora, weights, data, seed, max_length)
+        skip = data.on_error == "skip"
+        self._builder = Builder(self.corpora, seed, prepare, collate, skip)
         self._workers = data.num_workers
-        self._rank, self._ranks, self._step_size = rank, ranks, micro_batches_per_step
-        self._settings = _settings(corpora, data, seed)
+        self._rank = rank
+        self._ranks = ranks
+        self._step_size = micro_batches_per_step
+        self._settings = _settings(self.corpora, data, seed)
         self._cursor = Cursor()
         self._samples = 0
 
@@ -74,41 +81,48 @@ class TrainLoader(Generic[Example, Batch]):
 
     @property
     def samples(self) -> int:
-        """Samples handed out, over all ranks; those left out because they are damaged are among them."""
+        """Samples handed out, over all ranks; skipped ones (damaged) are counted."""
         return self._samples
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that decides the global sequence: corpora, weights, seed and batch budget."""
-        return hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        """sha256 of everything that decides the global sequence: corpora, weights, seed and batch budget."""
+        content = json.dumps(self._settings, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """This rank's batches of each step, from the state on. The state moves on as a step is handed out.
+        """This rank's batches of each step, from the state on. The state advances as a step is handed out.
 
         Closing the iterator ends the worker processes.
 
         Raises:
             UserError: a shard is missing, cut short or damaged.
         """
-        behind: deque[tuple[Cursor, int]] = deque()
-        batches = build_batches(self._builder, self._shares(behind), self._workers)
+        # Filled by `_shares`, which is steps ahead of this loop by what the workers hold ready.
+        steps_ahead: deque[tuple[Cursor, int]] = deque()
+        batches = build_batches(self._builder, self._shares(steps_ahead), self._workers)
+        micro_batches = self._step_size // self._ranks
         while True:
-            mine = list(islice(batches, self._step_size // self._ranks))
-            self._cursor, samples = behind.popleft()
+            step = list(islice(batches, micro_batches))
+            # Before the step is handed out: a checkpoint after it must not read it again.
+            self._cursor, samples = steps_ahead.popleft()
             self._samples += samples
-            yield mine
+            yield step
 
-    def _shares(self, behind: deque[tuple[Cursor, int]]) -> Iterator[Samples]:
-        """This rank's micro-batches; the state after each step is put `behind` as its first one is given out."""
+    def _shares(self, steps_ahead: deque[tuple[Cursor, int]]) -> Iterator[Samples]:
+        """This rank's micro-batches; appends each step's end and samples before its first micro-batch."""
         stream = self._stream.from_cursor(self._cursor)
         while True:
+            # Every rank plans the whole step, so no rank needs to ask another where the step ends.
             step = list(islice(stream, self._step_size))
-            behind.append((step[-1][1], sum(len(samples) for samples, _ in step)))
-            yield from (samples for samples, _ in step[self._rank :: self._ranks])
+            _, end = step[-1]
+            steps_ahead.append((end, sum(len(samples) for samples, _ in step)))
+            for samples, _ in step[self._rank :: self._ranks]:
+                yield samples
 
     def samples_of_step(self, state: Mapping[str, Any]) -> list[str]:
         """Names (path of the shard, number in it) of the samples of all ranks that the step after a state reads."""
-        stream = self._stream.from_cursor(Cursor(state["epoch"], state["window"], state["batch"]))
+        stream = self._stream.from_cursor(_cursor_of(state))
         names = []
         for batch, _ in islice(stream, self._step_size):
             for corpus, _, _, shard, sample in batch.tolist():
@@ -116,26 +130,31 @@ class TrainLoader(Generic[Example, Batch]):
         return names
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been handed out, over all ranks, and the settings it depends on. JSON types only."""
+        """The position of the next step, the same on all ranks, and the settings it depends on. JSON types only."""
         return {**self._settings, **self._cursor._asdict(), "samples": self._samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, in iterators made from now on. Seeks; nothing is read again.
+        """Continue from a state, in iterators made from now on. Seeks; nothing is read again.
 
         Raises:
             UserError: the corpora or a setting that decides the global sequence are not those of the state.
         """
-        changed = [key for key, value in self._settings.items() if state.get(key) != value]
+        changed = []
+        for key, value in self._settings.items():
+            if state.get(key) != value:
+                changed.append(f"{CONFIG_KEYS[key]} (was {state.get(key)}, is {value})")
+        # With other settings the same three integers would be another position.
         if changed:
-            told = ", ".join(
-                f"{CONFIG_KEYS[key]} (was {state.get(key)}, is {self._settings[key]})"
-                for key in changed
-            )
             raise UserError(
-                f"the checkpoint was reading other data: {told}; restore what it had, or start a new run"
+                f"the checkpoint was reading other data: {', '.join(changed)}; "
+                "restore what it had, or start a new run"
             )
-        self._cursor = Cursor(state["epoch"], state["window"], state["batch"])
+        self._cursor = _cursor_of(state)
         self._samples = state["samples"]
+
+
+def _cursor_of(state: Mapping[str, Any]) -> Cursor:
+    return Cursor(state["epoch"], state["window"], state["batch"])
 
 
 CONFIG_KEYS = {
@@ -148,21 +167,26 @@ CONFIG_KEYS = {
     "shuffle_shards": "data.shuffle_shards",
     "on_error": "data.on_error",
 }
+"""The configuration's name of each setting that decides the global sequence."""
 
 
 def _open(url: str, data: DataConfig) -> Corpus:
-    """The corpus, holding the shards that a window touches; it may reach over the border of two groups of them."""
+    """The corpus, holding as many shards open as a window touches."""
     corpus = open_corpus(url, data.cache_dir)
-    touched = 2 * data.shuffle_shards + ceil(data.window / corpus.counts.mean())
+    # A window may begin in one group of shards and end in another; a long one touches whole groups between.
+    between = ceil(data.window / corpus.counts.mean())
+    touched = 2 * data.shuffle_shards + between
     return Corpus(corpus.files, keep_open=min(touched, MOST_OPEN))
 
 
-def _check_alike(corpora: Sequence[Corpus]) -> None:
+def _check_compatible(corpora: Sequence[Corpus]) -> None:
+    """Raise `UserError` unless all corpora have the same tokenizers and fields."""
     first = corpora[0]
     for other in corpora[1:]:
         if other.manifest.tokenizer_hashes != first.manifest.tokenizer_hashes:
             raise UserError(
-                f"data.train: {first.url} and {other.url} were made with different tokenizers; take one"
+                f"data.train: {first.url} and {other.url} were made with different tokenizers; "
+                "build both with the same one"
             )
         if other.manifest.fields != first.manifest.fields:
             raise UserError(
@@ -171,9 +195,10 @@ def _check_alike(corpora: Sequence[Corpus]) -> None:
 
 
 def _settings(corpora: Sequence[Corpus], data: DataConfig, seed: int) -> dict[str, Any]:
-    """What the global sequence depends on, by the keys of `CONFIG_KEYS`."""
+    """The settings that decide the global sequence, by the keys of `CONFIG_KEYS`."""
     return {
         "seed": seed,
+        # 16 digits are enough to tell corpora apart, and readable in a message.
         "fingerprint": [corpus.manifest.fingerprint[:16] for corpus in corpora],
         "weights": [corpus.weight for corpus in data.train],
         "batch_unit": data.batch_unit,
@@ -195,7 +220,8 @@ def valid_batches(
 ) -> Iterator[Batch | None]:
     """This rank's batches of `data.valid`: every sample once, always in the same batches with the same noise.
 
-    All ranks get equally many; where batches run out, None. Built in this process.
+    All ranks get the same number, since all take part in each step of the validation: a rank for which the last
+    group has no batch gets None. Built in this process.
 
     Raises:
         UserError: the corpus is missing or damaged, or has a sample that fits no batch.
@@ -203,7 +229,11 @@ def valid_batches(
     assert data.valid is not None
     corpus = _open(data.valid, data)
     stream = BatchStream([corpus], [1.0], data, VALIDATION_SEED, max_length)
-    builder = Builder([corpus], VALIDATION_SEED, prepare, collate, skip=data.on_error == "skip")
+    skip = data.on_error == "skip"
+    builder = Builder([corpus], VALIDATION_SEED, prepare, collate, skip)
     batches = stream.first_epoch()
     while group := list(islice(batches, ranks)):
-        yield builder.build(group[rank]) if rank < len(group) else None
+        if rank < len(group):
+            yield builder.build(group[rank])
+        else:
+            yield None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from janus_pt.data import files as store
+from janus_pt.data import files
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import write_atomically
 
@@ -23,7 +23,7 @@ FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 27
 """A manifest larger than this is refused before memory is taken; it would list 400,000 shards."""
 MAX_SAMPLES = 1 << 22
-"""Samples of a shard: a reader permutes those of several shards, before it has seen their indices."""
+"""Samples of a shard. A reader permutes the samples of several shards, before it has seen their indices."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -33,11 +33,12 @@ Count = Annotated[int, Field(ge=0, le=1 << 48)]
 FieldName = Literal["text", "source", "target"]
 
 
-class _Part(BaseModel):
+class _Entry(BaseModel):
+    # Unknown keys are refused: a corpus of a newer release may mean something else by the known ones.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Tokenizer(_Part):
+class TokenizerEntry(_Entry):
     """The SentencePiece model the corpus was made with."""
 
     file: FileName
@@ -45,7 +46,7 @@ class Tokenizer(_Part):
     vocab_size: Annotated[int, Field(gt=0, le=1 << 32)]
 
 
-class Source(_Part):
+class InputFile(_Entry):
     """A file the corpus was made from; not part of the fingerprint."""
 
     path: str
@@ -53,7 +54,7 @@ class Source(_Part):
     bytes: Count
 
 
-class Shard(_Part):
+class Shard(_Entry):
     """One tar and its index."""
 
     file: TarName
@@ -69,25 +70,25 @@ class Shard(_Part):
         return self.file.removesuffix(".tar") + ".idx.npy"
 
 
-class Manifest(_Part):
+class Manifest(_Entry):
     """The whole file. Sums over the shards are checked, so its numbers can be relied on."""
 
     format: str = FORMAT
     version: int = VERSION
     fields: tuple[Literal["text"]] | tuple[Literal["source"], Literal["target"]]
     dtype: Literal["uint16", "uint32"]
-    """Of the stored token ids."""
+    """Type of the stored token ids."""
     samples: Count
     tokens: dict[FieldName, Count]
     """Stored tokens by field."""
     max_tokens: Annotated[int, Field(gt=0, le=1 << 31)]
     """No field of a sample has more, bos and eos not counted."""
-    tokenizer: Tokenizer
-    source_tokenizer: Tokenizer | None = None
-    """Of the field `source`, where that has a vocabulary of its own."""
-    sources: tuple[Source, ...]
+    tokenizer: TokenizerEntry
+    source_tokenizer: TokenizerEntry | None = None
+    """Tokenizer of the field `source`, if that has a vocabulary of its own."""
+    sources: tuple[InputFile, ...]
     skipped: Count
-    """Bad input lines left out."""
+    """Bad input lines that were skipped."""
     shards: tuple[Shard, ...]
 
     @field_validator("format")
@@ -108,46 +109,53 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
+        # A manifest may come from anyone; readers allocate memory and index arrays by these numbers.
         largest = max(self.tokenizer_of(name).vocab_size for name in self.fields)
         if (self.dtype == "uint16") != (largest <= 1 << 16):
             raise ValueError(f"dtype {self.dtype} does not fit a vocabulary of {largest}")
         if self.source_tokenizer and "source" not in self.fields:
-            raise ValueError("source_tokenizer: there is no field that it could be of")
+            raise ValueError("source_tokenizer: there is no field source")
         if len({shard.file for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is listed twice")
         if sum(shard.samples for shard in self.shards) != self.samples:
             raise ValueError("samples is not the sum over the shards")
-        if any(
-            set(tokens) != set(self.fields)
-            for tokens in (self.tokens, *(shard.tokens for shard in self.shards))
-        ):
-            raise ValueError(
-                f"tokens must be counted for exactly the fields {', '.join(self.fields)}"
-            )
-        if any(
-            sum(shard.tokens[name] for shard in self.shards) != self.tokens[name]
-            for name in self.fields
-        ):
-            raise ValueError("tokens is not the sum over the shards")
+        self._check_tokens()
         return self
+
+    def _check_tokens(self) -> None:
+        # Keys first: the sums below look every field up.
+        for tokens in (self.tokens, *(shard.tokens for shard in self.shards)):
+            if set(tokens) != set(self.fields):
+                fields = ", ".join(self.fields)
+                raise ValueError(f"tokens must be counted for exactly the fields {fields}")
+        for name in self.fields:
+            if sum(shard.tokens[name] for shard in self.shards) != self.tokens[name]:
+                raise ValueError("tokens is not the sum over the shards")
+
+    @property
+    def tokenizers(self) -> list[TokenizerEntry]:
+        """The tokenizer; and the tokenizer of the sources, if they have their own."""
+        if self.source_tokenizer is None:
+            return [self.tokenizer]
+        return [self.tokenizer, self.source_tokenizer]
 
     @property
     def tokenizer_hashes(self) -> list[str]:
-        """sha256 of the tokenizer; and of that of the sources, if they have one of their own."""
-        return [entry.sha256 for entry in (self.tokenizer, self.source_tokenizer) if entry]
+        """sha256 of each of the `tokenizers`."""
+        return [entry.sha256 for entry in self.tokenizers]
 
-    def tokenizer_of(self, field: str) -> Tokenizer:
+    def tokenizer_of(self, field: str) -> TokenizerEntry:
         """The tokenizer of the token ids in a field."""
-        return (
-            self.source_tokenizer if field == "source" and self.source_tokenizer else self.tokenizer
-        )
+        if field == "source" and self.source_tokenizer is not None:
+            return self.source_tokenizer
+        return self.tokenizer
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that decides what is read: the manifest's canonical JSON without `sources`."""
-        content = json.dumps(
-            self._content(exclude={"sources"}), sort_keys=True, separators=(",", ":")
-        )
+        """sha256 of everything that decides the samples: the manifest's canonical JSON without `sources`."""
+        # The same corpus built from files at other paths is the same corpus.
+        values = self._content(exclude={"sources"})
+        content = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def write(self, folder: str | Path) -> Path:
@@ -157,7 +165,7 @@ class Manifest(_Part):
         return path
 
     def _content(self, **choice: Any) -> dict[str, Any]:
-        """As JSON; what is optional and not there is left out."""
+        """JSON values, without optional keys that are not set: older corpora keep their fingerprint."""
         return self.model_dump(mode="json", exclude_none=True, **choice)
 
 
@@ -167,14 +175,16 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         UserError: there is none, it is not JSON, not ours, of another version, damaged or absurdly large.
     """
-    url = store.join(str(folder), FILE_NAME)
-    path = store.local_path(url)
+    url = files.join(str(folder), FILE_NAME)
+    path = files.local_path(url)
+    # A message of its own: mostly a mistyped path, or a corpus that is not built yet.
     if path is not None and not path.exists():
         raise UserError(
             f"{folder}: no corpus here ({FILE_NAME} is missing); build one with data_prep/build_shards.py"
         )
-    content = store.read_bytes(url, MAX_BYTES)
+    content = files.read_bytes(url, MAX_BYTES)
     try:
+        # Strict: no text is taken for a number.
         return Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise UserError(
@@ -183,6 +193,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def _first_problem(error: ValidationError) -> str:
+    """Key and message of the first problem; a damaged file has thousands."""
     problem: Any = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")

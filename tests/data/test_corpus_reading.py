@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from janus_pt.data import files as store
+from janus_pt.data import files
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.files import local_copy
-from janus_pt.data.manifest import MAX_BYTES, Manifest, Source, read_manifest
+from janus_pt.data.manifest import MAX_BYTES, InputFile, Manifest, read_manifest
 from janus_pt.utils.errors import UserError
 from tests.support.corpora import write_corpus
 
@@ -99,7 +99,7 @@ def test_a_remote_shard_is_fetched_once_and_checked(tmp_path: Path) -> None:
 def test_a_replaced_remote_shard_is_refused_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "DELAYS", ())
+    monkeypatch.setattr(files, "DELAYS", ())
     local, url, cache = (
         write_corpus(tmp_path / "corpus", SIZES),
         "memory://replaced/corpus",
@@ -142,7 +142,9 @@ def test_readers_that_come_together_fetch_a_file_once(
 def test_a_manifest_survives_writing_and_its_fingerprint_knows_what_is_read(tmp_path: Path) -> None:
     manifest = read_manifest(write_corpus(tmp_path, SIZES))
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
-    moved = manifest.model_copy(update={"sources": (Source(path="x", sha256="0" * 64, bytes=1),)})
+    moved = manifest.model_copy(
+        update={"sources": (InputFile(path="x", sha256="0" * 64, bytes=1),)}
+    )
     other = manifest.model_copy(update={"shards": manifest.shards[::-1]})
     assert moved.fingerprint == manifest.fingerprint != other.fingerprint
     moved.write(tmp_path)

@@ -105,7 +105,7 @@ def test_only_damaged_samples_are_skipped_and_nothing_else_moves(
     corpus: Path, whole: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two epochs; batches of many samples, so that none is damaged as a whole."""
-    workers._tell.cache_clear()
+    workers._warn_once.cache_clear()
     epochs = dict(steps=6, micro_batch_size=300, global_batch_size=300, window=60)
     [unbroken] = samples(whole, **epochs)
     damage(corpus)
@@ -124,7 +124,7 @@ def test_only_damaged_samples_are_skipped_and_nothing_else_moves(
     assert len(warnings) == (
         1 if "sample" not in message else count
     )  # a lost shard is reported once
-    assert all(line.startswith(f"warning: left out: {shard(corpus)}: ") for line in warnings)
+    assert all(line.startswith(f"warning: skipped: {shard(corpus)}: ") for line in warnings)
 
 
 def test_the_number_of_skipped_samples_is_known(corpus: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_disk_that_fails_stops_the_run_whatever_the_choice(corpus: Path) -> No
     remove(corpus)
     shard(corpus).symlink_to(shard(corpus).name)  # opening it gives ELOOP, as a sick disk gives EIO
     with pytest.raises(
-        UserError, match=f"{shard(corpus)}: cannot be read: .*; see to the disk"
+        UserError, match=f"{shard(corpus)}: cannot be read: .*; check the disk"
     ) as caught:
         samples(corpus, on_error="skip")
     assert not isinstance(caught.value, Damaged)

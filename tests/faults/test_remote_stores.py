@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_pt.data import files as store
+from janus_pt.data import files
 from janus_pt.data.corpus import open_corpus
 from janus_pt.utils.errors import UserError
 from tests.faults.misbehaving_server import Server, serving
@@ -19,8 +19,8 @@ SHARD, INDEX, MANIFEST = "shard-000000.tar", "shard-000000.idx.npy", "manifest.j
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(store, "DELAYS", (0.01, 0.02, 0.04))
-    monkeypatch.setattr(store, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(files, "DELAYS", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(files, "STALL_SECONDS", 0.3)
     write_corpus(tmp_path / "corpus", [5])
     with serving(tmp_path / "corpus") as server:
         yield server
@@ -64,7 +64,7 @@ def test_a_lasting_failure_ends_in_one_message(
     )
     assert server.gets.count(file) == 4
     assert not isinstance(
-        caught.value, store.Damaged
+        caught.value, files.Damaged
     )  # never left out: tomorrow the server may be back
 
 
@@ -77,19 +77,19 @@ def test_content_that_is_always_another_is_damage(
         UserError, match=f"{file}: its sha256 is .* damaged or has been replaced"
     ) as caught:
         read(server, tmp_path / "cache")
-    assert isinstance(caught.value, store.Damaged) == (file == SHARD)  # an index is never left out
+    assert isinstance(caught.value, files.Damaged) == (file == SHARD)  # an index is never left out
     assert server.gets.count(file) == 4
 
 
 def test_a_missing_file_is_not_requested_again(server: Server, tmp_path: Path) -> None:
     (server.folder / SHARD).unlink()
-    with pytest.raises(store.Damaged, match=f"{SHARD}: no such file"):
+    with pytest.raises(files.Damaged, match=f"{SHARD}: no such file"):
         read(server, tmp_path / "cache")
     assert server.gets.count(SHARD) <= 1
 
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "DELAYS", (0.01,))
+    monkeypatch.setattr(files, "DELAYS", (0.01,))
     with pytest.raises(
         UserError, match=r"http://127.0.0.1:9/manifest.json: cannot be read: ClientConnector"
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
-from janus_pt.data.manifest import Manifest, Shard, Tokenizer
+from janus_pt.data.manifest import Manifest, Shard, TokenizerEntry
 
 NPY_HEADER = 128
 """Bytes before the data of a one-dimensional `.npy` file."""
@@ -49,7 +49,7 @@ def write_corpus(
         samples=key,
         tokens={name: sum(shard.tokens[name] for shard in shards) for name in fields},
         max_tokens=max_tokens,
-        tokenizer=Tokenizer(
+        tokenizer=TokenizerEntry(
             file="tokenizer.model",
             sha256=_sha256(folder / "tokenizer.model"),
             vocab_size=vocab_size,
