@@ -10,7 +10,7 @@ from janus_pt.tokenizer import Tokenizer
 PIECE_CHARACTERS = 2**18
 """A longer document is cut, at a sentence's end, into pieces no longer than this."""
 _SEARCH = 2**14
-"""How far back from a piece's greatest length its sentence end is looked for."""
+"""Characters before a piece's greatest length in which a sentence's end is searched."""
 
 _SENTENCE_END = re.compile(
     # Full stop or the like, then closing quotes and brackets, then a word that does not begin in lower case.
@@ -23,19 +23,22 @@ _SENTENCE_END = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences with the white space before them; joined they are `text` again, whatever it is.
+    """Sentences, each with the white space before it; joined they are `text` again, for every text.
 
     Boundaries are found by punctuation and line breaks, so now and then one is missed or too many.
     """
     sentences = []
-    last = 0
+    start = 0
     for match in _SENTENCE_END.finditer(text):
-        cut = match.start() if text[match.start()] == "\n" else match.end()
-        if text[last:cut].strip():
-            sentences.append(text[last:cut])
-            last = cut
-    if last < len(text):
-        sentences.append(text[last:])
+        # Punctuation belongs to the sentence it ends, a line break to the next one.
+        is_line_break = text[match.start()] == "\n"
+        end = match.start() if is_line_break else match.end()
+        # White space alone is no sentence; it goes to the next one.
+        if text[start:end].strip():
+            sentences.append(text[start:end])
+            start = end
+    if start < len(text):
+        sentences.append(text[start:])
     return sentences
 
 
@@ -47,12 +50,16 @@ def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     start = 0
     while len(text) - start > size:
         end = start + size
+        # Only the end of the piece is searched: sentences of the whole document would cost quadratic time.
         window_start = max(start, end - _SEARCH)
         window = text[window_start:end]
-        cut = len(window) - len(split_sentences(window)[-1])
+        last_sentence = split_sentences(window)[-1]
+        cut = len(window) - len(last_sentence)
         if cut == 0:
+            # The window is one sentence.
             cut = max(window.rfind(" "), window.rfind("\n"))
-        end = window_start + cut if cut > 0 else end
+        if cut > 0:
+            end = window_start + cut
         yield text[start:end]
         start = end
     if start < len(text):
@@ -66,15 +73,19 @@ def pack_blocks(tokenizer: Tokenizer, text: str, max_tokens: int) -> Iterator[li
     are the text; only white space where it is cut is dropped.
     """
     sentences = split_sentences(text.strip())
+    # As continuations: a tokenizer puts a space before the first word of a text, and a block has only one first word.
+    continuations = tokenizer.encode_continuations(sentences)
     block: list[int] = []
-    for sentence, ids in zip(sentences, tokenizer.encode_continuations(sentences), strict=True):
+    for sentence, ids in zip(sentences, continuations, strict=True):
         if block and len(block) + len(ids) <= max_tokens:
             block += ids
             continue
         if block:
             yield block
-        *whole, block = _cut_tokens(tokenizer, tokenizer.encode(sentence.lstrip()), max_tokens)
-        yield from whole
+        # The sentence begins a block, so it is encoded again, as the beginning of a text.
+        runs = _cut_tokens(tokenizer, tokenizer.encode(sentence.lstrip()), max_tokens)
+        block = runs.pop()
+        yield from runs
     if block:
         yield block
 
@@ -85,8 +96,10 @@ def _cut_tokens(tokenizer: Tokenizer, ids: list[int], max_tokens: int) -> list[l
     start = 0
     while len(ids) - start > max_tokens:
         end = start + max_tokens
+        # A character without a piece is up to four byte tokens; half of it would decode to nothing.
         while tokenizer.continues_character(ids[end]):
             end -= 1
         runs.append(ids[start:end])
         start = end
-    return [*runs, ids[start:]]
+    runs.append(ids[start:])
+    return runs

@@ -8,8 +8,8 @@ Sentence pairs, line by line from two files; pairs with an empty or over-long si
 
     python data_prep/build_shards.py --source train.de --target train.en --tokenizer tokenizer.model --output pairs
 
-Any file may be .gz, .xz or .zst. The same command goes on with a build that was killed; the bytes written are the
-same for any number of workers and interruptions.
+Any file may be .gz, .xz or .zst. The same command continues a build that was killed; the bytes written are the same
+for any number of workers and interruptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,69 +31,80 @@ from data_prep.files import fingerprint, format_suffix
 from data_prep.inputs import Item, OnError, read_items
 from data_prep.journal import SKIPPED_NAME, Journal
 from data_prep.writer import ShardFile
-from janus_pt.data.manifest import Manifest, Source, read_manifest
+from janus_pt.data.manifest import (
+    FieldName,
+    InputFile,
+    Manifest,
+    Shard,
+    TokenizerEntry,
+    read_manifest,
+)
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.files import sync
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
-TOKENIZER_NAME, SOURCE_TOKENIZER_NAME = "tokenizer.model", "source_tokenizer.model"
+TOKENIZER_NAME = "tokenizer.model"
+SOURCE_TOKENIZER_NAME = "source_tokenizer.model"
 MIN_TOKENS = 16
+"""Shorter blocks would cut most sentences."""
 ITEMS_AHEAD = 3
-"""Work items in hand for each worker process."""
+"""Work items read in advance for each worker process."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be built; with the same request the same bytes come out."""
+class CorpusRequest:
+    """The inputs and settings of a corpus; the same request gives the same bytes."""
 
     inputs: tuple[tuple[str, ...], ...]
-    """(file,) each, or (source file, target file)."""
+    """(file,) for each file of documents, or (source file, target file) for each pair of files."""
     tokenizer: Tokenizer
     field: str = "text"
-    """Of `.jsonl` documents."""
+    """Field of the text in `.jsonl` documents."""
     max_tokens: int = 510
+    """Most tokens of a block, or of a side of a pair, without bos and eos."""
     samples_per_shard: int = 8192
     source_tokenizer: Tokenizer | None = None
-    """Of the sources of pairs, where they have a vocabulary of their own."""
+    """Tokenizer of the sources of pairs, if they have a vocabulary of their own."""
 
     @property
     def tokenizers(self) -> dict[str, tuple[str, Tokenizer]]:
         """File and tokenizer by the key in the manifest."""
-        found = {"tokenizer": (TOKENIZER_NAME, self.tokenizer)}
+        tokenizers = {"tokenizer": (TOKENIZER_NAME, self.tokenizer)}
         if self.source_tokenizer:
-            found["source_tokenizer"] = (SOURCE_TOKENIZER_NAME, self.source_tokenizer)
-        return found
+            tokenizers["source_tokenizer"] = (SOURCE_TOKENIZER_NAME, self.source_tokenizer)
+        return tokenizers
 
     @property
-    def fields(self) -> tuple[str, ...]:
+    def fields(self) -> tuple[FieldName, ...]:
         """Names of a sample's token arrays."""
         return ("source", "target") if len(self.inputs[0]) == 2 else ("text",)
 
-    def sources(self) -> tuple[Source, ...]:
+    def input_files(self) -> tuple[InputFile, ...]:
         """The input files with their fingerprints: reads each once."""
-        paths = [path for paths in self.inputs for path in paths]
-        return tuple(
-            Source(path=path, sha256=fingerprint(path), bytes=os.path.getsize(path))
-            for path in paths
-        )
+        files = []
+        for paths in self.inputs:
+            for path in paths:
+                sha256 = fingerprint(path)
+                files.append(InputFile(path=path, sha256=sha256, bytes=os.path.getsize(path)))
+        return tuple(files)
 
 
 def build(
-    request: Request,
+    request: CorpusRequest,
     folder: Path,
     workers: int | None = None,
     on_error: OnError = "stop",
     overwrite: bool = False,
 ) -> Manifest:
-    """Build the corpus, or what is missing of it, and return its manifest. A finished one is only read.
+    """Build the corpus, or the rest of an unfinished one, and return its manifest. A finished one is only read.
 
     Raises:
         UserError: an input cannot be read or has no text, a line is bad and `on_error` is `stop`, or the folder
             holds something else.
     """
-    sources = request.sources()
-    journal = Journal(folder, _identity(request, sources), overwrite)
+    input_files = request.input_files()
+    journal = Journal(folder, _identity(request, input_files), overwrite)
     try:
         if journal.finished:
             print(f"{folder}: finished already with these arguments, nothing to do")
@@ -102,40 +112,52 @@ def build(
         for name, tokenizer in request.tokenizers.values():
             tokenizer.save(folder / name)
             sync(folder / name)
-        workers = workers or available_cores()
-        source_model = request.source_tokenizer.model if request.source_tokenizer else None
-        with worker_pool(
-            workers, start_worker, request.tokenizer.model, request.max_tokens, source_model
-        ) as pool:
-            items = islice(
-                read_items(request.inputs, request.field, on_error), journal.place.items, None
-            )
-            encoded = map_in_order(pool, encode_item, items, ahead=ITEMS_AHEAD * workers)
-            _write_shards(_progress(encoded, sources), request, folder, journal)
+        _build_shards(request, input_files, folder, journal, workers or available_cores(), on_error)
         if not journal.shards:
-            raise UserError(
-                f"no text in {', '.join(source.path for source in sources)}: nothing to build"
-            )
-        manifest = _manifest(request, sources, journal)
+            paths = ", ".join(file.path for file in input_files)
+            raise UserError(f"no text in {paths}: nothing to build")
+        manifest = make_manifest(request, input_files, journal.shards, journal.position.skipped)
         journal.finish(manifest)
         return manifest
     finally:
         journal.close()
 
 
-def _write_shards(
-    encoded: Iterator[tuple[Item, Encoded]], request: Request, folder: Path, journal: Journal
+def _build_shards(
+    request: CorpusRequest,
+    input_files: tuple[InputFile, ...],
+    folder: Path,
+    journal: Journal,
+    workers: int,
+    on_error: OnError,
 ) -> None:
-    """Write the samples behind the journal's place; `encoded` begins with the first item not wholly written."""
-    begin = journal.place
+    """Read, encode in worker processes, and write, from the journal's position on."""
+    source_model = request.source_tokenizer.model if request.source_tokenizer else None
+    encoder_arguments = (request.tokenizer.model, request.max_tokens, source_model)
+    with worker_pool(workers, start_worker, *encoder_arguments) as pool:
+        items = read_items(request.inputs, request.field, on_error)
+        # Reading what was encoded already costs little beside encoding it.
+        remaining = islice(items, journal.position.items, None)
+        encoded = map_in_order(pool, encode_item, remaining, ahead=ITEMS_AHEAD * workers)
+        _write_shards(_show_progress(encoded, input_files), request, folder, journal)
+
+
+def _write_shards(
+    encoded: Iterator[tuple[Item, Encoded]], request: CorpusRequest, folder: Path, journal: Journal
+) -> None:
+    """Write the samples behind the journal's position; `encoded` begins with the first item not wholly written."""
+    begin = journal.position
     number = sum(shard.samples for shard in journal.shards)
     shard: ShardFile | None = None
-    for index, (item, made) in enumerate(encoded, start=begin.items):
+    for index, (item, result) in enumerate(encoded, start=begin.items):
         taken = begin.taken if index == begin.items else 0
+        # The bad lines of an item are listed with its first sample: a partly written item has listed them.
         if not taken:
-            journal.skip([*item.bad, *made.bad])
-        for sample in islice(made.samples(), taken, None):
-            shard = shard or ShardFile(folder, len(journal.shards), request.fields)
+            journal.skip([*item.bad, *result.bad])
+        for sample in islice(result.samples(), taken, None):
+            # Opened for a sample only, so that no shard is empty.
+            if shard is None:
+                shard = ShardFile(folder, len(journal.shards), request.fields)
             shard.write(number, sample)
             number += 1
             taken += 1
@@ -146,58 +168,66 @@ def _write_shards(
         journal.add(shard.close(), index + 1, 0)
 
 
-def _progress(
-    encoded: Iterator[tuple[Item, Encoded]], sources: tuple[Source, ...]
+def _show_progress(
+    encoded: Iterator[tuple[Item, Encoded]], input_files: tuple[InputFile, ...]
 ) -> Iterator[tuple[Item, Encoded]]:
     """Show the share of the input done, the time left and the text encoded a second."""
     layout = "{percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}{postfix}"
+    # In a log file, a line every ten seconds is enough.
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    start, text_bytes = time.monotonic(), 0
-    with tqdm(
-        total=sum(source.bytes for source in sources), bar_format=layout, mininterval=interval
-    ) as bar:
-        for item, made in encoded:
-            yield item, made
-            text_bytes += made.text_bytes
-            rate = text_bytes / 1e6 / (time.monotonic() - start)
-            bar.set_postfix_str(
-                f"{text_bytes / 1e6:.1f} MB of text, {rate:.2f} MB/s", refresh=False
-            )
+    input_bytes = sum(file.bytes for file in input_files)
+    start = time.monotonic()
+    text_bytes = 0
+    with tqdm(total=input_bytes, bar_format=layout, mininterval=interval) as bar:
+        for item, result in encoded:
+            yield item, result
+            text_bytes += result.text_bytes
+            megabytes = text_bytes / 1e6
+            rate = megabytes / (time.monotonic() - start)
+            bar.set_postfix_str(f"{megabytes:.1f} MB of text, {rate:.2f} MB/s", refresh=False)
             bar.update(item.position - bar.n)
 
 
-def _identity(request: Request, sources: tuple[Source, ...]) -> dict[str, Any]:
-    """What decides the corpus, content by content: two requests with the same identity give the same shards."""
-    return {
+def _identity(request: CorpusRequest, input_files: tuple[InputFile, ...]) -> dict[str, Any]:
+    """Everything that decides the shards: two requests with the same identity give the same ones."""
+    identity: dict[str, Any] = {
         "fields": list(request.fields),
         "field": request.field,
-        "inputs": [source.sha256 for source in sources],
+        # Contents, not paths: a build continues after its inputs were moved.
+        "inputs": [file.sha256 for file in input_files],
         "max_tokens": request.max_tokens,
         "samples_per_shard": request.samples_per_shard,
-        **{key: tokenizer.fingerprint for key, (_, tokenizer) in request.tokenizers.items()},
     }
+    for key, (_, tokenizer) in request.tokenizers.items():
+        identity[key] = tokenizer.fingerprint
+    return identity
 
 
-def _manifest(request: Request, sources: tuple[Source, ...], journal: Journal) -> Manifest:
-    entries = {
-        key: {"file": name, "sha256": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
-        for key, (name, tokenizer) in request.tokenizers.items()
-    }
-    totals: Counter[str] = sum((Counter(shard.tokens) for shard in journal.shards), Counter())
-    content = {
-        "fields": request.fields,
-        "dtype": "uint16"
-        if max(entry["vocab_size"] for entry in entries.values()) <= 2**16
-        else "uint32",
-        "samples": sum(shard.samples for shard in journal.shards),
-        "tokens": dict(totals),
-        "max_tokens": request.max_tokens,
+def make_manifest(
+    request: CorpusRequest,
+    input_files: tuple[InputFile, ...],
+    shards: Sequence[Shard],
+    skipped: int,
+) -> Manifest:
+    """The manifest of a corpus of these shards; `skipped` is the number of input lines that were skipped."""
+    entries = {}
+    for key, (name, tokenizer) in request.tokenizers.items():
+        entries[key] = TokenizerEntry(
+            file=name, sha256=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size
+        )
+    largest = max(entry.vocab_size for entry in entries.values())
+    tokens = {name: sum(shard.tokens[name] for shard in shards) for name in request.fields}
+    return Manifest(
+        fields=request.fields,
+        dtype="uint16" if largest <= 2**16 else "uint32",
+        samples=sum(shard.samples for shard in shards),
+        tokens=tokens,
+        max_tokens=request.max_tokens,
+        sources=input_files,
+        skipped=skipped,
+        shards=tuple(shards),
         **entries,
-        "sources": sources,
-        "skipped": journal.place.skipped,
-        "shards": journal.shards,
-    }
-    return Manifest.model_validate(content)
+    )
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -205,83 +235,123 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--input", nargs="+", default=[], metavar="FILE", help=".txt or .jsonl documents"
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="documents: .jsonl (one a line) or .txt (a blank line ends one)",
     )
-    parser.add_argument(
-        "--source", nargs="+", default=[], metavar="FILE", help="source sentences, one a line"
+    add(
+        "--source",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="source sentences of pairs, one a line; with --target, instead of --input",
     )
-    parser.add_argument(
-        "--target", nargs="+", default=[], metavar="FILE", help="their targets, line by line"
+    add(
+        "--target",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="target sentences: line n of a file belongs to line n of its --source file",
     )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="corpus folder"
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="corpus folder: a new one, or an unfinished build of the same corpus",
     )
-    parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
-    parser.add_argument(
-        "--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)"
+    add(
+        "--tokenizer",
+        required=True,
+        metavar="FILE",
+        help="SentencePiece model, made by data_prep/train_tokenizer.py",
     )
-    parser.add_argument(
-        "--field", default="text", help="field of .jsonl documents (default: %(default)s)"
+    add(
+        "--source-tokenizer",
+        metavar="FILE",
+        help="SentencePiece model of the sources of pairs (default: --tokenizer)",
     )
-    parser.add_argument(
-        "--max-tokens", type=int, default=510, help="of a block, without bos and eos (%(default)s)"
+    add(
+        "--field",
+        default="text",
+        help="field of .jsonl documents that holds the text (default: %(default)s)",
     )
-    parser.add_argument(
-        "--samples-per-shard", type=int, default=8192, help="(default: %(default)s)"
+    add(
+        "--max-tokens",
+        type=int,
+        default=510,
+        help="most tokens of a block, or of a side of a pair; bos and eos come on top, so "
+        "model.max_positions must be at least 2 more (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
+    add(
+        "--samples-per-shard",
+        type=int,
+        default=8192,
+        help="blocks or pairs of a shard (default: %(default)s)",
     )
-    parser.add_argument(
+    add("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
+    add(
         "--on-error",
         choices=["stop", "skip"],
         default="stop",
-        help="skip: list bad lines and go on",
+        help=f"a bad input line stops the build, or is skipped and listed in {SKIPPED_NAME} "
+        "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="build anew in a folder that holds a corpus"
+    add(
+        "--overwrite",
+        action="store_true",
+        help="remove the corpus in --output and build anew",
     )
-    given = parser.parse_args(arguments)
-    if bool(given.input) == bool(given.source or given.target):
+    args = parser.parse_args(arguments)
+    _check_arguments(args)
+    return args
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if bool(args.input) == bool(args.source or args.target):
         raise UserError("give either --input files, or --source and --target files")
-    if given.source_tokenizer and not given.source:
+    if args.source_tokenizer and not args.source:
+        raise UserError("--source-tokenizer: goes with --source and --target files only; remove it")
+    if len(args.source) != len(args.target):
         raise UserError(
-            "--source-tokenizer: goes with --source and --target files only; leave it out"
+            f"--source has {len(args.source)} files and --target {len(args.target)}: they go in pairs"
         )
-    if len(given.source) != len(given.target):
-        raise UserError(
-            f"--source has {len(given.source)} files and --target {len(given.target)}: they go in pairs"
-        )
-    for path in given.input:
+    for path in args.input:
         if format_suffix(path) not in (".txt", ".jsonl"):
             raise UserError(f"{path}: --input takes .txt and .jsonl files, plain or .gz, .xz, .zst")
     for name, least in (("max_tokens", MIN_TOKENS), ("samples_per_shard", 1), ("workers", 1)):
-        if getattr(given, name) < least:
-            raise UserError(
-                f"--{name.replace('_', '-')} must be at least {least}, not {getattr(given, name)}"
-            )
-    return given
+        value = getattr(args, name)
+        if value < least:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} must be at least {least}, not {value}")
 
 
 def main() -> None:
-    """Build what the command line asks for and say what there is."""
-    given = parse_arguments()
-    pairs = zip(given.source, given.target, strict=True)
-    inputs: tuple[tuple[str, ...], ...] = (*((path,) for path in given.input), *pairs)
-    tokenizer = Tokenizer.load(given.tokenizer)
-    of_sources = Tokenizer.load(given.source_tokenizer) if given.source_tokenizer else None
-    request = Request(
-        inputs, tokenizer, given.field, given.max_tokens, given.samples_per_shard, of_sources
+    """Build the corpus of the command line and report its size."""
+    args = parse_arguments()
+    inputs: list[tuple[str, ...]] = [(path,) for path in args.input]
+    inputs.extend(zip(args.source, args.target, strict=True))
+    source_tokenizer = None
+    if args.source_tokenizer:
+        source_tokenizer = Tokenizer.load(args.source_tokenizer)
+    request = CorpusRequest(
+        tuple(inputs),
+        Tokenizer.load(args.tokenizer),
+        args.field,
+        args.max_tokens,
+        args.samples_per_shard,
+        source_tokenizer,
     )
-    manifest = build(request, given.output, given.workers, given.on_error, given.overwrite)
+    manifest = build(request, args.output, args.workers, args.on_error, args.overwrite)
     tokens = ", ".join(f"{count:,} {name} tokens" for name, count in manifest.tokens.items())
-    print(f"{given.output}: {manifest.samples:,} samples, {tokens}, {len(manifest.shards)} shards")
+    print(f"{args.output}: {manifest.samples:,} samples, {tokens}, {len(manifest.shards)} shards")
     if manifest.skipped:
-        print(
-            f"{manifest.skipped:,} input lines left out, see {given.output / SKIPPED_NAME}",
-            file=sys.stderr,
-        )
+        listed_in = args.output / SKIPPED_NAME
+        print(f"{manifest.skipped:,} input lines skipped, see {listed_in}", file=sys.stderr)
 
 
 if __name__ == "__main__":

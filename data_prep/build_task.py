@@ -2,8 +2,8 @@
 
     python data_prep/build_task.py --task glge/squad_qg --data DIR --tokenizer tokenizer.model --output corpora
 
-What a source and a target are made of, and how long they may be, says the task's row in janus_pt/tasks/table.py:
-longer sources are cut (of translation pairs they are not), pairs that are still too long are left out and counted.
+The task's row in janus_pt/tasks/table.py says how a source and a target are made, and how long they may be: longer
+sources are cut (except in translation), pairs that are still too long are dropped and counted.
 Each split's folder is a corpus as of data_prep/build_shards.py, with the texts it was built from beside it in
 `SPLIT.source` and `SPLIT.target`.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_prep.build_shards import Request, build
+from data_prep.build_shards import CorpusRequest, build
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import Task, find_task
 from janus_pt.tokenizer import Tokenizer
@@ -23,20 +23,21 @@ from janus_pt.utils.processes import available_cores
 
 
 def fitting_pairs(
-    task: Task, examples: TaskSplit, of_sources: Tokenizer, of_targets: Tokenizer
+    task: Task, examples: TaskSplit, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
 ) -> list[tuple[str, str]]:
     """Sources and targets that fit the task's lengths in their tokenizers."""
-    limit = task.max_source_tokens
-    sources = [
-        shorten(text, of_sources, limit) if task.cut_sources else text for text in examples.sources
-    ]
-    sides = ((of_sources, sources), (of_targets, examples.targets))
-    lengths = [[len(ids) for ids in tokenizer.encode_batch(texts)] for tokenizer, texts in sides]
-    return [
-        (source, target)
-        for source, target, read, written in zip(sources, examples.targets, *lengths, strict=True)
-        if read <= limit and written <= task.max_target_tokens
-    ]
+    sources = list(examples.sources)
+    if task.cut_sources:
+        sources = [shorten(text, source_tokenizer, task.max_source_tokens) for text in sources]
+    source_ids = source_tokenizer.encode_batch(sources)
+    target_ids = target_tokenizer.encode_batch(examples.targets)
+    pairs = []
+    for number, pair in enumerate(zip(sources, examples.targets, strict=True)):
+        source_fits = len(source_ids[number]) <= task.max_source_tokens
+        target_fits = len(target_ids[number]) <= task.max_target_tokens
+        if source_fits and target_fits:
+            pairs.append(pair)
+    return pairs
 
 
 def write_pairs(
@@ -48,64 +49,98 @@ def write_pairs(
         UserError: a corpus of other texts is there and `overwrite` is unset.
     """
     make_folder(output)
-    names = output / f"{split}.source", output / f"{split}.target"
-    contents = ["".join(text + "\n" for text in texts) for texts in zip(*pairs, strict=True)]
-    for path, content in zip(names, contents, strict=True):
-        if (
-            not overwrite
-            and (output / split).exists()
-            and path.exists()
-            and path.read_text("utf-8") != content
-        ):
-            raise UserError(
-                f"{output / split}: holds a corpus of other texts; give another --output, or --overwrite"
-            )
-    for path, content in zip(names, contents, strict=True):
+    source_path = output / f"{split}.source"
+    target_path = output / f"{split}.target"
+    contents = {
+        source_path: "".join(source + "\n" for source, _ in pairs),
+        target_path: "".join(target + "\n" for _, target in pairs),
+    }
+    # Both are checked before one is written: files and corpus must stay those of one build.
+    if not overwrite and (output / split).exists():
+        for path, content in contents.items():
+            if path.exists() and path.read_text("utf-8") != content:
+                raise UserError(
+                    f"{output / split}: holds a corpus of other texts; give another --output, or --overwrite"
+                )
+    for path, content in contents.items():
         write_atomically(path, content)
-    return str(names[0]), str(names[1])
+    return str(source_path), str(target_path)
 
 
-def main() -> None:
-    """Build what the command line asks for and say what there is."""
+def build_split(
+    args: argparse.Namespace,
+    task: Task,
+    split: str,
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer | None,
+) -> None:
+    """Build the corpus of one split and report its size."""
+    examples = read_split(task, args.data, split)
+    pairs = fitting_pairs(task, examples, source_tokenizer or tokenizer, tokenizer)
+    if not pairs:
+        raise UserError(f"{args.data}: every pair of {split} is too long for {args.task}")
+    request = CorpusRequest(
+        inputs=(write_pairs(pairs, split, args.output, args.overwrite),),
+        tokenizer=tokenizer,
+        # One limit for both sides: the pairs that are longer than the task allows are dropped already.
+        max_tokens=max(task.max_source_tokens, task.max_target_tokens),
+        source_tokenizer=source_tokenizer,
+    )
+    folder = args.output / split
+    manifest = build(request, folder, args.workers, overwrite=args.overwrite)
+    dropped = len(examples.sources) - manifest.samples
+    print(f"{folder}: {manifest.samples:,} pairs; {dropped:,} were left out: too long, or no token")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", required=True, help="nmt, nmt/de-en, glge/NAME or another row")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="the task's data folder")
-    parser.add_argument("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
-    parser.add_argument(
-        "--source-tokenizer", metavar="FILE", help="that of the sources (default: the same)"
+    add = parser.add_argument
+    add(
+        "--task",
+        required=True,
+        help="row of janus_pt/tasks/table.py: nmt, nmt/SOURCE-TARGET (as nmt/de-en), glge/NAME, ...",
     )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="gets a corpus for each split"
+    add("--data", required=True, metavar="FOLDER", help="the task's data folder")
+    add("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
+    add(
+        "--source-tokenizer",
+        metavar="FILE",
+        help="SentencePiece model of the sources (default: --tokenizer)",
     )
-    parser.add_argument(
-        "--splits", nargs="+", default=["train", "dev"], help="(default: train dev)"
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="gets a corpus for each split",
     )
-    parser.add_argument(
-        "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
+    add(
+        "--splits",
+        nargs="+",
+        default=["train", "dev"],
+        help="splits to build, by the names of their files (default: train dev)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="build anew in a folder that holds a corpus"
-    )
-    given = parser.parse_args()
-    if given.workers < 1:
-        raise UserError(f"--workers must be at least 1, not {given.workers}")
-    task, tokenizer = find_task(given.task), Tokenizer.load(given.tokenizer)
-    of_sources = Tokenizer.load(given.source_tokenizer) if given.source_tokenizer else None
-    for split in given.splits:
-        examples = read_split(task, given.data, split)
-        pairs = fitting_pairs(task, examples, of_sources or tokenizer, tokenizer)
-        if not pairs:
-            raise UserError(f"{given.data}: every pair of {split} is too long for {given.task}")
-        limit = max(task.max_source_tokens, task.max_target_tokens)
-        files = (write_pairs(pairs, split, given.output, given.overwrite),)
-        request = Request(files, tokenizer, max_tokens=limit, source_tokenizer=of_sources)
-        manifest = build(request, given.output / split, given.workers, overwrite=given.overwrite)
-        left_out = len(examples.sources) - manifest.samples
-        print(
-            f"{given.output / split}: {manifest.samples:,} pairs; {left_out:,} were left out: too long, or no token"
-        )
+    add("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
+    add("--overwrite", action="store_true", help="remove the corpora there and build anew")
+    args = parser.parse_args()
+    if args.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {args.workers}")
+    return args
+
+
+def main() -> None:
+    """Build the corpora of the command line."""
+    args = parse_arguments()
+    task = find_task(args.task)
+    tokenizer = Tokenizer.load(args.tokenizer)
+    source_tokenizer = None
+    if args.source_tokenizer:
+        source_tokenizer = Tokenizer.load(args.source_tokenizer)
+    for split in args.splits:
+        build_split(args, task, split, tokenizer, source_tokenizer)
 
 
 if __name__ == "__main__":

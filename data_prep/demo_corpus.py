@@ -4,8 +4,8 @@
 
 Writes `text.jsonl` and `text.valid.jsonl` (a document a line: Python's manual topics and docstrings) and
 `pairs.{train,valid,test}.{source,target}` (an example a line: the beginning of a docstring's body, and its summary
-line). No source and no target occurs twice, and no document of a valid or test pair is in `text*.jsonl`. What comes
-out depends on the installed packages alone.
+line). No source and no target occurs twice, and no document of a valid or test pair is in `text*.jsonl`. The output
+depends on the installed packages alone.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
 SOURCE_WORDS = range(12, 25)
-"""A body has at least the first; what is behind the last is cut off."""
+"""Words of a source: a shorter body makes no pair, a longer one is cut."""
 TARGET_WORDS = range(3, 21)
+"""Words of a target: other summaries make no pair."""
 HELD_OUT = 300
-"""Pairs of the valid set, and of the test set."""
+"""Pairs of the valid set, and as many of the test set."""
 VALID_SHARE = 300
 """One document in so many is for validation."""
 FILES_AT_ONCE = 16
+"""Python files a worker process reads before it reports."""
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9 ,.'()/-]*")
 
 
@@ -59,11 +61,13 @@ def read_documents(max_characters: int, workers: int) -> Iterator[Document]:
         characters += len(text)
         if characters > max_characters:
             return
-        yield Document(text, " ".join(" ".join(lines[1:]).split()[: SOURCE_WORDS[-1]]), lines[0])
+        words = " ".join(lines[1:]).split()
+        source = " ".join(words[: SOURCE_WORDS[-1]])
+        yield Document(text, source, target=lines[0])
 
 
 def select_pairs(documents: Iterable[Document]) -> list[Document]:
-    """The documents that make a good fine-tuning pair, no two alike in source or in target, in the order of a hash."""
+    """The documents that make a good fine-tuning pair, without equal sources or targets, in the order of a hash."""
     sources: set[str] = set()
     targets: set[str] = set()
     pairs = []
@@ -77,7 +81,7 @@ def select_pairs(documents: Iterable[Document]) -> list[Document]:
 
 
 def split_pairs(pairs: Sequence[Document]) -> dict[str, Sequence[Document]]:
-    """`test`, `valid` and `train`, by place: the pairs come in the order of a hash."""
+    """`test`, `valid` and `train`, consecutive parts: the pairs come in the order of a hash."""
     return {
         "test": pairs[:HELD_OUT],
         "valid": pairs[HELD_OUT : 2 * HELD_OUT],
@@ -95,7 +99,9 @@ def write_corpus(documents: Sequence[Document], folder: Path) -> dict[str, int]:
     """Write all files into a folder; returns the number of lines of each."""
     splits = split_pairs(select_pairs(documents))
     files: dict[str, list[str]] = {"text.jsonl": [], "text.valid.jsonl": []}
+    # Pretraining must not see the text on which the fine-tuned model is tested.
     for document in without(documents, [*splits["test"], *splits["valid"]]):
+        # By a hash, so that a document stays in its file when others come or go.
         name = "text.jsonl" if _digest(document.text) % VALID_SHARE else "text.valid.jsonl"
         files[name].append(json.dumps({"text": document.text}, ensure_ascii=False))
     for split, pairs in splits.items():
@@ -103,15 +109,17 @@ def write_corpus(documents: Sequence[Document], folder: Path) -> dict[str, int]:
         files[f"pairs.{split}.target"] = [pair.target for pair in pairs]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        (folder / name).write_text(
-            "".join(line + "\n" for line in lines), encoding="utf-8", newline="\n"
-        )
+        content = "".join(line + "\n" for line in lines)
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")
     return {name: len(lines) for name, lines in files.items()}
 
 
 def _cleaned(workers: int) -> Iterator[list[str]]:
     """Yield the paragraphs of each manual topic, then of each docstring."""
-    yield from filter(None, (paragraphs(topics[name]) for name in sorted(topics)))
+    for name in sorted(topics):
+        lines = paragraphs(topics[name])
+        if lines:
+            yield lines
     files = [path for _, path in source_files()]
     batches = [
         files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)
@@ -121,12 +129,13 @@ def _cleaned(workers: int) -> Iterator[list[str]]:
         worker_pool(workers) as pool,
         tqdm(total=len(files), unit="file", mininterval=interval) as bar,
     ):
-        for batch, found in map_in_order(pool, documents_of, batches, ahead=4 * workers):
+        for batch, documents in map_in_order(pool, documents_of, batches, ahead=4 * workers):
             bar.update(len(batch))
-            yield from found
+            yield from documents
 
 
 def _keys(document: Document) -> tuple[str, str]:
+    # Lower case: "Return the size." and "return the size." are one sentence.
     return document.source.lower(), document.target.lower()
 
 
@@ -148,23 +157,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FOLDER", help="gets the files"
+    )
     parser.add_argument(
         "--max-megabytes", type=float, default=16.0, help="of text (default: %(default)s)"
     )
     parser.add_argument(
         "--workers", type=int, default=available_cores(), help="processes (default: all cores)"
     )
-    given = parser.parse_args()
-    if given.max_megabytes <= 0 or given.workers < 1:
+    args = parser.parse_args()
+    if args.max_megabytes <= 0 or args.workers < 1:
         raise UserError("--max-megabytes must be above 0 and --workers at least 1")
-    documents = list(read_documents(int(given.max_megabytes * 1e6), given.workers))
-    lines = write_corpus(documents, given.output)
-    size = (given.output / "text.jsonl").stat().st_size / 1e6
-    print(
-        f"{given.output}: {size:.1f} MB of text; "
-        + ", ".join(f"{name} {count:,}" for name, count in lines.items())
-    )
+    max_characters = int(args.max_megabytes * 1e6)
+    documents = list(read_documents(max_characters, args.workers))
+    lines = write_corpus(documents, args.output)
+    size = (args.output / "text.jsonl").stat().st_size / 1e6
+    counts = ", ".join(f"{name} {count:,}" for name, count in lines.items())
+    print(f"{args.output}: {size:.1f} MB of text; {counts}")
 
 
 if __name__ == "__main__":

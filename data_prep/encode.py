@@ -1,4 +1,4 @@
-"""What a worker process does: an item's texts or pairs to token arrays."""
+"""The work of a worker process: from an item's texts or pairs to token arrays."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ class Encoded(NamedTuple):
     """An item's samples, packed so that they travel between processes as a few arrays."""
 
     ids: tuple[Tokens, ...]
-    """By field: the token ids of all samples one after another."""
+    """By field: the token ids of all samples, concatenated."""
     lengths: tuple[Tokens, ...]
     """By field: `[samples]` token counts."""
     bad: list[BadLine]
-    """Pairs left out."""
+    """Pairs that were dropped."""
     text_bytes: int
     """UTF-8 bytes of text in the item."""
 
     def samples(self) -> Iterator[tuple[Tokens, ...]]:
         """Yield each sample's token ids by field."""
-        fields = [
-            np.split(ids, np.cumsum(lengths)[:-1])
-            for ids, lengths in zip(self.ids, self.lengths, strict=True)
-        ]
-        return zip(*fields, strict=True) if len(self.lengths[0]) else iter(())
+        # numpy splits nothing into one empty array, which would be a sample.
+        if not len(self.lengths[0]):
+            return iter(())
+        fields = []
+        for ids, lengths in zip(self.ids, self.lengths, strict=True):
+            starts = np.cumsum(lengths)[:-1]
+            fields.append(np.split(ids, starts))
+        return zip(*fields, strict=True)
 
 
 class Encoder:
@@ -43,51 +46,61 @@ class Encoder:
     def __init__(
         self, tokenizer: Tokenizer, max_tokens: int, source_tokenizer: Tokenizer | None = None
     ) -> None:
-        self.tokenizer, self.source_tokenizer = tokenizer, source_tokenizer or tokenizer
+        self.tokenizer = tokenizer
+        self.source_tokenizer = source_tokenizer or tokenizer
         self.max_tokens = max_tokens
+        # One type for all fields, the smallest that holds every id; the manifest states it.
         largest = max(tokenizer.vocab_size, self.source_tokenizer.vocab_size)
         self.dtype = np.dtype("<u2" if largest <= 2**16 else "<u4")
 
     def encode(self, item: Item) -> Encoded:
-        """Blocks of the item's documents, or its pairs of lines less the empty and over-long ones."""
-        return self._encode_pairs(item.pairs) if item.pairs else self._encode_texts(item.texts)
+        """Samples of an item: `encode_texts` of its documents, or `encode_pairs` of its pairs."""
+        if item.pairs:
+            return self.encode_pairs(item.pairs)
+        return self.encode_texts(item.texts)
 
-    def _encode_texts(self, texts: list[str]) -> Encoded:
-        blocks = [
-            block for text in texts for block in pack_blocks(self.tokenizer, text, self.max_tokens)
-        ]
-        return self._packed([blocks], [], texts)
+    def encode_texts(self, texts: list[str]) -> Encoded:
+        """The blocks of documents, a sample each."""
+        blocks: list[list[int]] = []
+        for text in texts:
+            blocks.extend(pack_blocks(self.tokenizer, text, self.max_tokens))
+        return self._pack([blocks], [], texts)
 
-    def _encode_pairs(self, pairs: list[Pair]) -> Encoded:
-        sources = self.source_tokenizer.encode_batch([pair.source.strip() for pair in pairs])
-        targets = self.tokenizer.encode_batch([pair.target.strip() for pair in pairs])
-        kept, bad = [], []
-        for pair, source, target in zip(pairs, sources, targets, strict=True):
-            reason = self._unfit("source", source) or self._unfit("target", target)
-            if reason:
-                bad.append(BadLine(pair.file, pair.line, reason))
+    def encode_pairs(self, pairs: list[Pair]) -> Encoded:
+        """The pairs without those that have an empty or over-long side."""
+        # White space at the ends of a line is no part of the sentence.
+        source_ids = self.source_tokenizer.encode_batch([pair.source.strip() for pair in pairs])
+        target_ids = self.tokenizer.encode_batch([pair.target.strip() for pair in pairs])
+        sources = []
+        targets = []
+        bad = []
+        for pair, source, target in zip(pairs, source_ids, target_ids, strict=True):
+            problem = self._problem("source", source) or self._problem("target", target)
+            if problem:
+                bad.append(BadLine(pair.file, pair.line, problem))
             else:
-                kept.append((source, target))
+                sources.append(source)
+                targets.append(target)
         texts = [text for pair in pairs for text in (pair.source, pair.target)]
-        return self._packed([[pair[0] for pair in kept], [pair[1] for pair in kept]], bad, texts)
+        return self._pack([sources, targets], bad, texts)
 
-    def _unfit(self, name: str, ids: list[int]) -> str:
+    def _problem(self, side: str, ids: list[int]) -> str | None:
+        """The reason to drop a pair with this side."""
         if not ids:
-            return f"the {name} is empty"
-        return (
-            f"the {name} has {len(ids)} tokens, more than {self.max_tokens}"
-            if len(ids) > self.max_tokens
-            else ""
-        )
+            return f"the {side} is empty"
+        if len(ids) > self.max_tokens:
+            return f"the {side} has {len(ids)} tokens, more than {self.max_tokens}"
+        return None
 
-    def _packed(
-        self, fields: list[list[list[int]]], bad: list[BadLine], texts: list[str]
-    ) -> Encoded:
-        ids = tuple(np.fromiter(chain.from_iterable(field), dtype=self.dtype) for field in fields)
-        lengths = tuple(
-            np.array([len(sample) for sample in field], dtype=np.int64) for field in fields
-        )
-        return Encoded(ids, lengths, bad, sum(len(text.encode()) for text in texts))
+    def _pack(self, fields: list[list[list[int]]], bad: list[BadLine], texts: list[str]) -> Encoded:
+        # Two arrays a field: lists of lists are slow to send to another process.
+        ids = []
+        lengths = []
+        for samples in fields:
+            ids.append(np.fromiter(chain.from_iterable(samples), dtype=self.dtype))
+            lengths.append(np.array([len(sample) for sample in samples], dtype=np.int64))
+        text_bytes = sum(len(text.encode()) for text in texts)
+        return Encoded(tuple(ids), tuple(lengths), bad, text_bytes)
 
 
 _encoder: Encoder
@@ -95,10 +108,10 @@ _encoder: Encoder
 
 def start_worker(model: bytes, max_tokens: int, source_model: bytes | None) -> None:
     """Load the tokenizers once for all items of this process."""
+    # A global, since the pool passes nothing from a worker's start to its work.
     global _encoder
-    _encoder = Encoder(
-        Tokenizer(model), max_tokens, Tokenizer(source_model) if source_model else None
-    )
+    source_tokenizer = Tokenizer(source_model) if source_model else None
+    _encoder = Encoder(Tokenizer(model), max_tokens, source_tokenizer)
 
 
 def encode_item(item: Item) -> Encoded:

@@ -6,21 +6,28 @@ Memory does not grow with the file.
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-import zstandard
-
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash
+from janus_pt.utils.text_files import decode_line
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MAX_LINE_BYTES = 32 * 2**20
 """A longer line is a bad line: a whole line must fit in memory several times."""
-CHUNK = 2**20
+COMPRESSED = (".gz", ".xz", ".zst")
+"""Suffixes of compressed files."""
+READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
+"""Errors of the three decompressors for data that is damaged or cut short."""
 
 
 class BadLine(NamedTuple):
@@ -64,29 +71,35 @@ class TextFile:
                 yield number, BadLine(self.path, number, f"longer than {MAX_LINE_BYTES:,} bytes")
                 continue
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = decode_line(line, number)
             except UnicodeDecodeError as error:
                 yield number, BadLine(self.path, number, f"invalid UTF-8 at byte {error.start + 1}")
             else:
                 yield number, text
 
     def _byte_lines(self) -> Iterator[bytes | None]:
-        """Each line without its end, or None for one that is too long."""
+        """Each line with its end, or None for one that is too long."""
         number = 0
         while True:
             try:
+                # Two bytes more, for the longest line end.
                 line = self._stream.readline(MAX_LINE_BYTES + 2)
                 too_long = len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES
-                while line and too_long and not line.endswith(b"\n"):
-                    line = self._stream.readline(MAX_LINE_BYTES)
-            except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+                if too_long:
+                    self._skip_line(line)
+            except READ_ERRORS as error:
                 raise UserError(
                     f"{self.path}: damaged or cut short after line {number}: {error}"
                 ) from None
-            if not line and not too_long:
+            if not line:
                 return
             number += 1
-            yield None if too_long else line.rstrip(b"\n").removesuffix(b"\r")
+            yield None if too_long else line
+
+    def _skip_line(self, line: bytes) -> None:
+        """Read to the end of a line, part by part, so that memory holds no more than one part."""
+        while line and not line.endswith(b"\n"):
+            line = self._stream.readline(MAX_LINE_BYTES)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -98,52 +111,19 @@ def fingerprint(path: str | Path) -> str:
 
 
 def format_suffix(path: str | Path) -> str:
-    """The suffix that tells the format, compression apart: `.jsonl` for `a.jsonl.xz`."""
+    """The suffix of the format, without the compression's: `.jsonl` for `a.jsonl.xz`."""
     name = Path(path)
-    return name.with_suffix("").suffix if name.suffix in (".gz", ".xz", ".zst") else name.suffix
+    if name.suffix in COMPRESSED:
+        name = name.with_suffix("")
+    return name.suffix
 
 
 def _decompressed(raw: IO[bytes], suffix: str) -> IO[bytes]:
+    """The decompressed bytes. All three readers raise an error, not the end of the file, where a file is cut short."""
     if suffix == ".gz":
         return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
     if suffix == ".xz":
         return lzma.LZMAFile(raw)
     if suffix == ".zst":
-        return cast(IO[bytes], io.BufferedReader(_Zstandard(raw), CHUNK))
+        return cast(IO[bytes], zstd.ZstdFile(raw))
     return raw
-
-
-class _Zstandard(io.RawIOBase):
-    """Decompressed bytes of one or more frames.
-
-    `zstandard`'s own reader takes a file cut short for its end; text would be lost without a word.
-    """
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._chunks = self._decompress(raw)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    @staticmethod
-    def _decompress(raw: IO[bytes]) -> Iterator[bytes]:
-        frame = None
-        while data := raw.read(CHUNK // 16):
-            while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(data)
-                data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-        if frame is not None:
-            raise EOFError("compressed file ended before the end of a frame")

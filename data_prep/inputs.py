@@ -1,7 +1,7 @@
 """Input files as a stream of work items: documents of a monolingual corpus, or the line pairs of a parallel one.
 
 A `.jsonl` file has a document a line; in any other text file a blank line ends a document. Which records an item
-holds depends on the input alone, never on the number of processes, so an item's number names a place in the input.
+holds depends on the input alone, never on the number of processes, so an item's number is a position in the input.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from data_prep.files import BadLine, TextFile, format_suffix
 from janus_pt.utils.errors import UserError
 
 ITEM_CHARACTERS = 2**18
-"""An item is closed when it holds this much."""
+"""An item is closed when it holds this much. A build that was interrupted relies on it: see `journal.py`."""
 RECORD_COST = 64
-"""Characters a record counts besides its text, so that empty ones and bad lines fill an item too."""
+"""Characters added for each record, so that an item of empty records or bad lines is closed, too."""
 
 OnError = Literal["stop", "skip"]
 
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Work for one process: texts, or pairs; the bad lines met on the way; the stored input bytes taken so far."""
+    """Work for one process: texts, or pairs; the bad lines between them; the stored input bytes read so far."""
 
     texts: list[str]
     pairs: list[Pair]
@@ -49,18 +49,31 @@ def read_items(inputs: Sequence[tuple[str, ...]], field: str, on_error: OnError)
         UserError: a file cannot be read, or holds a bad line and `on_error` is `stop`.
     """
     item = Item([], [], [], 0)
-    size = position = 0
+    size = 0
+    finished_bytes = 0
     for paths in inputs:
         with ExitStack() as stack:
             files = [stack.enter_context(TextFile(path)) for path in paths]
-            for record in _pairs(*files) if len(files) == 2 else documents(files[0], field):
+            for record in _records(files, field):
                 size += RECORD_COST + _add(item, record, on_error)
                 if size >= ITEM_CHARACTERS:
-                    yield item._replace(position=position + sum(file.position() for file in files))
-                    item, size = Item([], [], [], 0), 0
-            position += sum(file.position() for file in files)
+                    yield item._replace(position=finished_bytes + _position(files))
+                    item = Item([], [], [], 0)
+                    size = 0
+            # An item may hold the end of one file and the beginning of the next.
+            finished_bytes += _position(files)
     if size:
-        yield item._replace(position=position)
+        yield item._replace(position=finished_bytes)
+
+
+def _records(files: Sequence[TextFile], field: str) -> Iterator[str | Pair | BadLine]:
+    if len(files) == 2:
+        return _pairs(files[0], files[1])
+    return documents(files[0], field)
+
+
+def _position(files: Sequence[TextFile]) -> int:
+    return sum(file.position() for file in files)
 
 
 def read_texts(paths: Iterable[str], field: str) -> Iterator[str]:
@@ -74,12 +87,10 @@ def read_texts(paths: Iterable[str], field: str) -> Iterator[str]:
 
 
 def documents(file: TextFile, field: str) -> Iterator[str | BadLine]:
-    """Yield a file's documents, those longer than `PIECE_CHARACTERS` in pieces; joined, the pieces are the document."""
-    return (
-        _json_documents(file, field)
-        if format_suffix(file.path) == ".jsonl"
-        else _plain_documents(file)
-    )
+    """Yield a file's documents, long ones in pieces of at most `PIECE_CHARACTERS`; joined they are the document."""
+    if format_suffix(file.path) == ".jsonl":
+        return _json_documents(file, field)
+    return _plain_documents(file)
 
 
 def _add(item: Item, record: str | Pair | BadLine, on_error: OnError) -> int:
@@ -91,12 +102,13 @@ def _add(item: Item, record: str | Pair | BadLine, on_error: OnError) -> int:
         item.pairs.append(record)
         return len(record.source) + len(record.target)
     if on_error == "stop":
-        raise UserError(f"{record} (mend it, or leave bad lines out with --on-error skip)")
+        raise UserError(f"{record} (repair it, or skip bad lines with --on-error skip)")
     item.bad.append(record)
     return 0
 
 
 def _plain_documents(file: TextFile) -> Iterator[str | BadLine]:
+    """Documents that a blank line ends."""
     lines: list[str] = []
     size = 0
     for _, line in file:
@@ -105,18 +117,23 @@ def _plain_documents(file: TextFile) -> Iterator[str | BadLine]:
         elif line.strip():
             lines.append(line)
             size += len(line) + 1
+            # A file without blank lines must not be held in memory as a whole.
             if size > 2 * PIECE_CHARACTERS:
-                *whole, rest = cut_pieces("\n".join(lines))
-                yield from whole
-                # The line break after the last line is part of the document.
-                lines, size = [rest], len(rest) + 1
+                pieces = list(cut_pieces("\n".join(lines)))
+                rest = pieces.pop()
+                yield from pieces
+                lines = [rest]
+                # One more: the line break after the last line is part of the document.
+                size = len(rest) + 1
         else:
             yield from cut_pieces("\n".join(lines))
-            lines, size = [], 0
+            lines = []
+            size = 0
     yield from cut_pieces("\n".join(lines))
 
 
 def _json_documents(file: TextFile, field: str) -> Iterator[str | BadLine]:
+    """Documents in a field of JSON objects, one a line."""
     for number, line in file:
         if isinstance(line, BadLine):
             yield line
@@ -140,10 +157,12 @@ def _json_text(line: str, field: str) -> str:
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     if field not in document:
-        raise ValueError(f'no field "{field}" (it has: {", ".join(list(document)[:8]) or "none"})')
+        existing = ", ".join(list(document)[:8]) or "none"
+        raise ValueError(f'no field "{field}" (it has: {existing})')
     text = document[field]
     if not isinstance(text, str):
         raise ValueError(f'field "{field}" is not a string but {type(text).__name__}')
+    # JSON can spell what no encoder of UTF-8 accepts.
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -154,16 +173,23 @@ def _json_text(line: str, field: str) -> str:
 
 
 def _pairs(source: TextFile, target: TextFile) -> Iterator[Pair | BadLine]:
-    for one, other in zip_longest(source, target):
-        if one is None or other is None:
-            longer, shorter = (target, source) if one is None else (source, target)
-            number = (one or other)[0]
-            yield BadLine(
-                longer.path, number, f"has no partner: {shorter.path} ends at line {number - 1}"
-            )
-        elif isinstance(one[1], BadLine):
-            yield one[1]
-        elif isinstance(other[1], BadLine):
-            yield other[1]
+    """Pairs of the lines with the same number."""
+    no_line = (0, None)
+    for source_entry, target_entry in zip_longest(source, target, fillvalue=no_line):
+        source_number, source_line = source_entry
+        target_number, target_line = target_entry
+        if source_line is None:
+            yield _without_partner(target, target_number, shorter=source)
+        elif target_line is None:
+            yield _without_partner(source, source_number, shorter=target)
+        # One bad line is listed for a pair; the other file's line is dropped with it.
+        elif isinstance(source_line, BadLine):
+            yield source_line
+        elif isinstance(target_line, BadLine):
+            yield target_line
         else:
-            yield Pair(source.path, one[0], one[1], other[1])
+            yield Pair(source.path, source_number, source_line, target_line)
+
+
+def _without_partner(longer: TextFile, number: int, shorter: TextFile) -> BadLine:
+    return BadLine(longer.path, number, f"has no partner: {shorter.path} ends at line {number - 1}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import random
 import re
 import sys
@@ -26,24 +25,30 @@ from data_prep.blocks import cut_pieces, split_sentences
 from data_prep.inputs import read_texts
 from janus_pt.tokenizer import MASK_PIECE, Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.utils.files import write_bytes_atomically
 
 MAX_SENTENCE_CHARACTERS = 1000
-"""Longer sentences are cut: SentencePiece passes over what is longer than its limit."""
+"""Longer sentences are cut: SentencePiece ignores sentences above its limit."""
 SEED = 1
 
 SETTINGS: dict[str, Any] = {
-    **dict(
-        pad_id=0, bos_id=1, eos_id=2, unk_id=3, control_symbols=[MASK_PIECE], byte_fallback=True
-    ),
-    **dict(
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-    ),
-    **dict(
-        character_coverage=0.9995, max_sentence_length=4 * MAX_SENTENCE_CHARACTERS, minloglevel=2
-    ),
-    # The number of threads takes part in the result: it is SentencePiece's default, not the number of cores.
+    "pad_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "unk_id": 3,
+    # A control symbol: no text is ever encoded as it.
+    "control_symbols": [MASK_PIECE],
+    # Characters without a piece are spelt in bytes, and no character is changed: decoding gives the text back.
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "character_coverage": 0.9995,
+    # In bytes, of which UTF-8 takes up to four for a character.
+    "max_sentence_length": 4 * MAX_SENTENCE_CHARACTERS,
+    # Errors only.
+    "minloglevel": 2,
+    # The result depends on the number of threads: it is SentencePiece's default, not the number of cores.
     "num_threads": 16,
 }
 ModelType = Literal["unigram", "bpe"]
@@ -52,7 +57,7 @@ ModelType = Literal["unigram", "bpe"]
 def train(
     sentences: Iterable[str], vocab_size: int, model_type: ModelType = "unigram"
 ) -> Tokenizer:
-    """Train on sentences, all of which are held in memory (about 20 bytes a byte of text for unigram).
+    """A tokenizer trained on sentences, all of which are held in memory (unigram: about 20 bytes a byte of text).
 
     Raises:
         UserError: there is no text, or `vocab_size` does not suit it.
@@ -76,17 +81,21 @@ def sample_sentences(paths: Sequence[str], field: str, sample_bytes: int) -> Ite
 
     The files are read twice, first to learn how much text there is; the sample is the same every time.
     """
-    total = sum(len(text.encode()) for text in _shown(paths, field, "measuring"))
+    total = sum(len(text.encode()) for text in _read_with_progress(paths, field, "measuring"))
     share = sample_bytes / max(total, 1)
-    choice = random.Random(SEED)
-    for text in _shown(paths, field, "sampling"):
+    rng = random.Random(SEED)
+    for text in _read_with_progress(paths, field, "sampling"):
         for sentence in split_sentences(text):
-            if choice.random() < share:
-                for line in sentence.strip().split("\n"):
-                    yield from cut_pieces(line, MAX_SENTENCE_CHARACTERS)
+            # A number is drawn for every sentence, so that the choice of one does not depend on the share.
+            if rng.random() >= share:
+                continue
+            # SentencePiece reads a line at a time.
+            for line in sentence.strip().split("\n"):
+                yield from cut_pieces(line, MAX_SENTENCE_CHARACTERS)
 
 
-def _shown(paths: Sequence[str], field: str, action: str) -> Iterator[str]:
+def _read_with_progress(paths: Sequence[str], field: str, action: str) -> Iterator[str]:
+    # In a log file, a line every ten seconds is enough.
     interval = 0.5 if sys.stderr.isatty() else 10.0
     with tqdm(desc=action, unit="B", unit_scale=True, mininterval=interval) as bar:
         for text in read_texts(paths, field):
@@ -95,13 +104,17 @@ def _shown(paths: Sequence[str], field: str, action: str) -> Iterator[str]:
 
 
 def _translated(message: str, vocab_size: int) -> str:
-    """SentencePiece's complaint as something a user can act on."""
-    if found := re.search(
+    """SentencePiece's error as a message on which a user can act."""
+    too_large = re.search(
         r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message
-    ):
-        return f"--vocab-size {vocab_size}: this text gives at most {found[1]} pieces; ask for fewer or give more text"
-    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"--vocab-size {vocab_size}: special pieces, bytes and characters alone take {found[1]}; ask for more"
+    )
+    if too_large:
+        most = too_large[1]
+        return f"--vocab-size {vocab_size}: this text gives at most {most} pieces; ask for fewer or give more text"
+    too_small = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if too_small:
+        least = too_small[1]
+        return f"--vocab-size {vocab_size}: special pieces, bytes and characters alone take {least}; ask for more"
     if "!sentences_.empty()" in message:
         return "no text to train on"
     return f"SentencePiece could not train: {message}"
@@ -112,43 +125,56 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--input", nargs="+", required=True, metavar="FILE")
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="the model file to write"
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="text, best the text of the corpus: .jsonl (a document a line) or any other text file",
     )
-    parser.add_argument("--vocab-size", type=int, default=32000, help="(default: %(default)s)")
-    parser.add_argument(
-        "--model-type", choices=["unigram", "bpe"], default="unigram", help="(default: %(default)s)"
+    add("--output", required=True, type=Path, metavar="FILE", help="model file to write")
+    add(
+        "--vocab-size",
+        type=int,
+        default=32000,
+        help="pieces, special ones and bytes included; model.vocab_size (default: %(default)s)",
     )
-    parser.add_argument(
-        "--field", default="text", help="field of .jsonl documents (default: %(default)s)"
+    add(
+        "--model-type",
+        choices=["unigram", "bpe"],
+        default="unigram",
+        help="SentencePiece's algorithm (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
+        "--field",
+        default="text",
+        help="field of .jsonl documents that holds the text (default: %(default)s)",
+    )
+    add(
         "--sample-bytes",
         type=int,
         default=20_000_000,
-        help="text to train on, drawn evenly (default: %(default)s)",
+        help="bytes of text to train on; of a longer text an even sample (default: %(default)s)",
     )
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     for name in ("vocab_size", "sample_bytes"):
-        if getattr(given, name) < 1:
-            raise UserError(
-                f"--{name.replace('_', '-')} must be at least 1, not {getattr(given, name)}"
-            )
-    if not given.output.parent.is_dir():
-        raise UserError(f"--output {given.output}: there is no folder {given.output.parent}")
-    return given
+        value = getattr(args, name)
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    # Before the training, which may take an hour.
+    if not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
+    return args
 
 
 def main() -> None:
-    """Train what the command line asks for; the model file appears whole or not at all."""
-    given = parse_arguments()
-    sentences = sample_sentences(given.input, given.field, given.sample_bytes)
-    tokenizer = train(sentences, given.vocab_size, given.model_type)
-    part = given.output.with_name(given.output.name + ".tmp")
-    tokenizer.save(part)
-    os.replace(part, given.output)
-    print(f"{given.output}: {tokenizer.vocab_size:,} pieces, {given.model_type}")
+    """Train the tokenizer of the command line."""
+    args = parse_arguments()
+    sentences = sample_sentences(args.input, args.field, args.sample_bytes)
+    tokenizer = train(sentences, args.vocab_size, args.model_type)
+    write_bytes_atomically(args.output, tokenizer.model)
+    print(f"{args.output}: {tokenizer.vocab_size:,} pieces, {args.model_type}")
 
 
 if __name__ == "__main__":

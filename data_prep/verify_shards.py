@@ -14,7 +14,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,8 @@ from tqdm import tqdm
 from data_prep import journal
 from data_prep.files import fingerprint
 from janus_pt.data import manifest
-from janus_pt.data.corpus import NPY_HEADER_LIMIT
-from janus_pt.data.manifest import Manifest, Shard, read_manifest
-from janus_pt.data.manifest import Tokenizer as Entry
+from janus_pt.data.corpus import COLUMNS, INDEX_ITEM_BYTES, NPY_HEADER_LIMIT
+from janus_pt.data.manifest import FieldName, Manifest, Shard, TokenizerEntry, read_manifest
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
@@ -35,8 +34,8 @@ SHOWN_PER_SHARD = 10
 Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
-class Task(NamedTuple):
-    """One shard to check."""
+class ShardCheck(NamedTuple):
+    """One shard to check, as a worker process gets it."""
 
     folder: Path
     shard: Shard
@@ -63,37 +62,39 @@ def verify(folder: Path, workers: int | None = None) -> Iterator[str]:
         yield str(error)
         return
     yield from _check_folder(folder, content)
+    # Without the lists, which would be sent with every shard.
     rest = content.model_copy(update={"shards": (), "sources": ()})
-    first = accumulate((shard.samples for shard in content.shards), initial=0)
-    tasks = [
-        Task(folder, shard, number, rest)
-        for shard, number in zip(content.shards, first, strict=False)
-    ]
-    workers = min(workers or available_cores(), max(len(tasks), 1))
-    with worker_pool(workers) as pool, tqdm(total=len(tasks), unit="shard") as bar:
-        for _, problems in map_in_order(pool, check_shard, tasks, ahead=2 * workers):
+    checks = []
+    first = 0
+    for shard in content.shards:
+        checks.append(ShardCheck(folder, shard, first, rest))
+        first += shard.samples
+    workers = min(workers or available_cores(), max(len(checks), 1))
+    with worker_pool(workers) as pool, tqdm(total=len(checks), unit="shard") as bar:
+        for _, problems in map_in_order(pool, check_shard, checks, ahead=2 * workers):
             bar.update()
             yield from problems
 
 
-def check_shard(task: Task) -> list[str]:
+def check_shard(check: ShardCheck) -> list[str]:
     """The first few problems of one shard."""
     problems = []
     try:
-        for problem in islice(_shard_problems(task, task.shard), SHOWN_PER_SHARD + 1):
+        # One more than is shown, to know whether there are more.
+        for problem in islice(_shard_problems(check, check.shard), SHOWN_PER_SHARD + 1):
             problems.append(problem)
+    # Problems found before the file could not be read further are kept.
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         problems.append(f"cannot be read: {error}")
     if len(problems) > SHOWN_PER_SHARD:
         problems[SHOWN_PER_SHARD:] = ["more problems, not shown"]
-    return [f"{task.shard.file}: {problem}" for problem in problems]
+    return [f"{check.shard.file}: {problem}" for problem in problems]
 
 
 def _check_folder(folder: Path, content: Manifest) -> Iterator[str]:
     """Problems of the files beside the shards."""
-    for entry in (content.tokenizer, content.source_tokenizer):
-        if entry:
-            yield from _tokenizer_problems(folder, entry)
+    for entry in content.tokenizers:
+        yield from _tokenizer_problems(folder, entry)
     listed = {shard.file for shard in content.shards}
     for path in sorted(folder.glob("*.tar")):
         if path.name not in listed:
@@ -104,7 +105,7 @@ def _check_folder(folder: Path, content: Manifest) -> Iterator[str]:
         yield f"{skipped.name}: lists {lines} lines, the manifest says {content.skipped}"
 
 
-def _tokenizer_problems(folder: Path, entry: Entry) -> Iterator[str]:
+def _tokenizer_problems(folder: Path, entry: TokenizerEntry) -> Iterator[str]:
     try:
         tokenizer = Tokenizer.load(folder / entry.file)
     except UserError as error:
@@ -116,13 +117,18 @@ def _tokenizer_problems(folder: Path, entry: Entry) -> Iterator[str]:
         yield f"{entry.file}: has {tokenizer.vocab_size} pieces, the manifest says {entry.vocab_size}"
 
 
-def _shard_problems(task: Task, shard: Shard) -> Iterator[str]:
-    tar, index_path = task.folder / shard.file, task.folder / shard.index_file
+def _shard_problems(check: ShardCheck, shard: Shard) -> Iterator[str]:
+    """Problems of a shard's two files, then of its samples."""
+    tar = check.folder / shard.file
+    index_path = check.folder / shard.index_file
     for path in (tar, index_path):
         if not path.is_file():
             yield f"{path.name} is missing"
             return
-    if index_path.stat().st_size > NPY_HEADER_LIMIT + shard.samples * 24 * len(task.content.fields):
+    fields: tuple[FieldName, ...] = check.content.fields
+    shape = (shard.samples, COLUMNS * len(fields))
+    # Before it is read into memory: a damaged or foreign file may have any size.
+    if index_path.stat().st_size > NPY_HEADER_LIMIT + math.prod(shape) * INDEX_ITEM_BYTES:
         yield f"{index_path.name} is far too large for {shard.samples} samples"
         return
     if tar.stat().st_size != shard.bytes:
@@ -132,33 +138,41 @@ def _shard_problems(task: Task, shard: Shard) -> Iterator[str]:
     if fingerprint(index_path) != shard.index_sha256:
         yield f"the sha256 of {index_path.name} is not that of the manifest"
     index = _npy_array(index_path.read_bytes())
-    if index.dtype != np.int64 or index.shape != (shard.samples, 3 * len(task.content.fields)):
+    # Without the right shape nothing below can be compared.
+    if index.dtype != np.int64 or index.shape != shape:
         yield f"{index_path.name} is {index.dtype} {index.shape}"
         return
-    promised = {str(name): count for name, count in shard.tokens.items()}
-    for column, name in enumerate(task.content.fields):
-        if int(index[:, 3 * column + 1].sum()) != promised[name]:
-            yield f"{index_path.name}: the {name} tokens do not add up to the manifest's {promised[name]}"
-    yield from _sample_problems(task, tar, index)
+    for number, name in enumerate(fields):
+        tokens = int(index[:, COLUMNS * number + 1].sum())
+        if tokens != shard.tokens[name]:
+            yield f"{index_path.name}: the {name} tokens do not add up to the manifest's {shard.tokens[name]}"
+    yield from _sample_problems(check, tar, index)
 
 
-def _sample_problems(task: Task, tar: Path, index: Tokens) -> Iterator[str]:
-    """Compare the tar, member by member, with what its index and the manifest promise."""
-    fields = task.content.fields
-    promised = (
-        (f"{task.first + row:09d}.{name}.npy", *index[row, 3 * column : 3 * column + 3].tolist())
-        for row in range(len(index))
-        for column, name in enumerate(fields)
-    )
+def _sample_problems(check: ShardCheck, tar: Path, index: Tokens) -> Iterator[str]:
+    """Compare the tar, member by member, with its index and the manifest."""
+    expected = _expected_members(check, index)
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
-            name, *place = next(promised, ("nothing more", 0, 0, 0))
+            name, offset, count, checksum = next(expected, ("nothing more", 0, 0, 0))
+            # After a member too many or too few all others would differ as well.
             if member.name != name:
                 yield f"member {member.name} where {name} should be"
                 return
-            yield from _member_problems(task.content, archive, member, *place)
-    if missing := next(promised, None):
+            yield from _member_problems(check.content, archive, member, offset, count, checksum)
+    missing = next(expected, None)
+    if missing is not None:
         yield f"ends before member {missing[0]}"
+
+
+def _expected_members(check: ShardCheck, index: Tokens) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, offset, tokens and CRC-32 of each member, in the order of the tar."""
+    for row in range(len(index)):
+        key = f"{check.first + row:09d}"
+        for number, name in enumerate(check.content.fields):
+            columns = index[row, COLUMNS * number : COLUMNS * (number + 1)]
+            offset, count, checksum = columns.tolist()
+            yield f"{key}.{name}.npy", offset, count, checksum
 
 
 def _member_problems(
@@ -169,6 +183,8 @@ def _member_problems(
     count: int,
     checksum: int,
 ) -> Iterator[str]:
+    """Problems of one member; the three numbers are its entry in the index."""
+    # A link could lead out of the tar, and a member of any size would take as much memory.
     if not member.isreg() or member.size > count * 8 + NPY_HEADER_LIMIT:
         yield f"{member.name}: is no plain file of {count} token ids"
         return
@@ -178,16 +194,19 @@ def _member_problems(
     except (ValueError, EOFError, OSError) as error:
         yield f"{member.name}: cannot be read: {error}"
         return
-    if ids.dtype != np.dtype(content.dtype).newbyteorder("<") or ids.shape != (count,):
+    dtype = np.dtype(content.dtype).newbyteorder("<")
+    if ids.dtype != dtype or ids.shape != (count,):
         yield f"{member.name}: is {ids.dtype} {ids.shape}, the index says {content.dtype} ({count},)"
         return
+    # The token ids are the end of the member, behind the header of `.npy`.
     if member.offset_data + member.size - ids.nbytes != offset:
         yield f"{member.name}: its tokens are not at byte {offset}, where the index says"
     if zlib.crc32(ids.tobytes()) != checksum:
         yield f"{member.name}: its content is not what the index was made from"
     if count > content.max_tokens:
         yield f"{member.name}: {count} tokens, more than {content.max_tokens}"
-    vocab_size = content.tokenizer_of(member.name.split(".")[1]).vocab_size
+    field = member.name.split(".")[1]
+    vocab_size = content.tokenizer_of(field).vocab_size
     if count and int(ids.max()) >= vocab_size:
         yield f"{member.name}: token id {ids.max()} is not below {vocab_size}"
 
@@ -200,9 +219,8 @@ def _npy_array(content: bytes) -> Tokens:
         raise ValueError(f"version {version} of the .npy format is not what the builder writes")
     try:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except (
-        Exception
-    ) as error:  # the header is parsed as Python text, and whatever that raises comes through
+    # The header is parsed as Python text, and every error of that comes through.
+    except Exception as error:
         raise ValueError(f"its header is broken: {error}") from None
     if math.prod(shape) * dtype.itemsize > len(content):
         raise ValueError(f"it is cut short: its header promises {dtype} {shape}")
@@ -218,15 +236,16 @@ def main() -> None:
     )
     parser.add_argument("corpus", type=Path, help="corpus folder")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: all cores)")
-    given = parser.parse_args()
-    found = 0
-    for problem in verify(given.corpus, given.workers):
+    args = parser.parse_args()
+    problems = 0
+    for problem in verify(args.corpus, args.workers):
+        # Flushed, since checking a large corpus takes long.
         print(problem, flush=True)
-        found += 1
-    if found:
-        print(f"{given.corpus}: damaged; copy it again or build it again")
+        problems += 1
+    if problems:
+        print(f"{args.corpus}: damaged; copy it again or build it again")
         sys.exit(1)
-    print(f"{given.corpus}: whole, {read_manifest(given.corpus).samples:,} samples")
+    print(f"{args.corpus}: whole, {read_manifest(args.corpus).samples:,} samples")
 
 
 if __name__ == "__main__":

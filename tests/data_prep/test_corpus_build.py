@@ -19,7 +19,7 @@ import pytest
 import webdataset
 
 from data_prep import build_shards
-from data_prep.build_shards import Request, build
+from data_prep.build_shards import CorpusRequest, build
 from data_prep.journal import Journal
 from data_prep.train_tokenizer import sample_sentences, train
 from data_prep.verify_shards import verify
@@ -44,21 +44,21 @@ def small_items() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def request_all(tmp_path_factory: pytest.TempPathFactory) -> Request:
+def request_all(tmp_path_factory: pytest.TempPathFactory) -> CorpusRequest:
     file = tmp_path_factory.mktemp("input") / "documents.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
-    return Request(((str(file),),), tokenizer(), max_tokens=64, samples_per_shard=200)
+    return CorpusRequest(((str(file),),), tokenizer(), max_tokens=64, samples_per_shard=200)
 
 
 @pytest.fixture(scope="module")
-def corpus(request_all: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(request_all: CorpusRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "corpus"
     build(request_all, folder, workers=2)
     return folder
 
 
-def small(file: Path, **more: int) -> Request:
-    return Request(((str(file),),), tokenizer(), **more)
+def small(file: Path, **more: int) -> CorpusRequest:
+    return CorpusRequest(((str(file),),), tokenizer(), **more)
 
 
 def samples_of(folder: Path) -> Iterator[dict[str, np.ndarray]]:
@@ -92,7 +92,7 @@ def test_parallel_corpus(tmp_path: Path) -> None:
     sources, targets = [sentence(i) for i in range(60)], [sentence(i + 7) for i in range(60)]
     (tmp_path / "a.src").write_text("\n".join(sources))
     (tmp_path / "a.tgt.gz").write_bytes(gzip.compress("\n".join(targets).encode()))
-    request = Request(
+    request = CorpusRequest(
         ((str(tmp_path / "a.src"), str(tmp_path / "a.tgt.gz")),), tokenizer(), samples_per_shard=25
     )
     manifest = build(request, tmp_path / "corpus", workers=1)
@@ -119,7 +119,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("shards_before", [1, 2])
 def test_a_broken_build_goes_on_to_the_same_bytes(
-    corpus: Path, request_all: Request, tmp_path: Path, shards_before: int
+    corpus: Path, request_all: CorpusRequest, tmp_path: Path, shards_before: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         add = Journal.add
@@ -142,7 +142,7 @@ def test_a_broken_build_goes_on_to_the_same_bytes(
 
 
 def test_a_finished_corpus_is_left_alone(
-    corpus: Path, request_all: Request, capsys: pytest.CaptureFixture[str]
+    corpus: Path, request_all: CorpusRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(corpus)
     build(request_all, corpus)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep import verify_shards
-from data_prep.build_shards import Request, build
+from data_prep.build_shards import CorpusRequest, build
 from data_prep.verify_shards import verify
 from janus_pt.utils.errors import entry_point
 from tests.support.corpus_text import document, tokenizer
@@ -22,7 +22,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "a.txt").write_text("\n\n".join(document(i) for i in range(30)))
     build(
-        Request(((str(folder / "a.txt"),),), tokenizer(), max_tokens=64, samples_per_shard=200),
+        CorpusRequest(
+            ((str(folder / "a.txt"),),), tokenizer(), max_tokens=64, samples_per_shard=200
+        ),
         folder / "corpus",
         workers=1,
     )

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from data_prep.verify_shards import Task, check_shard
+from data_prep.verify_shards import ShardCheck, check_shard
 from janus_pt.checks import read_config
 from janus_pt.config.exported import CONFIG
 from janus_pt.config.schema import ModelConfig
@@ -82,7 +82,9 @@ def corpus_reader(folder: Path, name: str) -> tuple[bytes, Reader]:
             manifest.write_text(text)
         rest = read_manifest(folder)
         check_shard(
-            Task(folder, rest.shards[0], 0, rest.model_copy(update={"shards": (), "sources": ()}))
+            ShardCheck(
+                folder, rest.shards[0], 0, rest.model_copy(update={"shards": (), "sources": ()})
+            )
         )
         read_corpus(folder)
 
