@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -235,80 +235,47 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="documents: .jsonl (one a line) or .txt (a blank line ends one)",
-    )
-    add(
-        "--source",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="source sentences of pairs, one a line; with --target, instead of --input",
-    )
-    add(
-        "--target",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="target sentences: line n of a file belongs to line n of its --source file",
-    )
-    add(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="corpus folder: a new one, or an unfinished build of the same corpus",
-    )
-    add(
-        "--tokenizer",
-        required=True,
-        metavar="FILE",
-        help="SentencePiece model, made by data_prep/train_tokenizer.py",
-    )
-    add(
-        "--source-tokenizer",
-        metavar="FILE",
-        help="SentencePiece model of the sources of pairs (default: --tokenizer)",
-    )
-    add(
-        "--field",
-        default="text",
-        help="field of .jsonl documents that holds the text (default: %(default)s)",
-    )
-    add(
-        "--max-tokens",
-        type=int,
-        default=510,
-        help="most tokens of a block, or of a side of a pair; bos and eos come on top, so "
-        "model.max_positions must be at least 2 more (default: %(default)s)",
-    )
-    add(
-        "--samples-per-shard",
-        type=int,
-        default=8192,
-        help="blocks or pairs of a shard (default: %(default)s)",
-    )
-    add("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
-    add(
-        "--on-error",
-        choices=["stop", "skip"],
-        default="stop",
-        help=f"a bad input line stops the build, or is skipped and listed in {SKIPPED_NAME} "
-        "(default: %(default)s)",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help="remove the corpus in --output and build anew",
-    )
+    _add_files(parser.add_argument)
+    _add_settings(parser.add_argument)
     args = parser.parse_args(arguments)
     _check_arguments(args)
     return args
+
+
+def _add_files(add: Callable[..., object]) -> None:
+    documents = "documents: .jsonl (one a line) or .txt (a blank line ends one)"
+    sources = "source sentences of pairs, one a line; with --target, instead of --input"
+    targets = "target sentences: line n of a file belongs to line n of its --source file"
+    folder = "corpus folder: a new one, or an unfinished build of the same corpus"
+    tokenizer = "SentencePiece model, made by data_prep/train_tokenizer.py"
+    source_tokenizer = "SentencePiece model of the sources of pairs (default: --tokenizer)"
+    add("--input", nargs="+", default=[], metavar="FILE", help=documents)
+    add("--source", nargs="+", default=[], metavar="FILE", help=sources)
+    add("--target", nargs="+", default=[], metavar="FILE", help=targets)
+    add("--output", required=True, type=Path, metavar="FOLDER", help=folder)
+    add("--tokenizer", required=True, metavar="FILE", help=tokenizer)
+    add("--source-tokenizer", metavar="FILE", help=source_tokenizer)
+
+
+def _add_settings(add: Callable[..., object]) -> None:
+    field = "field of .jsonl documents that holds the text (default: %(default)s)"
+    # bos and eos are added when the sample is read.
+    max_tokens = (
+        "most tokens of a block, or of a side of a pair, without bos and eos; model.max_positions must "
+        "be at least 2 more (default: %(default)s)"
+    )
+    on_error = (
+        f"a bad input line stops the build, or is skipped and listed in {SKIPPED_NAME} "
+        "(default: %(default)s)"
+    )
+    shard = "blocks or pairs of a shard (default: %(default)s)"
+    overwrite = "remove the corpus in --output and build anew"
+    add("--field", default="text", help=field)
+    add("--max-tokens", type=int, default=510, help=max_tokens)
+    add("--samples-per-shard", type=int, default=8192, help=shard)
+    add("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
+    add("--on-error", choices=["stop", "skip"], default="stop", help=on_error)
+    add("--overwrite", action="store_true", help=overwrite)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ MASK_PIECE = "<mask>"
 MAX_MODEL_BYTES = 64 * 2**20
 """A larger file is refused before it is read; the largest multilingual models in use are about 5 MB."""
 _ANCHOR = "\n"
+"""A text that no piece joins with the text behind it."""
 
 
 class Tokenizer:
@@ -28,12 +29,17 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes, origin: str = "the tokenizer model") -> None:
-        """Take a serialised SentencePiece model; `origin` names it in the `UserError` raised if it is unfit."""
+        """Take a serialised SentencePiece model.
+
+        Args:
+            origin: names the model in the message of the `UserError` that is raised if it is unfit.
+        """
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except (RuntimeError, UnicodeDecodeError):  # the latter from its own error message
+        # UnicodeDecodeError comes from SentencePiece's own error message, which quotes the bytes.
+        except (RuntimeError, UnicodeDecodeError):
             raise UserError(
                 f"{origin}: no SentencePiece model; make one with data_prep/train_tokenizer.py"
             ) from None
@@ -93,15 +99,17 @@ class Tokenizer:
         With this `decode(encode(a) + encode_continuations([b])[0]) == a + b`. SentencePiece has no switch for it, so
         each text is encoded behind a line break, which never joins a piece, and the break's ids are dropped.
         """
+        anchored = [_ANCHOR + text for text in texts]
+        # One thread: callers are processes already, one for each core.
+        encoded = self._processor.encode(anchored, num_threads=1)
         skip = len(self._anchor)
-        return [
-            ids[skip:]
-            for ids in self._processor.encode([_ANCHOR + text for text in texts], num_threads=1)
-        ]
+        return [ids[skip:] for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids (any integers, numpy's too); special ids are left out. `IndexError` for an unknown id."""
-        return str(self._processor.decode([int(i) for i in ids if int(i) not in self._special]))
+        """Text of token ids (any integers, numpy's as well), without special ids. `IndexError` for an unknown id."""
+        # SentencePiece takes Python's integers only.
+        tokens = [int(token) for token in ids]
+        return str(self._processor.decode([t for t in tokens if t not in self._special]))
 
     def piece(self, token: int) -> str:
         """The piece as SentencePiece writes it, a space as U+2581."""
@@ -111,16 +119,27 @@ class Tokenizer:
         """Whether `token` is a byte in the middle of a UTF-8 character, before which text must not be cut."""
         if not self._processor.is_byte(token):
             return False
-        return 0x80 <= int(self._processor.id_to_piece(token)[1:-1], 16) < 0xC0
+        # Byte pieces are written <0x80>; UTF-8 continues a character with the bytes 80 to BF.
+        byte = int(self._processor.id_to_piece(token)[1:-1], 16)
+        return 0x80 <= byte < 0xC0
 
     def _control_id(self, piece: str) -> int:
+        """The id of a control symbol; -1 if the model has none of this name."""
         token = int(self._processor.piece_to_id(piece))
-        found = self._processor.id_to_piece(token) == piece and self._processor.is_control(token)
-        return token if found else -1
+        # SentencePiece gives the id of unk for a piece it does not have.
+        exists = self._processor.id_to_piece(token) == piece
+        if exists and self._processor.is_control(token):
+            return token
+        return -1
 
     def _checked_specials(self, origin: str) -> frozenset[int]:
+        """The five special ids. `UserError` names those that are missing."""
         ids = {
-            name: getattr(self, f"{name}_token_id") for name in ("pad", "bos", "eos", "unk", "mask")
+            "pad": self.pad_token_id,
+            "bos": self.bos_token_id,
+            "eos": self.eos_token_id,
+            "unk": self.unk_token_id,
+            "mask": self.mask_token_id,
         }
         missing = ", ".join(name for name, token in ids.items() if token < 0)
         if missing:

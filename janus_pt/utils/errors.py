@@ -17,11 +17,11 @@ EXIT_USER_ERROR = 2
 class UserError(ValueError):
     """Bad input: config, data, checkpoint or arguments.
 
-    The message names what is wrong (key, file, line) and what to do about it. Launchers print it without a
-    stack trace and leave with exit code 2; everything else is a defect of ours and keeps its trace.
+    The message names the problem (key, file, line) and says what to do about it. Launchers print it without a
+    stack trace and exit with code 2; every other exception is a defect of ours and keeps its trace.
 
-    Most mistakes are met by all ranks alike, and the first rank tells them; `local` marks one that only this rank
-    has met.
+    All ranks meet most mistakes, and then the first rank alone reports them; `local` marks a mistake that only this
+    rank has met.
     """
 
     def __init__(self, message: str, local: bool = False) -> None:
@@ -30,8 +30,9 @@ class UserError(ValueError):
 
 
 def warn(text: str, local: bool = False) -> None:
-    """Tell the user on stderr, beside a progress line; on the first rank alone unless `local`, as in `UserError`."""
+    """Warn the user on stderr; on the first rank alone unless `local`, as in `UserError`."""
     if local or os.environ.get("RANK", "0") == "0":
+        # Not print: tqdm moves a progress bar out of the way.
         tqdm.write(f"warning: {redact(text)}", file=sys.stderr)
 
 
@@ -43,8 +44,10 @@ def reported() -> Iterator[None]:
     except UserError as error:
         if error.local or os.environ.get("RANK", "0") == "0":
             print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
+        # On all ranks, so that the launcher ends the job.
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
+        # 128 + SIGINT, as shells have it.
         raise SystemExit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""What a user's URIs hold and nobody else is to see."""
+"""Secrets in a user's URIs, masked before anything is printed or logged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _PARAMETER = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with *** for what is secret in its URIs: what stands before an @, and parameters that are named so."""
-    text = _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1***@", text))
+    """The text with *** for the secrets in its URIs: passwords and tokens before an @, and secret parameters."""
+    # Passwords first, since they keep the user's name; a token stands alone before the @.
+    text = _PASSWORD.sub(r"\1***@", text)
+    text = _TOKEN.sub(r"\1***@", text)
     return _PARAMETER.sub(r"\1***", text)

@@ -14,21 +14,23 @@ from janus_pt.utils.errors import UserError
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""The lines of a UTF-8 file without their ends (`\n` or `\r\n`); `FILE.gz` is read where FILE is not there.
+    r"""The lines of a UTF-8 file without their ends (`\n` or `\r\n`); `FILE.gz` is read if there is no FILE.
 
     Raises:
         UserError: the file is missing, empty, damaged or not UTF-8.
     """
     path = Path(path)
-    packed = path.with_name(path.name + ".gz")
-    if not path.exists() and packed.exists():
-        path = packed
+    compressed = path.with_name(path.name + ".gz")
+    if not path.exists() and compressed.exists():
+        path = compressed
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        # Errors of gzip have no text of the system.
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
     if not content:
         raise UserError(f"{path}: the file is empty")
     return list(decode_lines(io.BytesIO(content), str(path)))
@@ -68,6 +70,7 @@ def read_objects(path: str | Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: broken JSON ({error})") from None
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number}: not a JSON object")
+        # JSON can spell half of a surrogate pair, which no file can hold and no tokenizer takes.
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -80,21 +83,23 @@ def read_objects(path: str | Path) -> list[dict[str, Any]]:
 
 def check_equally_long(lines: Mapping[str, Sequence[Any]]) -> None:
     """Raise `UserError` unless all files have the same number of lines."""
-    (first, lines_of_first), *others = lines.items()
-    for path, own in others:
-        if len(own) != len(lines_of_first):
+    first_path = next(iter(lines))
+    expected = len(lines[first_path])
+    for path, lines_of_path in lines.items():
+        if len(lines_of_path) != expected:
             raise UserError(
-                f"{path}: {len(own)} lines, but {first} has {len(lines_of_first)}; they go together line by line"
+                f"{path}: {len(lines_of_path)} lines, but {first_path} has {expected}; they go together line by line"
             )
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise `UserError` unless a file can be written there: told before the work is done, not after."""
+    """Raise `UserError` unless a file can be written there: before the work, not after it."""
     path = Path(path)
-    there = path.exists()
+    existed = path.exists()
     try:
+        # Opened, since permissions alone do not tell: the file system may be read-only.
         path.open("ab").close()
-        if not there:
+        if not existed:
             path.unlink()
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
