@@ -95,7 +95,7 @@ def test_an_epoch_has_every_sample_once_in_batches_within_the_budget(
     batches = one_epoch(stream, epoch)
     read = [(sample["shard"], sample["sample"]) for batch in batches for sample in batch]
     assert sorted(read) == [
-        (shard, sample) for shard, own in enumerate(lengths) for sample in range(len(own))
+        (shard, sample) for shard, samples in enumerate(lengths) for sample in range(len(samples))
     ]
     for batch in batches:
         longest = max(lengths[sample["shard"]][sample["sample"]] for sample in batch)

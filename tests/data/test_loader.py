@@ -57,8 +57,8 @@ def config(corpus: Path | str, **changes: Any) -> DataConfig:
 def make(
     data: DataConfig, rank: int = 0, ranks: int = 1, step: int = 4, seed: int = 3
 ) -> TrainLoader[Any, Any]:
-    places = dict(micro_batches_per_step=step, rank=rank, ranks=ranks)
-    return TrainLoader(data, prepare, collate, seed=seed, max_length=32, **places)
+    arguments = dict(micro_batches_per_step=step, rank=rank, ranks=ranks)
+    return TrainLoader(data, prepare, collate, seed=seed, max_length=32, **arguments)
 
 
 def global_steps(

@@ -33,8 +33,8 @@ def whole_epoch(order: SampleOrder, counts: list[int], epoch: int) -> list[tuple
 def test_an_epoch_has_every_sample_once(
     counts: list[int], seed: int, epoch: int, group: int
 ) -> None:
-    found = whole_epoch(SampleOrder(np.array(counts), seed, group), counts, epoch)
-    assert sorted(found) == [
+    order_of_epoch = whole_epoch(SampleOrder(np.array(counts), seed, group), counts, epoch)
+    assert sorted(order_of_epoch) == [
         (shard, sample) for shard, count in enumerate(counts) for sample in range(count)
     ]
 
@@ -44,13 +44,13 @@ def test_positions_are_found_alike_alone_in_any_order_and_by_a_fresh_reader(
     counts: list[int], seed: int, data: st.DataObject
 ) -> None:
     order = SampleOrder(np.array(counts), seed, 3)
-    found = whole_epoch(order, counts, 5)
+    order_of_epoch = whole_epoch(order, counts, 5)
     picked = data.draw(st.lists(st.integers(0, sum(counts) - 1), min_size=1, max_size=8))
     order.locate(6, np.array(picked))  # whatever was asked before has no influence
     for reader in (order, SampleOrder(np.array(counts), seed, 3)):
         shards, samples = reader.locate(5, np.array(picked))
         assert list(zip(shards.tolist(), samples.tolist(), strict=True)) == [
-            found[position] for position in picked
+            order_of_epoch[position] for position in picked
         ]
 
 
@@ -78,7 +78,7 @@ def test_epochs_and_seeds_differ() -> None:
         for second in epochs[:number]:
             assert sum(a == b for a, b in zip(first, second, strict=True)) < 40  # about 1 by chance
     assert (
-        len({frozenset(shard for shard, _ in found[:160]) for found in epochs}) == 4
+        len({frozenset(shard for shard, _ in epoch[:160]) for epoch in epochs}) == 4
     )  # other shards come first
 
 

@@ -180,9 +180,9 @@ def test_a_line_that_is_too_long_is_a_bad_line(
     file = tmp_path / "a.txt"
     file.write_bytes(f"0123456789{end}01234567890{end}{'x' * 99}{end}last".encode())
     with TextFile(file) as lines:
-        found = list(lines)
-    assert [number for number, _ in found] == [1, 2, 3, 4]
-    assert [line if isinstance(line, str) else None for _, line in found] == [
+        entries = list(lines)
+    assert [number for number, _ in entries] == [1, 2, 3, 4]
+    assert [line if isinstance(line, str) else None for _, line in entries] == [
         "0123456789",
         None,
         None,

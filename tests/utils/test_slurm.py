@@ -26,7 +26,7 @@ def adopted(**environ: str) -> dict[str, str]:
 
 
 def test_a_step_of_srun() -> None:
-    found = adopted(**STEP, SLURM_PROCID="9", SLURM_NODEID="2")
+    environment = adopted(**STEP, SLURM_PROCID="9", SLURM_NODEID="2")
     expected = {
         "RANK": "9",
         "LOCAL_RANK": "0",
@@ -34,19 +34,24 @@ def test_a_step_of_srun() -> None:
         "LOCAL_WORLD_SIZE": "3",
         "MASTER_ADDR": "gpu003",
     }
-    assert found.pop("MASTER_PORT") == "22345"
-    assert found == expected
+    assert environment.pop("MASTER_PORT") == "22345"
+    assert environment == expected
 
 
 def test_the_three_variables_are_enough() -> None:
-    found = adopted(SLURM_PROCID="1", SLURM_NTASKS="2", SLURM_LOCALID="1")
-    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == (
+    environment = adopted(SLURM_PROCID="1", SLURM_NTASKS="2", SLURM_LOCALID="1")
+    assert (
+        environment["RANK"],
+        environment["WORLD_SIZE"],
+        environment["LOCAL_RANK"],
+        environment["LOCAL_WORLD_SIZE"],
+    ) == (
         "1",
         "2",
         "1",
         "2",
     )
-    assert found["MASTER_ADDR"] == "127.0.0.1"
+    assert environment["MASTER_ADDR"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -64,5 +69,5 @@ def test_another_launcher_or_none_is_left_alone() -> None:
     assert adopted(**STEP, SLURM_PROCID="0", **torchrun) == torchrun
     assert adopted(**JOB, SLURM_PROCID="0") == {}, "the shell of a batch script is one process"
     assert adopted() == {}
-    given = adopted(**STEP, SLURM_PROCID="0", MASTER_ADDR="10.0.0.1", MASTER_PORT="7")
-    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("10.0.0.1", "7")
+    environment = adopted(**STEP, SLURM_PROCID="0", MASTER_ADDR="10.0.0.1", MASTER_PORT="7")
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("10.0.0.1", "7")
