@@ -52,8 +52,9 @@ class ModelConfig(Section):
     encoder_layers: Depth = 6
     decoder_layers: Depth = 6
     pre_layer_norm: bool = False
-    """LayerNorm before each sublayer (and once at the end) instead of after it."""
-    norm: Literal["layer_norm"] = "layer_norm"
+    """The norm before each sublayer (and once at the end) instead of after it."""
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang and Sennrich 2019), which has no mean and no bias."""
     feed_forward: Literal["plain"] = "plain"
     activation: Literal["relu", "gelu"] = "gelu"
     positions: Literal["learned", "sinusoidal"] = "learned"

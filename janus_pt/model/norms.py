@@ -22,8 +22,14 @@ def layer_norm(config: ModelConfig) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
 
 
+def rms_norm(config: ModelConfig) -> nn.Module:
+    """Mean square 1, then a weight (Zhang and Sennrich 2019)."""
+    return nn.RMSNorm(config.hidden_size, eps=NORM_EPS)
+
+
 NORMS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
 }
 
 
