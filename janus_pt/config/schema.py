@@ -55,8 +55,10 @@ class ModelConfig(Section):
     """The norm before each sublayer (and once at the end) instead of after it."""
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang and Sennrich 2019), which has no mean and no bias."""
-    feed_forward: Literal["plain"] = "plain"
-    activation: Literal["relu", "gelu"] = "gelu"
+    feed_forward: Literal["plain", "gated"] = "plain"
+    """Gated (Shazeer 2020): the activation of one projection multiplies another. With "silu" it is SwiGLU, with "gelu"
+    GEGLU. Three matrices instead of two: two thirds of `ffn_hidden_size` have as many parameters."""
+    activation: Literal["relu", "gelu", "silu"] = "gelu"
     positions: Literal["learned", "sinusoidal"] = "learned"
     max_positions: Positive = 1024
     """Rows of the position tables: the longest source, and the longest target with bos and eos."""
@@ -219,8 +221,8 @@ class AdapterConfig(Section):
     lora_dropout: Probability = 0.0
     """`lora`: dropout of its input."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
-    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`; by default
-    `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
+    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`, `gate_proj`;
+    by default `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
     modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ("embed_length",)
     """Patterns of parameters that are trained, and saved, as well. Pretraining leaves the length head untrained."""
 

@@ -17,7 +17,11 @@ from janus_pt.config.schema import ModelConfig
 from janus_pt.model.cost import AllReduces, Cost, Elements, linear_size
 from janus_pt.model.layer_factory import Layers
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 """By the name that `model.activation` gives them."""
 
 
@@ -70,6 +74,43 @@ class PlainFeedForward(FeedForward):
         )
 
 
+class GatedFeedForward(FeedForward):
+    """`fc2(activation(gate_proj(x)) * fc1(x))` (Shazeer 2020, "GLU Variants Improve Transformer")."""
+
+    def projections(self, config: ModelConfig, layers: Layers) -> dict[str, nn.Module]:
+        """`gate_proj`, `fc1` and `fc2`."""
+        hidden_size, ffn_hidden_size = config.hidden_size, config.ffn_hidden_size
+        return {
+            "gate_proj": layers.column_without_reduce(hidden_size, ffn_hidden_size),
+            "fc1": layers.column_without_reduce(hidden_size, ffn_hidden_size),
+            "fc2": layers.row(ffn_hidden_size, hidden_size),
+        }
+
+    def hidden(self, layer: Any, x: Tensor) -> Tensor:
+        """`activation(gate_proj(x)) * fc1(x)`."""
+        # Two columns read `x`: its gradient is summed over the ranks once for both.
+        x = layer.copy_to_tp_region(x)
+        gate = layer.activation(layer.gate_proj(x))
+        hidden: Tensor = gate * layer.fc1(x)
+        return hidden
+
+    def cost(self, layer: Any, rows: float) -> Cost:
+        """Of two projections, the activation and the product."""
+        ffn, hidden = layer.fc1.weight.shape
+        # Both factors and the product, which `fc2` reads; and the activation's input, which ReLU does
+        # not need.
+        copies = 3 if layer.activation is F.relu else 4
+        return Cost(
+            multiply_adds=linear_size(layer.gate_proj, layer.fc1) * rows,
+            kept=Elements(replicated=hidden * rows, sharded=copies * ffn * rows),
+            # Gradients as in `PlainFeedForward`, and of the second factor.
+            working=Elements(replicated=3 * hidden * rows, sharded=3 * ffn * rows),
+            # `copy_to_tp_region` sums the gradients of both projections at once.
+            backward=AllReduces(hidden * rows, 1),
+        )
+
+
 FEED_FORWARDS: dict[str, FeedForward] = {
     "plain": PlainFeedForward(),
+    "gated": GatedFeedForward(),
 }
