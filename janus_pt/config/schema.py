@@ -59,9 +59,11 @@ class ModelConfig(Section):
     """Gated (Shazeer 2020): the activation of one projection multiplies another. With "silu" it is SwiGLU, with "gelu"
     GEGLU. Three matrices instead of two: two thirds of `ffn_hidden_size` have as many parameters."""
     activation: Literal["relu", "gelu", "silu"] = "gelu"
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    """A trained or a computed table, added to the token embeddings; or rotations of the queries and keys of
+    self-attention (Su et al. 2021), and no table. Cross-attention is never rotated."""
     max_positions: Positive = 1024
-    """Rows of the position tables: the longest source, and the longest target with bos and eos."""
+    """Rows of the position tables, if there are any: the longest source, and the longest target with bos and eos."""
     length_classes: Positive = 256
     """Target lengths the length head tells apart; longer ones fall in the last class."""
     scale_embedding: bool = False

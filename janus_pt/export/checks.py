@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.stream import Shapes
+from janus_pt.model.limits import variant_problems
 from janus_pt.model.meta import build_on_meta
 from janus_pt.packing.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
@@ -87,7 +88,8 @@ def _check_sizes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
         config.hidden_size,
         config.ffn_hidden_size,
         config.length_classes,
-        config.max_positions,
+        # Rotations have no table that would take memory.
+        0 if config.positions == "rotary" else config.max_positions,
     )
     layers = config.encoder_layers + config.decoder_layers
     is_too_large = (
@@ -104,6 +106,8 @@ def _check_sizes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
             f"{origin}: the config's num_attention_heads ({heads}) does not divide hidden_size "
             f"({size})"
         )
+    for path, reason in variant_problems(config):
+        raise UserError(f"{origin}: the config's {path[-1]}: {reason}")
 
 
 def check_tokenizers(

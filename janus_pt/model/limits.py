@@ -25,7 +25,21 @@ def model_problems(model: ModelConfig) -> Iterator[Problem]:
     if model.embedding_projection and model.scale_embedding:
         reason = "has no use with model.embedding_projection: set one of them to false"
         yield ("model", "scale_embedding"), reason
+    yield from variant_problems(model)
     yield from _special_id_problems(model)
+
+
+def variant_problems(model: ModelConfig) -> Iterator[Problem]:
+    """Values that a kind of layer needs others for."""
+    if model.positions == "rotary":
+        head_size = model.hidden_size // model.num_attention_heads
+        if head_size % 2:
+            reason = f"heads of {head_size} elements cannot be rotated in pairs"
+            advice = "make model.hidden_size / model.num_attention_heads even"
+            yield ("model", "positions"), f'{reason} as "rotary" does: {advice}'
+        if model.embedding_projection:
+            reason = 'joins the embeddings of tokens and positions; positions "rotary" have none'
+            yield ("model", "embedding_projection"), f"{reason}: set it to false"
 
 
 def _special_id_problems(model: ModelConfig) -> Iterator[Problem]:

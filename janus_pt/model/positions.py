@@ -18,7 +18,7 @@ from janus_pt.config.schema import ModelConfig
 OFFSET = 2
 """fairseq's tables give position p the row p + 2; kept, so that its models and ours agree."""
 LONGEST_WAVE = 10000.0
-"""The slowest sine of a table has a wave of 2π times as many positions (Vaswani et al. 2017)."""
+"""The slowest sine, or rotation, has a wave of 2π times as many positions (Vaswani et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,32 @@ class Sinusoidal(Positions):
         return SinusoidalPositions(config.max_positions, config.hidden_size)
 
 
+class Rotary(Positions):
+    """Rotations of queries and keys, so that scores depend on distances (Su et al. 2021, "RoFormer").
+
+    In the encoder's and the decoder's self-attention. Not in cross-attention: a distance between a
+    position of the source and one of the target means nothing.
+    """
+
+    def table(self, config: ModelConfig) -> None:
+        """None: nothing is added to the embeddings."""
+
+    def rotation(self, config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Angles `position · LONGEST_WAVE^(-2i / head_size)` for i below `head_size / 2`."""
+        head_size = config.hidden_size // config.num_attention_heads
+        # Angles in float32 at least: bfloat16 does not tell neighbouring positions above 256 apart.
+        precise = torch.promote_types(dtype, torch.float32)
+        pairs = torch.arange(head_size // 2, dtype=precise, device=positions.device)
+        rates = LONGEST_WAVE ** (-2 * pairs / head_size)
+        # [batch, 1, slots, head_size / 2]: the same for all heads.
+        angles = positions[:, None, :, None].to(precise) * rates
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+
+
 POSITIONS: dict[str, Positions] = {
     "learned": Learned(),
     "sinusoidal": Sinusoidal(),
+    "rotary": Rotary(),
 }
 
 
