@@ -49,6 +49,9 @@ class ModelConfig(Section):
     hidden_size: Positive = 512
     ffn_hidden_size: Positive = 2048
     num_attention_heads: Positive = 8
+    num_key_value_heads: Positive | None = None
+    """Heads of keys and values, in all attentions: each is read by as many query heads (Ainslie et al. 2023, "GQA").
+    By default there are as many as `num_attention_heads`; 1 is multi-query attention."""
     encoder_layers: Depth = 6
     decoder_layers: Depth = 6
     pre_layer_norm: bool = False
@@ -90,6 +93,11 @@ class ModelConfig(Section):
     eos_token_id: Count = 2
     unk_token_id: Count = 3
     mask_token_id: Count = 4
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def common_vocab_size(self) -> int:
@@ -223,8 +231,8 @@ class AdapterConfig(Section):
     lora_dropout: Probability = 0.0
     """`lora`: dropout of its input."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
-    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2`, `gate_proj`;
-    by default `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
+    """Patterns of the linear layers that get one: of `q_proj`, `k_proj`, `v_proj`, `out_proj`, `fc1`, `fc2` and
+    `gate_proj`; by default `q_proj`, `v_proj`. A bottleneck is behind `out_proj` or `fc2`, by default behind both."""
     modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ("embed_length",)
     """Patterns of parameters that are trained, and saved, as well. Pretraining leaves the length head untrained."""
 

@@ -43,7 +43,7 @@ FlexAttention's block mask; or the mask of a packed row."""
 class Attention(nn.Module):
     """Multi-head attention.
 
-    With sharded `layers` it holds this rank's heads only. Its inputs have gone through
+    With sharded `layers` it holds this rank's heads only, of queries and of keys and values. Its inputs have gone through
     `layers.copy_to_tp_region`.
     """
 
@@ -52,9 +52,10 @@ class Attention(nn.Module):
         hidden_size = config.hidden_size
         self.head_size = hidden_size // config.num_attention_heads
         self.dropout = config.attention_dropout
+        key_size = config.key_value_heads * self.head_size
         self.q_proj = layers.column_without_reduce(hidden_size, hidden_size)
-        self.k_proj = layers.column_without_reduce(hidden_size, hidden_size)
-        self.v_proj = layers.column_without_reduce(hidden_size, hidden_size)
+        self.k_proj = layers.column_without_reduce(hidden_size, key_size)
+        self.v_proj = layers.column_without_reduce(hidden_size, key_size)
         self.out_proj = layers.row(hidden_size, hidden_size)
         self.tp_rng_fork = layers.tp_rng_fork
 
@@ -123,6 +124,8 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, `[batch, heads, queries, head_size]`.
 
+    Keys and values have as many heads, or fewer that divide them: query heads i · group … share head i.
+
     A block mask means FlexAttention, which has no dropout: `uses_block_masks` keeps the two apart.
     """
     # In the last layer a side, or all of a batch, may have no slot left. Kernels refuse empty queries.
@@ -130,17 +133,23 @@ def attend(
         return queries
     if isinstance(mask, SampleMask):
         return _attend_by_sample(queries, keys, values, mask, dropout)
+    # Fewer heads of keys than of queries: the kernels read each as often as it is needed.
+    is_grouped = keys.shape[1] != queries.shape[1]
     if isinstance(mask, BlockMask):
-        return _flex_attention(queries.device.type)(queries, keys, values, block_mask=mask)
+        flex = _flex_attention(queries.device.type)
+        return flex(queries, keys, values, block_mask=mask, enable_gqa=is_grouped)
     if queries.device.type == "cpu" and queries.requires_grad:
         return _attend_stepwise(queries, keys, values, mask, dropout)
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=is_grouped
+    )
 
 
 def _attend_by_sample(
     queries: Tensor, keys: Tensor, values: Tensor, mask: SampleMask, dropout: float
 ) -> Tensor:
     """`attend` for one packed row, `[1, heads, slots, head_size]`: its samples side by side."""
+    keys, values = _repeat_heads(keys, values, queries.shape[1])
     query_parts = split_samples(queries[0].transpose(0, 1), mask.query_layout)
     key_parts = split_samples(keys[0].transpose(0, 1), mask.key_layout)
     value_parts = split_samples(values[0].transpose(0, 1), mask.key_layout)
@@ -163,6 +172,7 @@ def _attend_stepwise(
     """`attend` for training on a CPU, where torch's kernel has no dropout and, in bfloat16, a backward
     pass ten times as slow as this."""
     batch, heads, length, size = queries.shape
+    keys, values = _repeat_heads(keys, values, heads)
     q = queries.reshape(batch * heads, -1, size)
     k = keys.reshape(batch * heads, -1, size)
     v = values.reshape(batch * heads, -1, size)
@@ -174,6 +184,14 @@ def _attend_stepwise(
         scores.view(batch, heads, length, -1).add_(added)
     weights = torch.softmax(scores, dim=-1)
     return torch.bmm(drop(weights, dropout), v).view(batch, heads, length, size)
+
+
+def _repeat_heads(keys: Tensor, values: Tensor, num_heads: int) -> KeysValues:
+    """A head of keys and values for each of `num_heads` query heads: neighbouring ones share one."""
+    group_size = num_heads // keys.shape[1]
+    if group_size == 1:
+        return keys, values
+    return keys.repeat_interleave(group_size, dim=1), values.repeat_interleave(group_size, dim=1)
 
 
 @cache

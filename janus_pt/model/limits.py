@@ -31,8 +31,12 @@ def model_problems(model: ModelConfig) -> Iterator[Problem]:
 
 def variant_problems(model: ModelConfig) -> Iterator[Problem]:
     """Values that a kind of layer needs others for."""
+    heads, key_value_heads = model.num_attention_heads, model.key_value_heads
+    if heads % key_value_heads:
+        reason = f"must divide model.num_attention_heads ({heads}), but is {key_value_heads}"
+        yield ("model", "num_key_value_heads"), f"{reason}: use a divisor of it"
     if model.positions == "rotary":
-        head_size = model.hidden_size // model.num_attention_heads
+        head_size = model.hidden_size // heads
         if head_size % 2:
             reason = f"heads of {head_size} elements cannot be rotated in pairs"
             advice = "make model.hidden_size / model.num_attention_heads even"

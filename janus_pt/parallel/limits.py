@@ -49,9 +49,10 @@ def _world_problems(parallel: ParallelConfig, world_size: int | None) -> Iterato
 def _split_problems(parallel: ParallelConfig, model: ModelConfig) -> Iterator[Problem]:
     """What cannot be split as evenly as megatron-core's layers and DeepSpeed's stages need it."""
     tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
-    for name in ("num_attention_heads", "ffn_hidden_size"):
+    for name in ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size"):
         size = getattr(model, name)
-        if size % tensor:
+        # By default there are as many heads of keys as of queries, which are checked.
+        if size is not None and size % tensor:
             reason = f"{tensor} does not divide model.{name} ({size}): use a divisor of it"
             yield ("parallel", "tensor_parallel_size"), reason
     for size in filter(None, (model.vocab_size, model.source_vocab_size)):
