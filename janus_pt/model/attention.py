@@ -43,7 +43,7 @@ FlexAttention's block mask; or the mask of a packed row."""
 class Attention(nn.Module):
     """Multi-head attention.
 
-    With sharded `layers` it holds this rank's heads only, of queries and of keys and values. Its inputs have gone through
+    With sharded `layers` it holds this rank's heads only. Its inputs have gone through
     `layers.copy_to_tp_region`.
     """
 
@@ -124,7 +124,7 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, `[batch, heads, queries, head_size]`.
 
-    Keys and values have as many heads, or fewer that divide them: query heads i · group … share head i.
+    Keys and values have as many heads as queries, or a divisor of that: neighbouring query heads share one.
 
     A block mask means FlexAttention, which has no dropout: `uses_block_masks` keeps the two apart.
     """
