@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
 from janus_pt.generate.modes import MODES, check_options
@@ -22,9 +25,11 @@ from janus_pt.model.norms import NORMS, make_norm
 from janus_pt.model.positions import POSITIONS, make_rotation
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.batch import Batch, collate
+from janus_pt.utils.errors import UserError
 from tests.support.examples import make_example_of
 from tests.support.models import as_source, random_sources, tiny_model
 from tests.support.plain_transformer import PlainTransformer
+from tests.support.runs import write_run_config
 
 BOS, MASK = 1, 4
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -323,3 +328,35 @@ def test_new_weights_of_every_kind() -> None:
     assert abs(float(ours["decoder.layers.0.gate_proj.weight"].detach().std()) - 0.2) < 0.05
     for name in ("embed_tokens.weight", "encoder.layers.2.fc1.weight"):
         assert torch.equal(ours[name], plain[name])
+
+
+# --- Bad values --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__num_key_value_heads": 3, "model__num_attention_heads": 4},
+            "model.num_key_value_heads: must divide model.num_attention_heads (4), but is 3",
+        ),
+        (
+            {"model__num_key_value_heads": 1, "parallel__tensor_parallel_size": 2},
+            "parallel.tensor_parallel_size: 2 does not divide model.num_key_value_heads (1)",
+        ),
+        (
+            {"model__positions": "rotary", "model__hidden_size": 30},
+            "model.positions: heads of 15 elements cannot be rotated in pairs",
+        ),
+        (
+            {"model__positions": "rotary", "model__embedding_projection": True},
+            "model.embedding_projection: joins the embeddings of tokens and positions",
+        ),
+        ({"model__norm": "rmsnorm"}, 'model.norm: must be "layer_norm" or "rms_norm"'),
+    ],
+)
+def test_values_that_do_not_fit_are_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_config(write_run_config(tmp_path, **changes))
