@@ -80,6 +80,8 @@ CMLM = ("cmlm", 16, tuple(range(3, 11)))
         (AR, {"pre_layer_norm": True, "activation": "relu"}),
         (AR, {"encoder_layers": 1, "decoder_layers": 3, "ffn_hidden_size": 40}),
         (AR, {"source_vocab_size": 30, "num_attention_heads": 4}),
+        (AR, {"feed_forward": "gated", "activation": "silu", "norm": "rms_norm"}),
+        (AR, {"num_attention_heads": 4, "num_key_value_heads": 2, "positions": "rotary"}),
         (CMLM, {"encoder_layers": 3}),
         (CMLM, {"causal_self_attention": True}),
         (CMLM, {"causal_self_attention": True, "decoder_layers": 1}),
