@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from janus_pt.utils.processes import end_with_parent
+
 TIMEOUT_S = 180
 
 
@@ -86,6 +88,8 @@ def free_port() -> int:
 
 
 def _work(rank: int, jobs: Any, answers: Any) -> None:
+    # A test process that is killed runs no cleanup: its ranks must notice by themselves.
+    end_with_parent()
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"
     )
