@@ -52,7 +52,9 @@ SMALLER: dict[str, str] = {
     "--config configs/summary_tiny.json": SMALL_RUN,
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
-    "claims.py": "--scale tiny --seeds 1 --set run.max_steps=2 --set run.eval_every=0",
+    "claims.py": "--scale tiny --seeds 1 --set run.max_steps=2 --set run.eval_every=0 "
+    "--set schedule.warmup_steps=1 --set model.max_positions=256",
+    "claims.py --scale small --data multi30k --output claims": "--system ar --system cmlm",
     "serve.py": "--port 0",
 }
 ELSEWHERE: dict[str, str] = {
