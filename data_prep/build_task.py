@@ -55,7 +55,7 @@ def write_pairs(
         source_path: "".join(source + "\n" for source, _ in pairs),
         target_path: "".join(target + "\n" for _, target in pairs),
     }
-    # Both are checked before one is written: files and corpus must stay those of one build.
+    # Both are checked before one is written: files and corpus must come from one build.
     if not overwrite and (output / split).exists():
         for path, content in contents.items():
             if path.exists() and path.read_text("utf-8") != content:
@@ -89,7 +89,7 @@ def build_split(
     folder = args.output / split
     manifest = build(request, folder, args.workers, overwrite=args.overwrite)
     dropped = len(examples.sources) - manifest.samples
-    print(f"{folder}: {manifest.samples:,} pairs; {dropped:,} were left out: too long, or no token")
+    print(f"{folder}: {manifest.samples:,} pairs; {dropped:,} were skipped: too long, or no token")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -55,7 +55,7 @@ def source_files() -> list[tuple[str, Path]]:
     paths = {}
     for root in roots:
         for folder, subfolders, files in os.walk(root):
-            # In place: this is how os.walk is told which folders to enter.
+            # In place: os.walk reads from it which folders to enter.
             subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
             for name in files:
                 if name.endswith(".py"):

@@ -134,9 +134,9 @@ def _shard_problems(check: ShardCheck, shard: Shard) -> Iterator[str]:
     if tar.stat().st_size != shard.bytes:
         yield f"has {tar.stat().st_size} bytes, the manifest says {shard.bytes}"
     if fingerprint(tar) != shard.sha256:
-        yield "its sha256 is not that of the manifest"
+        yield "its sha256 differs from the manifest's"
     if fingerprint(index_path) != shard.index_sha256:
-        yield f"the sha256 of {index_path.name} is not that of the manifest"
+        yield f"the sha256 of {index_path.name} differs from the manifest's"
     index = _npy_array(index_path.read_bytes())
     # Without the right shape nothing below can be compared.
     if index.dtype != np.int64 or index.shape != shape:

@@ -30,7 +30,7 @@ MAX_PAIR_TOKENS = 254
 def run(*command: str) -> None:
     """Print a command and run it; a failure ends the demo with the command's exit code."""
     print(f"\n$ {shlex.join(command)}", flush=True)
-    # The launchers' deepspeed is that of this environment, activated or not.
+    # The launchers' deepspeed is this environment's, activated or not.
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(command, env={**os.environ, "PATH": path})
     if done.returncode:

@@ -3,7 +3,7 @@
     python launchers/finetune.py --config configs/summary_tiny.json --set run.init_from=runs/pretrain/export
 
 The corpus is built from parallel files by data_prep/build_shards.py --source … --target …, with the model's own
-tokenizer. What `model` leaves out of the configuration is taken from the export. Several processes, resuming and
+tokenizer. Keys of `model` that the configuration omits are taken from the export. Several processes, resuming and
 --set work as in launchers/pretrain.py.
 """
 

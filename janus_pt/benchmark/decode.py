@@ -278,7 +278,7 @@ def print_profile(model: JanusModel, name: str, texts: list[str]) -> None:
     """Print the operators that take most of the time of a way at batch 1."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model.generate(texts, batch_size=1, **WAYS[name])
-    # Self time: an operator's share without that of the operators it calls.
+    # Self time: an operator's share without the operators it calls.
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     print(f"\n{name} at batch 1: share of the operators' time")

@@ -1,7 +1,7 @@
 """A step of ours and a plain one against length, vocabulary, masked share and size.
 
 The small shape with one thing changed at a time, and as many target tokens a step. Each axis takes
-less than a minute on two cores. With --json the points join those of other axes that the file has
+less than a minute on two cores. With --json the points join the other axes' that the file has
 already. --plot draws all of them, beside the time that the FLOPs of the same shapes would take at
 the speed of the small shape on that axis.
 """

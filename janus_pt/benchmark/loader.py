@@ -129,7 +129,7 @@ def count_scores(batch: Batch) -> tuple[int, int]:
     Counted for a device without block masks, which attends over samples side by side.
 
     Returns:
-        Scores between slots and source tokens of a sample, and all scores, with those of padding.
+        Scores between slots and source tokens of a sample, and all scores, padding's included.
     """
     slots, source = batch.slots, batch.source.layout
     # Only batches for devices with block masks have no such layout.

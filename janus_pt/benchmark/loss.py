@@ -1,7 +1,7 @@
 """The fused projection and losses beside the same losses computed from whole logits.
 
 Hidden states are random; forward and backward pass by turns, median of the repeats. Peak memory is
-that of a process that does only one of the two.
+measured in a process that does only one of the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A training step of ours beside a plain left-to-right step of the same shape.
 
 Both run in one process by turns, and the median of the repeats counts: forward and backward pass
-without the optimizer, on random tokens. Peak memory is that of a process that only takes our steps.
+without the optimizer, on random tokens. Peak memory is measured in a process that only takes our steps.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def export_mean(checkpoints: Sequence[Path], target: Path, tokenizers: Sequence[
     One parameter of each checkpoint is in memory at a time.
 
     Args:
-        tokenizers: as `save_export` takes them; default: those of the run's corpus.
+        tokenizers: as `save_export` takes them; default: the run's corpus has them.
 
     Returns:
         `target`.
@@ -120,7 +120,7 @@ def _check_same_model(checkpoints: Sequence[Path]) -> None:
     for checkpoint in checkpoints[1:]:
         if _model_identity(checkpoint) != first:
             raise UserError(
-                f"{checkpoint}: of another model than {checkpoints[0]}; average those of one run"
+                f"{checkpoint}: of another model than {checkpoints[0]}; average checkpoints of one run"
             )
 
 

@@ -128,7 +128,7 @@ def seal(folder: Path) -> None:
 
 
 def prune(folder: Path, keep_last: int, best: Sequence[int]) -> None:
-    """Remove all checkpoints but the last `keep_last` whole ones and those of the steps `best`."""
+    """Remove all checkpoints but the last `keep_last` whole ones and the steps `best`."""
     steps = steps_in(folder)
     # By the existence of the list alone: hashes would take minutes after every save.
     complete = [step for step in steps if (folder / f"step_{step}" / FILES).is_file()]

@@ -1,7 +1,7 @@
 """Checkpoints that any layout can load: DeepSpeed's universal format, a folder for each parameter.
 
 DeepSpeed's converter takes the shards of all ranks apart and puts each parameter together, with its
-two moments; the names are then made those of the unsharded model. Loading is ours: every rank cuts
+two moments; the names are then changed to the unsharded model's. Loading is ours: every rank cuts
 its part out of the whole, for any ZeRO stage. (DeepSpeed's loader fails for stage 3 with tensor
 parallelism, and cannot change between a plain engine and a pipeline.)
 """
@@ -49,7 +49,7 @@ STAGE_PREFIX = re.compile(r"(\d+\.)?model\.")
 def info(model: JanusTransformer, table_stage: int) -> dict[str, Any]:
     """What DeepSpeed's converter must know of shards, for `client_state`.
 
-    Several pipeline stages may hold the token table: the converter takes that of `table_stage`, where
+    Several pipeline stages may hold the token table: the converter takes it from `table_stage`, where
     by itself it would look on the first stage only.
     """
     return {
@@ -92,7 +92,7 @@ def write(checkpoint: Path, target: Path, layout: Layout, workers: int = 1) -> N
         num_extract_workers=workers,
         num_merge_workers=workers,
         keep_temp_folder=False,
-        # Strict, it refuses patterns that match no parameter, as those of adapters often do.
+        # Strict, it refuses patterns that match no parameter, as patterns of adapters often do.
         strict=False,
         inject_missing_state=False,
     )

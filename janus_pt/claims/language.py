@@ -21,7 +21,7 @@ WORDS_SEED = 0
 
 def made_up_pairs(count: int, seed: int) -> list[tuple[str, str]]:
     """Sources and targets, one or two clauses each; a pure function of `seed`."""
-    # The words are those of all seeds: only the sentences differ.
+    # All seeds share the words: only the sentences differ.
     word_rng = np.random.default_rng(WORDS_SEED)
     source_words = _make_words(word_rng, NOUNS + ADJECTIVES + VERBS)
     target_words = _make_words(word_rng, NOUNS + ADJECTIVES + VERBS)

@@ -49,7 +49,7 @@ SCALES: Mapping[str, Scale] = {
 DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
 
 SYSTEM_NAME = re.compile(r"[\w.-]*[^\W_][\w.-]*")
-"""A name is that of a folder, too."""
+"""A name names a folder, too."""
 
 
 def last_value(key: str, changes: Sequence[str]) -> str | None:
@@ -81,9 +81,9 @@ class System:
 
 
 def origin_of(systems: Sequence[System], common: Sequence[str]) -> str | None:
-    """The export that trainings start from: the first system's that has one, else that of all.
+    """The export that trainings start from: the first system's that has one, else the common one.
 
-    Its shape and tokenizer are those of every system, so that they can be compared.
+    Every system has its shape and tokenizer, so that they can be compared.
 
     Args:
         common: changes for all systems, `KEY=VALUE` each.

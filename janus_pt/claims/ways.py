@@ -34,7 +34,7 @@ COUNTERPART = {"rerank": "AR beam 5", "speculative": GREEDY}
 
 
 def ways_of(objective: str) -> Ways:
-    """The ways to decode an objective's models: those of the modes in its row."""
+    """The ways to decode an objective's models: the ways of the modes in its row."""
     row = OBJECTIVES[objective]
     ways = {}
     for mode in row.modes:

@@ -41,7 +41,7 @@ def reference() -> str:
 
 
 def _section(path: str, section: type[Section]) -> Iterator[str]:
-    """The heading and table of one section, then those of the sections inside it."""
+    """The heading and table of one section, then of the sections inside it."""
     if path:
         yield f"## `{path}`\n"
         yield inspect.cleandoc(section.__doc__ or "") + "\n"

@@ -101,7 +101,7 @@ class ModelConfig(Section):
 
     @property
     def common_vocab_size(self) -> int:
-        """Ids below it are tokens in source and target alike."""
+        """Ids below it are tokens in both source and target."""
         return min(self.vocab_size, self.source_vocab_size or self.vocab_size)
 
 
@@ -219,7 +219,7 @@ class OptimizerConfig(Section):
 
 
 class AdapterConfig(Section):
-    """Small trained parts on a frozen model. Names and meanings are those of the library peft where it has them."""
+    """Small trained parts on a frozen model. Names and meanings follow the library peft where it has them."""
 
     kind: Literal["lora", "bottleneck"] = "lora"
     """`lora`: low-rank matrices beside the linear layers (Hu et al. 2022); `bottleneck`: two small layers behind a
@@ -316,7 +316,7 @@ class ValidationConfig(Section):
     mode: str = "ar"
     """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
     options: dict[str, Any] = {}
-    """Of the mode, over those of the task's row (docs/guides/decoding.md)."""
+    """Options of the mode; they override the task's row (docs/guides/decoding.md)."""
     metric: str
     """The value that says which validation is the best: `bleu`, `rougeL`, ..."""
     sentences: Positive | None = None
@@ -347,7 +347,7 @@ class RunConfig(Section):
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
     max_left_out: Positive = 10
-    """Steps in a row without a finite gradient, each left out, after which the run saves and stops."""
+    """Steps in a row without a finite gradient, each skipped, after which the run saves and stops."""
     peer_timeout: Annotated[float, Field(ge=1)] = 600.0
     """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
     init_from: str | None = None

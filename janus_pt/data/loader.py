@@ -137,7 +137,7 @@ class TrainLoader(Generic[Example, Batch]):
         """Continue from a state, in iterators made from now on. Seeks; nothing is read again.
 
         Raises:
-            UserError: the corpora or a setting that decides the global sequence are not those of the state.
+            UserError: the corpora or a setting that decides the global sequence differ from the state's.
         """
         changed = []
         for key, value in self._settings.items():

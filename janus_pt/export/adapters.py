@@ -125,7 +125,7 @@ def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> di
     # By the header: a file of another model must not be read into memory first.
     if stored_shapes(path) != expected:
         raise UserError(
-            f"{path}: its tensors are not those of the adapters in {ADAPTER_CONFIG}; copy both again"
+            f"{path}: its tensors do not fit the adapters in {ADAPTER_CONFIG}; copy both again"
         )
     if file_hash(path) != config.adapter_sha256:
         raise UserError(

@@ -56,7 +56,7 @@ def stored_shapes(path: Path) -> Shapes:
 
 
 def check_shapes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
-    """Raise `UserError` unless `shapes` are exactly those of `config`'s model.
+    """Raise `UserError` unless `shapes` are exactly the shapes of `config`'s model.
 
     Args:
         origin: names the weights in the message.
@@ -69,7 +69,7 @@ def check_shapes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
     if wrong:
         name = wrong[0]
         raise UserError(
-            f"{origin}: {len(wrong)} tensors are not those of the model in the config; "
+            f"{origin}: {len(wrong)} tensors do not fit the model in the config; "
             f"{name} is {shapes.get(name, 'missing')}, should be {expected.get(name, 'absent')}"
         )
 

@@ -131,7 +131,7 @@ def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: Mode
         write_tensors(path, items, full_shapes(config))
     except ValueError as error:
         raise UserError(
-            f"the weights to export: tensors are not those of the model in the config: {error}"
+            f"the weights to export: tensors do not fit the model in the config: {error}"
         ) from None
 
 

@@ -58,7 +58,7 @@ def write_merged(
     run: RunConfig,
     tokenizers: Sequence[Path],
 ) -> None:
-    """Write the whole model with the LoRA weights of a run added to those of `run.init_from`."""
+    """Write the whole model with the LoRA weights of a run added to the weights of `run.init_from`."""
     assert run.init_from is not None
     base = load_export(run.init_from)
     # In the type of the export, as adapters loaded from their folder are merged.

@@ -49,7 +49,7 @@ class AutoregressiveOptions(DecodingOptions):
     @model_validator(mode="after")
     def _fit_together(self) -> AutoregressiveOptions:
         if self.do_sample and self.num_beams > 1:
-            raise ValueError("num_beams: sampling has no beams; leave out num_beams or do_sample")
+            raise ValueError("num_beams: sampling has no beams; remove num_beams or do_sample")
         sampling_options = {"temperature", "top_k", "top_p", "seed"} & self.model_fields_set
         if sampling_options and not self.do_sample:
             # The first by name, so that the message does not depend on the order of a set.

@@ -1,4 +1,4 @@
-"""What decoding keeps: the sources' keys and values, and those of the tokens written so far."""
+"""What decoding keeps: the sources' keys and values, and the keys and values of the tokens written so far."""
 
 from __future__ import annotations
 

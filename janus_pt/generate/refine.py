@@ -31,7 +31,7 @@ class Draft:
     Attributes:
         tokens: `[rows, length + 2]`: bos, tokens and masks, eos, padding.
         lengths: `[rows]`, without bos and eos.
-        masked: the tokens that are to be written, boolean, as `tokens`.
+        masked: the tokens that must be written, boolean, as `tokens`.
     """
 
     tokens: Tensor
@@ -45,7 +45,7 @@ class Refined:
 
     Attributes:
         tokens: `[rows, length]`, without bos; eos and padding follow the last token.
-        scores: log-probability of each token, same shape; 0 where nothing was to be written.
+        scores: log-probability of each token, same shape; 0 where nothing is written.
         passes: `[rows]`: decoder passes.
     """
 

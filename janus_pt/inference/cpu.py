@@ -70,7 +70,7 @@ def quantize_int8(model: JanusTransformer) -> None:
     """Replace all linear layers by torch's dynamically quantised ones.
 
     Weights are int8, inputs are quantised on the way. The output projection becomes a layer of its
-    own; the embedding it was tied to stays as it is. An input's scale is that of its whole batch, so
+    own; the embedding it was tied to stays as it is. All inputs of a batch share a scale, so
     outputs may differ a little with the other inputs of the batch.
 
     Raises:
@@ -79,7 +79,7 @@ def quantize_int8(model: JanusTransformer) -> None:
     weight = model.embed_tokens.get_parameter("weight")
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise UserError(
-            'quantize: "int8" is for float32 on a CPU; leave out dtype and device, or quantize'
+            'quantize: "int8" is for float32 on a CPU; remove dtype and device, or quantize'
         )
     model.output_projection = _output_projection(model)
     quantize_linear_layers(model)

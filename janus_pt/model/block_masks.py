@@ -78,7 +78,7 @@ def source_block_mask(query_samples: Tensor, key_samples: Tensor, num_samples: i
 def _ranks_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Whether some query of a block may see some key of another by its rank, and whether all see all.
 
-    Both `[query blocks, key blocks]`; segments are not looked at. The two intervals are those of
+    Both `[query blocks, key blocks]`; segments are not looked at. The two intervals are as in
     `packing.slots.visible`: [0, until) and [start, stop).
     """
     low, high = _extremes(queries)

@@ -63,7 +63,7 @@ class AllReduces:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one layer, or a part of it, costs. Costs of parts add up to that of the whole.
+    """What one layer, or a part of it, costs. Costs of parts add up to the cost of the whole.
 
     multiply_adds: of the forward pass; the backward pass has twice as many.
     kept: activations that autograd keeps for the backward pass, in the model's precision.

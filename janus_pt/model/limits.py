@@ -163,7 +163,7 @@ def _lone_bias(frozen: set[str], model: JanusTransformer) -> str | None:
     for layer, module in linear_layers(model).items():
         bias = f"{layer}.bias"
         if is_column(module) and bias not in frozen and f"{layer}.weight" in frozen:
-            return f"megatron-core makes no gradient for {bias} if the weight beside it is frozen: treat both alike"
+            return f"megatron-core makes no gradient for {bias} if the weight beside it is frozen: treat both the same"
     return None
 
 

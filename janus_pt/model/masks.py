@@ -142,7 +142,7 @@ class DecoderMasks:
 def make_encoder_masks(
     config: ModelConfig, source: Source, dtype: torch.dtype, block_masks: bool
 ) -> EncoderMasks:
-    """Source tokens read those of their own sample; `block_masks` and `dtype` as in `DecoderMasks`."""
+    """Source tokens read the source tokens of their own sample; `block_masks` and `dtype` as in `DecoderMasks`."""
     rotation = make_rotation(config, source.positions, dtype)
     if source.layout is None:
         # One sample a row, as in decoding: only padding is hidden.

@@ -56,7 +56,7 @@ def diagonal_slots(last: int, streams: int, model: ModelConfig) -> tuple[SlotArr
 
     A *diagonal* d holds the slots that read the true tokens 0 … d and no more: number i of it, of
     stream i, predicts token d + i and also reads the slots before it on its diagonal, which stand
-    for the tokens hidden in between. All slots are keys; those of diagonal d have the ranks from
+    for the tokens hidden in between. All slots are keys; slots of diagonal d have the ranks from
     MASK_RANK + d · streams on."""
     assert MASK_RANK + last * streams < NEVER
     # Near the end of the target a diagonal has fewer slots: there is nothing left to predict.

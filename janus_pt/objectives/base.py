@@ -60,7 +60,7 @@ class Objective:
     """A layout of slots, and a weighted sum of loss terms over them."""
 
     terms: Callable[[ObjectiveConfig], Terms]
-    """The terms over slots. Those of weight 0 are reported but not trained on."""
+    """The terms over slots. A term of weight 0 is reported but not trained on."""
     example: Callable[[MaskedPair, ModelConfig, ObjectiveConfig], Example]
     """The slots of a pair, and what they predict; `predict` in the order of `terms.streams`."""
     expected_slots: Callable[[int, float, ModelConfig, ObjectiveConfig], SlotCounts]

@@ -34,7 +34,7 @@ SHARE = 0.3
 UNWRITTEN = -1
 """Token of a slot that `correct` has not filled yet."""
 INNER = 1
-"""Rank of the second half's slots but those of bos and eos, whose rank is 0."""
+"""Rank of the second half's slots; bos and eos have rank 0."""
 CHUNK_ELEMENTS = 1 << 22
 """Logits computed at once."""
 

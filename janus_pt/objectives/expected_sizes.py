@@ -1,4 +1,4 @@
-"""How large a batch is to be expected: the means of what `noise.py` and the objectives make, as
+"""The expected size of a batch: the means of what `noise.py` and the objectives make, as
 formulas."""
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class _Part:
         return _Part(streams, pairs, weight, laplacian, vocab, terms.label_smoothing)
 
     def weighted(self, x: Tensor) -> Tensor:
-        """`x [rows, streams, hidden]` with the factor that `losses` leaves out of its gradient."""
+        """`x [rows, streams, hidden]` with the factor that `losses` does not put in its gradient."""
         return x if self.pairs else x * self.weight.to(x.dtype)[:, None]
 
     def losses(

@@ -27,7 +27,7 @@ class ObjectiveLoss:
 
     @property
     def terms(self) -> Terms:
-        """The terms over slots; with R-Drop those of both draws, and the divergences between them."""
+        """The terms over slots; with R-Drop the terms of both draws, and the divergences between them."""
         terms = OBJECTIVES[self.objective.name].terms(self.objective)
         return terms if self.objective.draws == 1 else both_draws(terms)
 

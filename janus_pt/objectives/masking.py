@@ -43,7 +43,7 @@ def uniform_mask(rng: Generator, length: int) -> IntArray:
 
 
 def full_mask(length: int) -> IntArray:
-    """All positions of a target of `length` tokens but those of bos and eos."""
+    """All positions of a target of `length` tokens but bos and eos."""
     return np.arange(1, length - 1)
 
 

@@ -20,7 +20,7 @@ def both_draws(terms: Terms) -> Terms:
 
 
 def weights_of_both_draws(weights: Sequence[float], num_streams: int, alpha: float) -> list[float]:
-    """Weights in the order of `both_draws`' names, the length's last, from those of one draw in the
+    """Weights in the order of `both_draws`' names, the length's last, from the weights of one draw in the
     same order.
 
     A term of one draw counts half, so that the two give their mean. The divergence between the

@@ -112,7 +112,7 @@ def _target_order(examples: Sequence[Example], suffix_streams: Collection[str]) 
     """The order of all examples' targets in which every stream predicts a prefix or a suffix of
     them.
 
-    Targets of the most prefixes come first, those of the most suffixes last; the sort is stable.
+    Targets of the most prefixes come first, targets of the most suffixes last; the sort is stable.
     """
     rank = []
     for example in examples:

@@ -4,7 +4,7 @@ A *slot* is one place in the decoder's input. All streams of all objectives are 
 sequence; what a slot may read is decided by a few small integers, never by a stored matrix.
 
 Content slots come first in the sequence and are the only keys and values; query slots follow and
-only read. All samples of a batch share one sequence, source and slots alike.
+only read. All samples of a batch share one sequence, both source and slots.
 
 field     meaning
 --------  ----------------------------------------------------------------------------------------------------

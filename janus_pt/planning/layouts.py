@@ -1,6 +1,6 @@
 """The layouts of a configuration on a cluster, the fastest first, by formula.
 
-Nothing is measured. Memory is that of `planning/memory.py`, bytes those of `planning/traffic.py`; the speeds of a GPU
+Nothing is measured. Memory comes from `planning/memory.py`, bytes from `planning/traffic.py`; the speeds of a GPU
 and its links are assumed (`Cluster`). Nothing is taken to overlap. A step of M micro-batches a rank in S stages is
 
     (M + S - 1) · the slowest stage's micro-batch  +  the exchange of gradients and weights

@@ -53,7 +53,7 @@ class StateBytes:
 class StageMemory:
     """Bytes of one rank of a pipeline stage that holds `layers`, numbered as in `layer_numbers`.
 
-    `activations` are those of all micro-batches in flight at their peak, `losses` what the head adds to them.
+    `activations` belong to all micro-batches in flight at their peak, `losses` what the head adds to them.
     `peak` is less than the sum where gradients and activations do not exist at the same time; `host` is what offload
     puts in the host's memory, and no part of it.
     """

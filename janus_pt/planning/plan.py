@@ -138,7 +138,7 @@ def memory_table(model: ModelConfig, stages: Sequence[StageMemory]) -> str:
 
 def traffic_table(stages: Sequence[Sequence[Traffic]]) -> str:
     """What a rank of each stage sends in a step, a line each, by axis and purpose, in GB or, if it is little, in MB."""
-    # A dict has its keys in the order of their first use, which is that of the axes.
+    # A dict has its keys in the order of their first use, which is the axes' order.
     columns: dict[str, None] = {}
     sent_by_stage = []
     for stage in stages:
@@ -169,7 +169,7 @@ def describe_layers(model: ModelConfig, layers: range) -> str:
 
 
 def _numbered(stack: str, layers: range, start: int, stop: int) -> list[str]:
-    """Those of `layers` in a stack's `[start, stop)`, counted from 1; an empty list if there is none."""
+    """The `layers` in a stack's `[start, stop)`, counted from 1; an empty list if there is none."""
     first = max(layers.start, start) - start + 1
     last = min(layers.stop, stop) - start
     if first > last:

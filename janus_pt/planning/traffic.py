@@ -115,7 +115,7 @@ def _data_traffic(
 
     stage = config.parallel.zero_stage
     if stage < 3:
-        # ZeRO-2 keeps no whole gradients: it reduces those of every micro-batch.
+        # ZeRO-2 keeps no whole gradients: it reduces the gradients of every micro-batch.
         times = micro_batches if stage == 2 else 1
         yield Traffic("data", "gradients", "all-reduce", ranks, times * gradients, times * buckets)
         if stage > 0:

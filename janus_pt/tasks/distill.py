@@ -40,7 +40,7 @@ class DistillationRequest:
     Attributes:
         model: folder of the teacher's export.
         source: text file, one source a line.
-        options: options of `JanusModel.generate` with its mode, without those of batching.
+        options: options of `JanusModel.generate` with its mode, without the options of batching.
         n_best: outputs kept for each source.
         dtype: type of the teacher's weights; None: as they are stored.
         portion: lines of a portion.

@@ -16,7 +16,7 @@ def validation_problems(sections: Sections) -> Iterator[Problem]:
     if validation is None:
         return
     if sections.data and not sections.data.valid:
-        yield ("validation",), "comes with that of the loss: set data.valid, too"
+        yield ("validation",), "needs the validation of the loss: set data.valid, too"
     if parallel:
         yield from _layout_problems(parallel)
     yield from _task_problems(validation)

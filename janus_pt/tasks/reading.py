@@ -107,14 +107,14 @@ def _has_file(folder: Path, name: str) -> bool:
 
 
 def _read_column(name: str, path: Path) -> list[Example]:
-    """The fields that a file gives: those of its objects, or one called `name`."""
+    """The fields that a file gives: the fields of its objects, or one called `name`."""
     if path.suffix == ".jsonl":
         return read_objects(path)
     return [{name: line} for line in read_lines(path)]
 
 
 def _file_behind(template: str, paths: dict[str, Path]) -> Path:
-    """The file that is named where a template cannot be filled: that of its first field, if known.
+    """The file that is named where a template cannot be filled: its first field's, if known.
 
     A JSON file is not called after a field; where no file is, the first is named.
     """

@@ -47,7 +47,7 @@ def replay(config: Config, dump: Path) -> None:
             _print_numbers(f"micro-batch {number}", _numbers(run, evaluate(run.engine, [batch])))
         result = train_step(run.engine, batches, step, config.run.seed)
         _print_numbers(f"step {step}", _numbers(run, result))
-        _print_numbers("the update was", {"left out": float(was_skipped(run.engine))})
+        _print_numbers("the update was", {"skipped": float(was_skipped(run.engine))})
     finally:
         heartbeat.stop()
         groups.shutdown()

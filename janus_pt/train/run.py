@@ -49,7 +49,7 @@ def prepare(
     data, model, parallel = config.data, config.model, config.parallel
     folder = Path(config.run.output_dir)
 
-    # Ranks must have started alike before anything else: they divide into groups by their own
+    # Ranks must have started with the same files before anything else: they divide into groups by their own
     # configuration, and groups that do not match hang.
     device = groups.initialize(
         parallel.tensor_parallel_size,

@@ -45,7 +45,7 @@ def run_command(
     """Run the subcommand that the command line names first.
 
     Args:
-        argv: arguments without the program's name; default: those of this process.
+        argv: arguments without the program's name; default: this process's.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     named = arguments[0] if arguments else ""

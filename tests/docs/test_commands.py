@@ -52,9 +52,6 @@ SMALLER: dict[str, str] = {
     "--config configs/summary_tiny.json": SMALL_RUN,
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
-    "claims.py": "--scale tiny --seeds 1 --set run.max_steps=2 --set run.eval_every=0 "
-    "--set schedule.warmup_steps=1 --set model.max_positions=256",
-    "claims.py --scale small --data multi30k --output claims": "--system ar --system cmlm",
     "serve.py": "--port 0",
 }
 ELSEWHERE: dict[str, str] = {
@@ -64,6 +61,7 @@ ELSEWHERE: dict[str, str] = {
     "sbatch ": "needs Slurm; test_the_slurm_script_is_a_shell_script",
     "deepspeed --hostfile": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
     "torchrun --nnodes=2": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
+    "launchers/claims.py": "minutes of training; tests/claims runs it from end to end",
     "curl ": "test_the_server_answers_as_the_guide_asks",
     "launchers/benchmark.py": "minutes of measuring; tests/benchmark",
 }

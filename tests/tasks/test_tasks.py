@@ -310,7 +310,7 @@ def test_a_corpus_for_each_split(
         )
         == 0
     )
-    assert "3 pairs; 1 were left out" in capfd.readouterr().out
+    assert "3 pairs; 1 were skipped" in capfd.readouterr().out
     assert read_manifest(corpora / "dev").samples == 3 and read_manifest(
         corpora / "train"
     ).fields == (

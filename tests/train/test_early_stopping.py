@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no corpus": (
         {"data__valid": None, "run__eval_every": 0},
-        "validation: comes with that of the loss",
+        "validation: needs the validation of the loss",
     ),
     "pipeline": (
         {"parallel__pipeline_parallel_size": 2},

@@ -46,7 +46,7 @@ class Reporter:
         write_atomically(run.folder / "config.json", config_json)
         self.metrics = MetricsFile(run.folder / "metrics.jsonl")
         # Before the tracker starts, which sends what the file has. A new run drops all records of
-        # an older one, also that of the validation before the first step.
+        # an older one, also the validation before the first step.
         self.metrics.truncate_after(run.step if run.step > 0 else -1)
         self.progress = ProgressLine(config.run.max_steps, run.step)
         self.tracker: Tracker | None = None

@@ -102,7 +102,7 @@ class Heartbeat:
         return Sign(number, int(step), doing)
 
     def _watch(self) -> None:
-        """Give signs of life, and look for those of others.
+        """Give signs of life, and look for the other ranks' signs.
 
         The first rank looks for everybody's, the others for the first one's alone: the store is
         asked by each rank for one value a beat, not for as many as there are ranks.
