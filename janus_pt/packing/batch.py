@@ -25,9 +25,13 @@ from janus_pt.packing.slots import (
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device. `predict[stream]` indexes the slots, counted from the first that
-    predicts; its rows are a prefix of `targets`'. Between processes and devices it moves as one
-    block of memory."""
+    """Samples on a device; between processes and devices they move as one block of memory.
+
+    targets: the predicted tokens `[rows]` of all samples.
+    predict: for each stream its predicting slots, counted from the first slot that predicts; they
+        predict a prefix of `targets`, or a suffix for the objective's `suffix_streams`.
+    lengths: target tokens of each sample, with bos and eos.
+    """
 
     source: Source
     slots: Slots
@@ -37,11 +41,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; the copy is asynchronous from pinned memory."""
-        return (
-            self
-            if self.targets.device == device
-            else self._moved(lambda block: block.to(device, non_blocking=True))
-        )
+        if self.targets.device == device:
+            return self
+        return self._moved(lambda block: block.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
@@ -53,12 +55,12 @@ class Batch:
         return moved
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unfold, as_buffer(
-            (self.source, self.slots, self.targets, self.predict, self.lengths)
-        )
+        # The fields and not the batch itself, which would be pickled by this very method again.
+        fields = (self.source, self.slots, self.targets, self.predict, self.lengths)
+        return _unpack_batch, as_buffer(fields)
 
 
-def _unfold(block: Tensor, layout: Any) -> Batch:
+def _unpack_batch(block: Tensor, layout: Any) -> Batch:
     return Batch(*unpack_tensors(block, layout))
 
 
@@ -77,18 +79,19 @@ def collate(
     drawn = [*examples] * draws
     layout = pack_row(drawn)
     table = np.tile(PADDING, (layout.width, 1))
-    for sample, (example, columns) in enumerate(zip(drawn, layout.columns, strict=True)):
-        table[columns] = np.concatenate((example.content, example.query))
+    for sample, (example, positions) in enumerate(zip(drawn, layout.positions, strict=True)):
+        table[positions] = np.concatenate((example.content, example.query))
         # Segments are counted through the row: two a sample.
-        table[columns, SEGMENT] += 2 * sample
+        table[positions, SEGMENT] += 2 * sample
     targets = np.concatenate([example.targets for example in examples])
     order = _target_order(examples, suffix_streams)
     predict = {}
     for draw in range(draws):
-        columns_of_draw = layout.columns[draw * len(examples) : (draw + 1) * len(examples)]
+        first = draw * len(examples)
+        positions_of_draw = layout.positions[first : first + len(examples)]
         for stream in examples[0].predict:
             is_suffix = stream in suffix_streams
-            slots = _predicting_slots(examples, columns_of_draw, stream, is_suffix)[order]
+            slots = _predicting_slots(examples, positions_of_draw, stream, is_suffix)[order]
             rows = _present_rows(slots, stream, is_suffix) - layout.first_predicting
             predict[second_draw(stream) if draw else stream] = torch.from_numpy(rows)
     batch = Batch(
@@ -128,12 +131,12 @@ def _target_order(examples: Sequence[Example], suffix_streams: Collection[str]) 
 
 
 def _predicting_slots(
-    examples: Sequence[Example], columns: Sequence[IntArray], stream: str, is_suffix: bool
+    examples: Sequence[Example], positions: Sequence[IntArray], stream: str, is_suffix: bool
 ) -> IntArray:
     """The slot of the row that predicts each target in the stream, -1 where none does; `[targets]`."""
     parts = []
-    for example, own_columns in zip(examples, columns, strict=True):
-        slots = own_columns[example.predict[stream]]
+    for example, own_positions in zip(examples, positions, strict=True):
+        slots = own_positions[example.predict[stream]]
         part = np.full(len(example.targets), -1, dtype=np.int64)
         start = len(part) - len(slots) if is_suffix else 0
         part[start : start + len(slots)] = slots

@@ -1,4 +1,4 @@
-"""The places of a packed row, sample by sample."""
+"""From a packed row to samples side by side, as attention reads them without block masks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch import Tensor
 from janus_pt.packing.example import IntArray
 
 ROW_STEP, PADDED_STEP = 32, 8
-"""Lengths of the parts of a row, and widths of grids, are multiples of these."""
+"""Lengths of a row's sections, and widths of padded layouts, are multiples of these."""
 
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """How attention is computed where there are no block masks: every sample beside the others.
+    """Where each element of a packed row stands when the samples stand side by side.
 
-    Each of `indices` is `[samples, longest]` and holds the row indices of each sample's slots, then
-    -1. Every slot of the row that is not `padding` is in one of them; `inverse_indices [row]` says
-    where, counted through all of them one after another."""
+    indices: for each part of the row (one, or one for each side of the samples) the row indices
+        `[samples, longest]` of its elements, sample by sample, then -1.
+    inverse_indices: `[row]`, the place of each element in all parts, counted through one after
+        another.
+    padding: the row indices that belong to no sample.
+    """
 
     indices: tuple[Tensor, ...]
     inverse_indices: Tensor
@@ -30,36 +33,40 @@ class PaddedLayout:
 def make_padded_layout(
     samples: IntArray, groups: IntArray, num_samples: int, num_groups: int
 ) -> PaddedLayout:
-    """A grid for each group; `samples` and `groups` `[row]` say what each place belongs to, sample
-    -1 is padding.
+    """One part for each group; `samples` and `groups` `[row]` tell of each element which are its own.
 
-    A sample's places keep their order.
+    Sample -1 is padding. The elements of a sample keep their order.
     """
-    grids, inverse, offset = [], np.zeros(len(samples), dtype=np.int64), 0
+    parts = []
+    inverse = np.zeros(len(samples), dtype=np.int64)
+    # Elements of the parts before this one.
+    offset = 0
     for group in range(num_groups):
-        here = np.flatnonzero((groups == group) & (samples >= 0))
-        here = here[stable_argsort(samples[here], num_samples)]
-        row = samples[here]
-        sizes = np.bincount(row, minlength=num_samples)
-        column = np.arange(len(here)) - (np.cumsum(sizes) - sizes)[row]
-        grid = np.full((num_samples, round_up(sizes.max(), PADDED_STEP)), -1, dtype=np.int64)
-        place = row * grid.shape[1] + column
-        grid.reshape(-1)[place] = here
-        inverse[here] = offset + place
-        offset += grid.size
-        grids.append(torch.from_numpy(grid))
-    return PaddedLayout(
-        tuple(grids), torch.from_numpy(inverse), torch.from_numpy(np.flatnonzero(samples < 0))
-    )
+        members = np.flatnonzero((groups == group) & (samples >= 0))
+        # A sample's elements may be spread over the row; the sort is stable and keeps their order.
+        members = members[stable_argsort(samples[members], num_samples)]
+        sample = samples[members]
+        sizes = np.bincount(sample, minlength=num_samples)
+        width = round_up(sizes.max(), PADDED_STEP)
+        first_of_sample = np.cumsum(sizes) - sizes
+        column = np.arange(len(members)) - first_of_sample[sample]
+        position = sample * width + column
+        part = np.full(num_samples * width, -1, dtype=np.int64)
+        part[position] = members
+        inverse[members] = offset + position
+        offset += part.size
+        parts.append(torch.from_numpy(part.reshape(num_samples, width)))
+    padding = np.flatnonzero(samples < 0)
+    return PaddedLayout(tuple(parts), torch.from_numpy(inverse), torch.from_numpy(padding))
 
 
 def stable_argsort(keys: IntArray, count: int) -> IntArray:
-    """What sorts keys below `count` and keeps the order of equal ones; a radix sort as long as they
-    fit 16 bits."""
-    return np.argsort(keys.astype(np.min_scalar_type(count)), kind="stable")
+    """The indices that sort keys below `count`; equal keys keep their order."""
+    # numpy sorts integers of up to 16 bits by radix, several times faster than longer ones.
+    narrow = keys.astype(np.min_scalar_type(count))
+    return np.argsort(narrow, kind="stable")
 
 
 def round_up(size: int, step: int) -> int:
-    """The next multiple of `step`: sizes that come again let kernels be used again, and some are
-    made anew for each."""
+    """The next multiple of `step`. The fewer sizes there are, the fewer kernels are compiled for them."""
     return -(-size // step) * step

@@ -1,9 +1,10 @@
 """Where the slots of a batch's examples stand in its one row.
 
 Contents come first, as only they are keys, and slots that predict come last, as only they are
-computed in the last layer. Inside of these stretches a side of a sample is one run of slots, so
-that most blocks of the mask are empty. Each stretch ends with a little padding, up to a multiple of
-`ROW_STEP`."""
+computed in the last layer. Inside each of these sections, the slots of one side of a sample stand
+together, so that most blocks of the mask are empty. Each section ends with a little padding, up to a
+multiple of `ROW_STEP`.
+"""
 
 from __future__ import annotations
 
@@ -16,43 +17,62 @@ from janus_pt.packing.example import Example, IntArray
 from janus_pt.packing.padded import ROW_STEP, round_up, stable_argsort
 from janus_pt.packing.slots import SEGMENT
 
-NOT_PREDICTING, PREDICTING, QUERY, STRETCHES = range(4)
+CONTENT, PREDICTING_CONTENT, QUERY = 0, 1, 2
+"""The sections of a row, in their order."""
+NUM_SECTIONS = 3
+NUM_SIDES = 2
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """`columns[example]` holds the place in the row of each of its contents and queries; see
-    `Slots` for the rest."""
+    """The row of some examples; see `Slots` for `num_content` and `first_predicting`.
 
-    columns: list[IntArray]
+    positions: for each example where its contents, then its queries stand.
+    width: slots of the row, with padding.
+    """
+
+    positions: list[IntArray]
     width: int
     num_content: int
     first_predicting: int
 
 
 def pack_row(examples: Sequence[Example]) -> RowLayout:
-    """Lay out the examples; all their queries predict."""
-    sides = [np.concatenate((e.content[:, SEGMENT], e.query[:, SEGMENT])) & 1 for e in examples]
-    sizes = [len(side) for side in sides]
-    stretch = np.concatenate([_stretches(example) for example in examples])
-    runs = (2 * stretch + np.concatenate(sides)) * len(sizes) + np.repeat(
-        np.arange(len(sizes)), sizes
+    """Lay out the examples. All their queries predict."""
+    sizes = [len(example.content) + len(example.query) for example in examples]
+    sample = np.repeat(np.arange(len(examples)), sizes)
+    side = np.concatenate([_sides(example) for example in examples])
+    section = np.concatenate([_sections(example) for example in examples])
+    # One sort key a slot: section of the row, then side, then sample. The sort is stable: slots of
+    # a sample keep their order.
+    key = (section * NUM_SIDES + side) * len(examples) + sample
+    order = stable_argsort(key, NUM_SECTIONS * NUM_SIDES * len(examples))
+    # Sections begin at multiples of ROW_STEP; the padding before a section shifts its slots.
+    section_sizes = np.bincount(section, minlength=NUM_SECTIONS)
+    padded_sizes = [round_up(size, ROW_STEP) for size in section_sizes]
+    padded_start = np.cumsum([0, *padded_sizes])
+    shift = padded_start[:-1] - (np.cumsum(section_sizes) - section_sizes)
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order)) + shift[section[order]]
+    return RowLayout(
+        positions=np.split(position, np.cumsum(sizes)[:-1]),
+        width=int(padded_start[-1]),
+        num_content=int(padded_start[QUERY]),
+        first_predicting=int(padded_start[PREDICTING_CONTENT]),
     )
-    order = stable_argsort(runs, 2 * STRETCHES * len(sizes))
-    counts = np.bincount(stretch, minlength=STRETCHES)
-    starts = np.cumsum([0, *(round_up(count, ROW_STEP) for count in counts)])
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = (
-        np.arange(len(order)) + (starts[:-1] - np.cumsum(counts) + counts)[stretch[order]]
-    )
-    columns = np.split(places, np.cumsum(sizes)[:-1])
-    return RowLayout(columns, int(starts[-1]), int(starts[QUERY]), int(starts[PREDICTING]))
 
 
-def _stretches(example: Example) -> IntArray:
-    count = len(example.content)
-    stretches = np.full(count + len(example.query), NOT_PREDICTING)
-    stretches[count:] = QUERY
-    for index in example.predict.values():
-        stretches[index[index < count]] = PREDICTING
-    return stretches
+def _sides(example: Example) -> IntArray:
+    """`CAUSAL` or `MASKED` of each slot, contents first."""
+    segments = np.concatenate((example.content[:, SEGMENT], example.query[:, SEGMENT]))
+    return segments & 1
+
+
+def _sections(example: Example) -> IntArray:
+    """The section of the row that each slot belongs to, contents first."""
+    num_content = len(example.content)
+    sections = np.full(num_content + len(example.query), CONTENT)
+    sections[num_content:] = QUERY
+    for slots in example.predict.values():
+        sections[slots[slots < num_content]] = PREDICTING_CONTENT
+    return sections

@@ -1,17 +1,17 @@
 """Slots: the packed decoder sequence, and the one visibility function.
 
 A *slot* is one place in the decoder's input. All streams of all objectives are slots of one
-sequence; what a slot may read is decided by a few small integers, never by a stored matrix.
+sequence; a few small integers decide what a slot may read, never a stored matrix.
 
 Content slots come first in the sequence and are the only keys and values; query slots follow and
 only read. All samples of a batch share one sequence, both source and slots.
 
 field     meaning
---------  ----------------------------------------------------------------------------------------------------
+--------  ------------------------------------------------------------------------------------------
 token     token id
 position  row of the position table
-segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and 2s + 1 (masked);
-          -1 is padding, which reads nothing
+segment   slots meet only inside their segment; sample s of a row uses segments 2s (causal) and
+          2s + 1 (masked); -1 is padding, which reads nothing
 rank      of a content slot: its place on the segment's rank line
 until     the slot reads keys of rank in [0, until) ...
 start     ... and in [start, stop)
@@ -79,11 +79,12 @@ PADDING = make_slots(0, 0, -1)[0]
 class Slots:
     """A batch of packed decoder sequences in one row: all that the model knows of an objective.
 
-    `table` is `[1, slots, 7]` int32 in the order of `FIELDS`; the first `num_content` slots are the
-    content slots. No
-    slot before `first_predicting` predicts: the last layer skips them. The layouts have one part
-    for each side in use: `query_layout` covers all slots, `predicting_layout` the slots from
-    `first_predicting` on, counted from there, and `key_layout` the content slots."""
+    table: `[1, slots, 7]` int32 in the order of `FIELDS`.
+    num_content: the first slots, which are the content slots.
+    first_predicting: no slot before this one predicts, so the last layer skips them.
+    query_layout, predicting_layout, key_layout: all slots; the slots from `first_predicting` on,
+        counted from there; and the content slots. Each has a part for each side in use.
+    """
 
     table: Tensor
     num_content: int
@@ -102,24 +103,36 @@ class Slots:
 
 
 def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
-    """Slots `[slots, 7]`, contents first, with what follows from them; every sample has contents on
-    the same sides."""
-    samples, sides = table[:, SEGMENT] >> 1, table[:, SEGMENT] & 1
-    there = np.unique(sides[:num_content][samples[:num_content] >= 0])
-    side, size = np.searchsorted(there, sides), (int(samples.max()) + 1, len(there))
-    query_layout, predicting_layout, key_layout = (
-        make_padded_layout(samples[part], side[part], *size)
-        for part in (slice(None), slice(first_predicting, None), slice(num_content))
-    )
-    for rows, keys in zip(query_layout.indices, key_layout.indices, strict=True):
-        assert ((rows[:, 0] < 0) | (keys[:, 0] >= 0)).all(), "a slot's side has nothing to read"
+    """Slots with the layouts that follow from their table `[slots, 7]`, contents first.
+
+    All samples must have contents on the same sides.
+    """
+    samples = table[:, SEGMENT] >> 1
+    sides = table[:, SEGMENT] & 1
+    is_sample = samples[:num_content] >= 0
+    used_sides = np.unique(sides[:num_content][is_sample])
+    # Sides are numbered among those in use, so that an objective of one side has one part.
+    part = np.searchsorted(used_sides, sides)
+    num_samples = int(samples.max()) + 1
+
+    def layout(rows: slice) -> PaddedLayout:
+        return make_padded_layout(samples[rows], part[rows], num_samples, len(used_sides))
+
+    query_layout = layout(slice(None))
+    key_layout = layout(slice(num_content))
+    for queries, keys in zip(query_layout.indices, key_layout.indices, strict=True):
+        # Elements are on the left: a row of the part is empty if its first element is -1.
+        no_queries = queries[:, 0] < 0
+        some_keys = keys[:, 0] >= 0
+        # A softmax over no key at all would be NaN.
+        assert (no_queries | some_keys).all(), "a slot's side has nothing to read"
     return Slots(
         torch.from_numpy(table)[None],
         num_content,
         first_predicting,
         query_layout,
-        predicting_layout,
-        key_layout,
+        predicting_layout=layout(slice(first_predicting, None)),
+        key_layout=key_layout,
     )
 
 
@@ -127,8 +140,9 @@ def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) ->
 class Source:
     """A batch of encoder inputs; all tensors `[rows, length]`, `samples` is -1 at padding.
 
-    In training all samples are packed in one row, with one grid. In decoding each has a row to
-    itself."""
+    In training all samples are packed in one row, with a layout of one part. In decoding each has a
+    row to itself.
+    """
 
     tokens: Tensor
     positions: Tensor
@@ -137,33 +151,43 @@ class Source:
 
     def to(self, device: torch.device) -> Source:
         """The same source on another device; the copy is asynchronous from pinned memory."""
-        moved: Source = map_leaves(
-            self, Tensor, lambda tensor: tensor.to(device, non_blocking=True)
-        )
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        moved: Source = map_leaves(self, Tensor, move)
         return moved
 
 
 def pack_sources(sequences: Sequence[IntArray]) -> Source:
     """All sources in one row; `sequences` are 1-d integer arrays, none empty."""
-    lengths = np.array([len(s) for s in sequences])
+    lengths = np.array([len(sequence) for sequence in sequences])
     count = int(lengths.sum())
-    tokens, positions, samples = np.zeros((3, round_up(count, ROW_STEP)), dtype=np.int32)
+    width = round_up(count, ROW_STEP)
+    tokens = np.zeros(width, dtype=np.int32)
     tokens[:count] = np.concatenate(sequences)
-    positions[:count] = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    samples[:] = -1
+    # Positions begin at 0 again in each sample.
+    first_of_sample = np.cumsum(lengths) - lengths
+    positions = np.zeros(width, dtype=np.int32)
+    positions[:count] = np.arange(count) - np.repeat(first_of_sample, lengths)
+    samples = np.full(width, -1, dtype=np.int32)
     samples[:count] = np.repeat(np.arange(len(lengths)), lengths)
-    grids = make_padded_layout(samples, np.zeros_like(samples), len(lengths), 1)
-    row = [torch.from_numpy(x)[None] for x in (tokens, positions, samples)]
-    return Source(row[0], row[1], row[2], grids)
+    one_group = np.zeros_like(samples)
+    return Source(
+        torch.from_numpy(tokens)[None],
+        torch.from_numpy(positions)[None],
+        torch.from_numpy(samples)[None],
+        make_padded_layout(samples, one_group, len(lengths), 1),
+    )
 
 
-def pad_sources(sequences: list[Any], pad_token_id: int) -> Source:
+def pad_sources(sequences: Sequence[IntArray], pad_token_id: int) -> Source:
     """One source a row, padded on the right to the longest; `sequences` are 1-d integer arrays."""
-    lengths = np.array([len(s) for s in sequences])
+    lengths = np.array([len(sequence) for sequence in sequences])
     columns = np.arange(lengths.max(initial=1))
-    inside = columns < lengths[:, None]
-    tokens = np.full(inside.shape, pad_token_id, dtype=np.int32)
-    tokens[inside] = np.concatenate(sequences)
-    positions = np.where(inside, columns, 0).astype(np.int32)
-    samples = np.where(inside, 0, -1).astype(np.int32)
+    is_token = columns < lengths[:, None]
+    tokens = np.full(is_token.shape, pad_token_id, dtype=np.int32)
+    tokens[is_token] = np.concatenate(sequences)
+    positions = np.where(is_token, columns, 0).astype(np.int32)
+    samples = np.where(is_token, 0, -1).astype(np.int32)
     return Source(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(samples))

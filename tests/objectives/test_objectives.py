@@ -51,7 +51,7 @@ def example(name: str, **given: Any) -> Example:
 def table(made: Example) -> list[str]:
     """Row by row which content slots a slot reads, as 1 and a point."""
     slots = collate([made]).slots
-    places = torch.from_numpy(pack_row([made]).columns[0])
+    places = torch.from_numpy(pack_row([made]).positions[0])
     in_order = slots.table[0, places]
     mask = readable(in_order, in_order[: len(made.content)])
     return [

@@ -135,7 +135,7 @@ def test_masks_expand_from_the_visibility_function(golden: Golden) -> None:
     slots = golden.batch().slots
     mask = readable(slots.table[0], slots.table[0, : slots.num_content])
     for row, (example, columns) in enumerate(
-        zip(golden.examples(), pack_row(golden.examples()).columns, strict=True)
+        zip(golden.examples(), pack_row(golden.examples()).positions, strict=True)
     ):
         ar, keys = len(example.query) - len(example.predict["aux"]), len(example.content)
         a, b = keys - ar, len(example.predict["aux"])

@@ -75,7 +75,7 @@ def test_every_pair_of_slots_against_the_table(made: list[tuple[Example, list[in
     for readers, contents in zip(slots.query_layout.indices, slots.key_layout.indices, strict=True):
         for rows, keys in zip(readers, contents, strict=True):
             covered[rows[rows >= 0, None], keys[keys >= 0]] = True
-    for (example, masked), own in zip(made, places.columns, strict=True):
+    for (example, masked), own in zip(made, places.positions, strict=True):
         contents, queries = described(example, masked)
         columns = own.tolist()
         keys = columns[: len(contents)]
@@ -87,7 +87,7 @@ def test_every_pair_of_slots_against_the_table(made: list[tuple[Example, list[in
             ), reader
             assert covered[slot, seen].all(), "something is read that is not in the grids"
     assert slots.first_predicting == places.first_predicting
-    used = sorted(np.concatenate(places.columns).tolist())
+    used = sorted(np.concatenate(places.positions).tolist())
     assert used == torch.nonzero(slots.samples[0] >= 0).flatten().tolist(), (
         "each place is of one slot"
     )
