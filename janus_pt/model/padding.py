@@ -1,7 +1,7 @@
 """From the packed row to samples side by side, and back: what attention needs on devices without block masks.
 
-Both ways rows of one head's size are copied, and the backward pass of each way is the other. Neither costs more than
-the copies by which heads are split and joined anyway.
+In both directions rows of one head's size are copied, and the backward pass of each direction is the
+other. Neither costs more than the copies by which heads are split and joined anyway.
 """
 
 from __future__ import annotations
@@ -14,62 +14,68 @@ from torch import Tensor
 from janus_pt.packing.padded import PaddedLayout
 
 
-def split_samples(x: Tensor, grids: PaddedLayout) -> tuple[Tensor, ...]:
-    """`x [row, heads, size]` to one `[heads, samples, longest, size]` for each grid; what padding holds is finite."""
-    split: tuple[Tensor, ...] = _Split.apply(x, grids)
-    return split
+def split_samples(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
+    """`x [row, heads, size]` to `[heads, samples, longest, size]` for each part of `layout`.
+
+    Padding has finite numbers, of any slot.
+    """
+    parts: tuple[Tensor, ...] = _Split.apply(x, layout)
+    return parts
 
 
-def join_samples(parts: tuple[Tensor, ...], grids: PaddedLayout) -> Tensor:
+def join_samples(parts: tuple[Tensor, ...], layout: PaddedLayout) -> Tensor:
     """The inverse of `split_samples`; zero where the row has padding."""
-    joined: Tensor = _Join.apply(grids, *parts)
-    return joined
+    row: Tensor = _Join.apply(layout, *parts)
+    return row
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grids: PaddedLayout) -> tuple[Tensor, ...]:
-        ctx.grids = grids
-        return _split(x, grids)
+    def forward(ctx: Any, x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        return _split(x, layout)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _join(gradients, ctx.grids), None
+        # Each slot is in one place: what `index_select` would add up is a copy here.
+        return _join(gradients, ctx.layout), None
 
 
 class _Join(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grids: PaddedLayout, *parts: Tensor) -> Tensor:
-        ctx.grids = grids
-        return _join(parts, grids)
+    def forward(ctx: Any, layout: PaddedLayout, *parts: Tensor) -> Tensor:
+        ctx.layout = layout
+        return _join(parts, layout)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        parts = _split(gradient, ctx.grids)
-        for part, places in zip(parts, ctx.grids.indices, strict=True):
-            part.masked_fill_((places < 0)[..., None], 0)
+        parts = _split(gradient, ctx.layout)
+        for part, indices in zip(parts, ctx.layout.indices, strict=True):
+            # `_split` copies some slot to padding, whose gradient is none of padding's.
+            part.masked_fill_((indices < 0)[..., None], 0)
         return None, *parts
 
 
-def _split(x: Tensor, grids: PaddedLayout) -> tuple[Tensor, ...]:
+def _split(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
     row, heads, size = x.shape
-    lines, head = x.reshape(row * heads, size), torch.arange(heads, device=x.device)[:, None]
-    return tuple(
-        lines.index_select(0, (places.flatten().clamp(min=0) * heads + head).flatten()).view(
-            heads, *places.shape, size
-        )
-        for places in grids.indices
-    )
+    # A line is one head of one slot: slot i's head h is line i · heads + h.
+    lines = x.reshape(row * heads, size)
+    head = torch.arange(heads, device=x.device)[:, None]
+    parts = []
+    for indices in layout.indices:
+        # Padding, -1, copies slot 0: finite, and cheaper than filling in zeros.
+        slots = indices.flatten().clamp(min=0)
+        part = lines.index_select(0, (slots * heads + head).flatten())
+        parts.append(part.view(heads, *indices.shape, size))
+    return tuple(parts)
 
 
-def _join(parts: tuple[Tensor, ...], grids: PaddedLayout) -> Tensor:
+def _join(parts: tuple[Tensor, ...], layout: PaddedLayout) -> Tensor:
     heads, size = parts[0].shape[0], parts[0].shape[-1]
     flat = [part.reshape(heads, -1, size) for part in parts]
-    lines = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
-    head = torch.arange(heads, device=lines.device) * lines.shape[1]
-    row = (
-        lines.reshape(-1, size)
-        .index_select(0, (grids.inverse_indices[:, None] + head).flatten())
-        .view(-1, heads, size)
-    )
-    return row.index_fill_(0, grids.padding, 0.0)
+    # `inverse_indices` count through all parts, one after another.
+    joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+    first_line = torch.arange(heads, device=joined.device) * joined.shape[1]
+    lines = (layout.inverse_indices[:, None] + first_line).flatten()
+    row = joined.reshape(-1, size).index_select(0, lines).view(-1, heads, size)
+    return row.index_fill_(0, layout.padding, 0.0)
