@@ -1,4 +1,4 @@
-"""The expected size of a batch: the means of what `noise.py` and the objectives make, as
+"""The expected size of a batch: the means of what `masking.py` and the objectives make, as
 formulas."""
 
 from __future__ import annotations
