@@ -2,19 +2,23 @@
 §3).
 
 Hidden states and the (vocabulary-sharded) embedding go in; the weighted total and every term's sum
-come out. Target tokens are walked in chunks, and gradients are made in the same walk: no [slots ×
-vocabulary] tensor outlives a chunk.
+come out. Target tokens are walked in chunks, and gradients are made in the same walk: no
+[slots × vocabulary] tensor outlives a chunk.
 
 For one target token let z_a be the logits of stream a, less their maximum, p_a the softmax of them,
 and
 
-    G_ab = E_{p_a}[z_b]                                              (one sum over the vocabulary for each a, b)
+    G_ab = E_{p_a}[z_b]                                   (one sum over the vocabulary for each a, b)
 
 Then, with J_ab = ½[KL(p_a‖p_b) + KL(p_b‖p_a)] and Laplacian L of the graph whose edges are the
 pairs, each with half its weight, everything about the pairs is linear in the streams:
 
-    J_ab              =  ½ (G_aa - G_ab - G_ba + G_bb)               (the log-normalisers cancel)
+    J_ab              =  ½ (G_aa - G_ab - G_ba + G_bb)                    (the log-normalisers cancel)
     ∂(Σ w J) / ∂z_a   =  p_a ∘ ((L z)_a - Σ_b L_ab G_ab) + (L p)_a
+
+With smoothing s, weight w_a and target t the cross-entropy's part of the gradient is
+
+    ∂(w_a CE_a) / ∂z_a  =  w_a (p_a - (1 - s) e_t - s / size)
 
 Sums over the vocabulary are all that tensor-parallel ranks exchange.
 """
@@ -85,10 +89,14 @@ def fused_losses(
 ) -> tuple[Tensor, Tensor]:
     """The weighted total (differentiable) and the sums over rows of every term (for reports).
 
-    hidden: for each stream `[rows of the stream, hidden_size]`; weight: `[local vocabulary,
-    hidden_size]`;
-    targets: `[rows]`; coefficients: `[terms]`, in the order of `terms.names`. Both results are
-    equal on all tensor-parallel ranks. All ranks of `vocab.group` take part."""
+    Both results are equal on all tensor-parallel ranks. All ranks of `vocab.group` take part.
+
+    Args:
+        hidden: for each stream `[rows of the stream, hidden_size]`.
+        weight: the embedding, `[local vocabulary, hidden_size]`.
+        targets: `[rows]`.
+        coefficients: `[terms]`, in the order of `terms.names`.
+    """
     streams = [hidden[name] for name in terms.streams]
     return _FusedLosses.apply(weight, targets, coefficients, terms, vocab, *streams)
 
@@ -104,47 +112,43 @@ class _FusedLosses(torch.autograd.Function):
         vocab: VocabShard,
         *hidden: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        # Losses are float32 sums even of bfloat16 states: J is a small difference of large numbers.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        # Padding rows are left out of every product, so they get no probability and no gradient.
         real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
-        mean = real.sum(0, dtype=dtype) / vocab.size
+        # h · mean_row is this rank's part of the mean of h's logits, which smoothing needs.
+        mean_row = real.sum(0, dtype=dtype) / vocab.size
         coefficients = coefficients.to(dtype)
-        sums, wanted = torch.zeros_like(coefficients), any(ctx.needs_input_grad)
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if wanted else None
-        grad_hidden = [torch.zeros_like(h) for h in hidden]
-        runs = list(
-            _runs([len(h) for h in hidden], chunk_rows(len(real), weight.device.type == "cpu"))
-        )
-        longest = max(
-            (len(streams) * (chunks[0].stop - chunks[0].start) for streams, chunks in runs),
-            default=0,
-        )
-        scratch = torch.empty(3, longest, len(real), dtype=dtype, device=weight.device)
+        sums = torch.zeros_like(coefficients)
+        needs_gradient = any(ctx.needs_input_grad)
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_gradient else None
+        grad_hidden = [torch.zeros_like(states) for states in hidden]
+        on_cpu = weight.device.type == "cpu"
+        runs = list(_runs([len(states) for states in hidden], chunk_rows(len(real), on_cpu)))
+        scratch = _scratch(runs, len(real), dtype, weight.device)
         for streams, chunks in runs:
-            part = _Part.of(streams, coefficients, terms, vocab)
+            group = _StreamGroup.of(streams, coefficients, terms, vocab)
             for rows in chunks:
-                inputs = torch.stack([hidden[s][rows] for s in streams], dim=1)
-                logits, *free = (
-                    s[: inputs[..., 0].numel()].view(*inputs.shape[:2], -1) for s in scratch
-                )
+                inputs = torch.stack([hidden[stream][rows] for stream in streams], dim=1)
+                logits, probabilities, gradient = _views(scratch, inputs)
                 _product(inputs.flatten(0, 1), real.t(), logits.flatten(0, 1))
-                grad = part.losses(
-                    logits, free, inputs.to(dtype) @ mean, targets[rows], sums, wanted
-                )
+                mean = inputs.to(dtype) @ mean_row
+                softmax = group.softmax(logits, probabilities, mean, targets[rows])
+                group.add_terms(sums, softmax)
                 if grad_weight is None:
                     continue
-                grad = grad.to(weight.dtype).flatten(0, 1)
-                for index, found in zip(
-                    streams, part.weighted((grad @ real).view_as(inputs)).unbind(1), strict=True
-                ):
-                    grad_hidden[index][rows] = found
-                _add_product(
-                    grad_weight[: len(real)], grad.t(), part.weighted(inputs).flatten(0, 1)
-                )
+                grad_logits = group.gradient(softmax, gradient).to(weight.dtype).flatten(0, 1)
+                grad_inputs = group.weighted((grad_logits @ real).view_as(inputs))
+                for stream, grad in zip(streams, grad_inputs.unbind(1), strict=True):
+                    grad_hidden[stream][rows] = grad
+                weighted_inputs = group.weighted(inputs).flatten(0, 1)
+                _add_product(grad_weight[: len(real)], grad_logits.t(), weighted_inputs)
         if grad_weight is not None:
             shares = terms.label_smoothing * coefficients[: len(hidden)]
             _subtract_smoothing(
-                shares, mean, hidden, grad_hidden, grad_weight[: len(real)], vocab.size
+                shares, mean_row, hidden, grad_hidden, grad_weight[: len(real)], vocab.size
             )
+            # Each rank has the part of its own tokens; the weight's gradient stays with its rows.
             for grad in grad_hidden:
                 vocab.reduce(grad)
             ctx.save_for_backward(grad_weight.to(weight.dtype), *grad_hidden)
@@ -153,40 +157,67 @@ class _FusedLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradients were made in the forward walk; the total's own is a factor of them all.
         weight, *hidden = (grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors)
         return (weight, None, None, None, None, *hidden)
 
 
 def _subtract_smoothing(
     shares: Tensor,
-    mean: Tensor,
+    mean_row: Tensor,
     hidden: Sequence[Tensor],
     grad_hidden: list[Tensor],
     grad_weight: Tensor,
     size: int,
 ) -> None:
-    """Smoothing's part of the gradient: the same at every logit of a stream."""
-    for share, grad, h in zip(shares.unbind(0), grad_hidden, hidden, strict=True):
-        grad -= (share * mean).to(grad.dtype)
-        grad_weight -= share / size * h.sum(0, dtype=shares.dtype)
+    """Smoothing's part of the gradient, w_a s / size, is the same at every logit of a stream: its
+    products with the weight and with the hidden states are sums, which need no logits."""
+    for share, grad, states in zip(shares.unbind(0), grad_hidden, hidden, strict=True):
+        grad -= (share * mean_row).to(grad.dtype)
+        grad_weight -= share / size * states.sum(0, dtype=shares.dtype)
 
 
 def chunk_rows(vocab_rows: int, on_cpu: bool) -> int:
     """Rows of a chunk, all streams counted."""
-    rows = max(1, (CPU_ELEMENTS if on_cpu else CHUNK_ELEMENTS) // max(1, vocab_rows))
+    elements = CPU_ELEMENTS if on_cpu else CHUNK_ELEMENTS
+    rows = max(1, elements // max(1, vocab_rows))
     return min(rows, CPU_ROWS) if on_cpu else rows
 
 
-def _runs(lengths: list[int], rows: int) -> Iterator[tuple[list[int], list[slice]]]:
-    """Runs of target tokens that the same streams predict: those streams, and the run in chunks of
-    `rows`."""
+Run = tuple[list[int], list[slice]]
+"""Numbers of some streams, and chunks of target tokens that all of these predict."""
+
+
+def _runs(lengths: list[int], rows: int) -> Iterator[Run]:
+    """Runs of target tokens that the same streams predict, each in chunks of `rows`."""
     first = 0
     while first < max(lengths):
-        streams = [s for s, length in enumerate(lengths) if length > first]
-        last = min(lengths[s] for s in streams)
+        streams = [stream for stream, length in enumerate(lengths) if length > first]
+        # Streams predict prefixes: the shortest of these ends the run.
+        last = min(lengths[stream] for stream in streams)
         step = max(1, rows // len(streams))
-        yield streams, [slice(start, min(start + step, last)) for start in range(first, last, step)]
+        chunks = [slice(start, min(start + step, last)) for start in range(first, last, step)]
+        yield streams, chunks
         first = last
+
+
+def _scratch(
+    runs: Sequence[Run], vocab_rows: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Memory for logits, probabilities and gradient of the largest chunk: taken once, not for each
+    chunk."""
+    longest = 0
+    for streams, chunks in runs:
+        first_chunk = chunks[0]
+        longest = max(longest, len(streams) * (first_chunk.stop - first_chunk.start))
+    return torch.empty(3, longest, vocab_rows, dtype=dtype, device=device)
+
+
+def _views(scratch: Tensor, inputs: Tensor) -> list[Tensor]:
+    """The three tensors `[rows, streams, local vocabulary]` of a chunk's `inputs [rows, streams,
+    hidden]`."""
+    rows, streams, _ = inputs.shape
+    return [memory[: rows * streams].view(rows, streams, -1) for memory in scratch]
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -206,11 +237,39 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Softmax:
+    """A chunk's softmax over a vocabulary that ranks share; `[rows, streams]` where no shape is
+    given.
+
+    z: logits less this rank's largest, `[rows, streams, local vocabulary]` (whole logits without
+    pairs).
+    p: softmax over this rank's tokens, `[rows, streams, local vocabulary]`.
+    shift: this rank's largest logit less the largest of all.
+    ratio: this rank's share of the normaliser: `ratio * p` is the softmax over all tokens.
+    expectation: G, `[rows, streams, streams]`; None without pairs.
+    is_local: whether the target is one of this rank's tokens, `[rows]`.
+    local_target: its row here, 0 where it is not, `[rows, streams, 1]`.
+    """
+
+    z: Tensor
+    p: Tensor
+    shift: Tensor
+    ratio: Tensor
+    expectation: Tensor | None
+    cross_entropy: Tensor
+    is_local: Tensor
+    local_target: Tensor
+
+
+@dataclass(frozen=True)
+class _StreamGroup:
     """The terms over some of the streams, for target tokens that all of these predict.
 
-    `weight [streams]`, `laplacian [streams, streams]`; pairs as (number of the term, two places in
-    `streams`)."""
+    streams: their numbers.
+    pairs: (number of the term, two indices into `streams`).
+    weight: w `[streams]`.
+    laplacian: L `[streams, streams]`.
+    """
 
     streams: list[int]
     pairs: list[tuple[int, int, int]]
@@ -220,74 +279,94 @@ class _Part:
     smoothing: float
 
     @staticmethod
-    def of(streams: list[int], coefficients: Tensor, terms: Terms, vocab: VocabShard) -> _Part:
-        """The part for these streams."""
-        place = {terms.streams[s]: i for i, s in enumerate(streams)}
-        numbered = enumerate(terms.pairs, start=len(terms.streams))
-        pairs = [(j, place[a], place[b]) for j, (a, b) in numbered if a in place and b in place]
+    def of(
+        streams: list[int], coefficients: Tensor, terms: Terms, vocab: VocabShard
+    ) -> _StreamGroup:
+        """The group of these streams, with the pairs among them."""
+        index = {terms.streams[stream]: i for i, stream in enumerate(streams)}
+        pairs = []
+        for number, (first, second) in enumerate(terms.pairs, start=len(terms.streams)):
+            if first in index and second in index:
+                pairs.append((number, index[first], index[second]))
         laplacian = coefficients.new_zeros(len(streams), len(streams))
-        for j, a, b in pairs:
-            half = 0.5 * coefficients[j]
-            for row, column, value in ((a, a, half), (b, b, half), (a, b, -half), (b, a, -half)):
-                laplacian[row, column] += (
-                    value  # by numbers: a list of them would be copied to the device
-                )
-        weight = torch.stack([coefficients[s] for s in streams])
-        return _Part(streams, pairs, weight, laplacian, vocab, terms.label_smoothing)
+        for number, a, b in pairs:
+            half = 0.5 * coefficients[number]
+            # Element by element: an index list would be copied to the device, which waits for it.
+            laplacian[a, a] += half
+            laplacian[b, b] += half
+            laplacian[a, b] -= half
+            laplacian[b, a] -= half
+        weight = torch.stack([coefficients[stream] for stream in streams])
+        return _StreamGroup(streams, pairs, weight, laplacian, vocab, terms.label_smoothing)
 
     def weighted(self, x: Tensor) -> Tensor:
-        """`x [rows, streams, hidden]` with the factor that `losses` does not put in its gradient."""
+        """`x [rows, streams, hidden]` times the factor w that `gradient` leaves out where there are
+        no pairs: it costs less here than on the logits."""
         return x if self.pairs else x * self.weight.to(x.dtype)[:, None]
 
-    def losses(
-        self,
-        logits: Tensor,
-        free: list[Tensor],
-        mean: Tensor,
-        targets: Tensor,
-        sums: Tensor,
-        wanted: bool,
-    ) -> Tensor:
-        """Add the terms of `logits [rows, streams, local vocabulary]` to `sums`; the total's
-        gradient by them, if wanted, but for smoothing's constant and, where there are no pairs, the
-        factor `weight`.
+    def softmax(self, logits: Tensor, free: Tensor, mean: Tensor, targets: Tensor) -> _Softmax:
+        """The softmax of `logits [rows, streams, local vocabulary]`; overwrites these and `free`,
+        one like them.
 
-        `mean [rows, streams]`: this rank's share of the logits' mean. Overwrites the logits and two
-        `free` tensors like them."""
+        mean: this rank's part of the logits' mean, `[rows, streams]`. All ranks of the group take
+        part.
+        """
         vocab, smoothing = self.vocab, self.smoothing
-        local = targets - vocab.start
-        own = (local >= 0) & (local < logits.shape[-1])
-        local = (local * own)[:, None, None].expand(-1, len(self.streams), 1)
-        most = logits.amax(-1)
-        highest = vocab.reduce(most.clone(), dist.ReduceOp.MAX)
-        target = (logits.gather(-1, local)[..., 0] - highest) * own[:, None]
-        p, shift = torch.softmax(logits, dim=-1, out=free[0]), most - highest
-        share = shift.exp() / p.amax(-1)  # the most probable token's is 1 over the sum
-        parts = [share, target, mean]
-        if self.pairs:  # of logits less their highest, not of log p: J is a small difference
-            logits -= most[..., None]
-            moments = share[..., None] * (torch.bmm(p, logits.transpose(1, 2)) + shift[:, None])
-            parts += moments.unbind(-1)
-        total, target, mean, *expectations = vocab.reduce(torch.stack(parts)).unbind(0)
-        expected = torch.stack(expectations or [total], -1) / total[..., None]
-        self._add_terms(
-            sums, total.log() - (1 - smoothing) * target - smoothing * (mean - highest), expected
-        )
-        if not wanted:
-            return logits
-        ratio, own_weight = share / total, (smoothing - 1) * own[:, None].to(total.dtype)
+        local_target = targets - vocab.start
+        is_local = (local_target >= 0) & (local_target < logits.shape[-1])
+        # Another rank's target reads row 0 here, and its value is multiplied by 0.
+        local_target = (local_target * is_local)[:, None, None].expand(-1, len(self.streams), 1)
+        local_highest = logits.amax(-1)
+        highest = vocab.reduce(local_highest.clone(), dist.ReduceOp.MAX)
+        target = (logits.gather(-1, local_target)[..., 0] - highest) * is_local[:, None]
+        p = torch.softmax(logits, dim=-1, out=free)
+        shift = local_highest - highest
+        # This rank's part of the normaliser Σ exp(z): its most probable token has p = 1 over its
+        # own sum.
+        normaliser = shift.exp() / p.amax(-1)
+        parts = [normaliser, target, mean]
+        z = logits
         if self.pairs:
-            pull = self.weight + (self.laplacian * (shift[:, None] - expected)).sum(-1)
-            grad = torch.bmm(ratio[..., None] * self.laplacian, logits, out=free[1]).mul_(p)
-            p = grad.baddbmm_(self.laplacian * ratio[:, None] + torch.diag_embed(ratio * pull), p)
-            own_weight = own_weight * self.weight
-        elif vocab.group is not None:
-            p *= ratio[..., None]
-        return p.scatter_add_(-1, local, own_weight.expand_as(target)[..., None])
+            # Of logits less their highest, not of log p: J is a small difference, and large numbers
+            # would drown it.
+            z = logits.sub_(local_highest[..., None])
+            local_expectation = torch.bmm(p, z.transpose(1, 2)) + shift[:, None]
+            parts += (normaliser[..., None] * local_expectation).unbind(-1)
+        # All sums in one exchange: its latency is what it costs.
+        total, target, mean, *moments = vocab.reduce(torch.stack(parts)).unbind(0)
+        expectation = torch.stack(moments, -1) / total[..., None] if self.pairs else None
+        smoothed_target = (1 - smoothing) * target
+        cross_entropy = total.log() - smoothed_target - smoothing * (mean - highest)
+        ratio = normaliser / total
+        return _Softmax(z, p, shift, ratio, expectation, cross_entropy, is_local, local_target)
 
-    def _add_terms(self, sums: Tensor, cross_entropies: Tensor, expected: Tensor) -> None:
-        for stream, value in zip(self.streams, cross_entropies.sum(0).unbind(0), strict=True):
+    def add_terms(self, sums: Tensor, softmax: _Softmax) -> None:
+        """Add the chunk's terms to `sums`."""
+        for stream, value in zip(self.streams, softmax.cross_entropy.sum(0).unbind(0), strict=True):
             sums[stream] += value
-        summed = expected.sum(0)
-        for j, a, b in self.pairs:
-            sums[j] += 0.5 * (summed[a, a] - summed[a, b] - summed[b, a] + summed[b, b])
+        if softmax.expectation is None:
+            return
+        g = softmax.expectation.sum(0)
+        for number, a, b in self.pairs:
+            sums[number] += 0.5 * (g[a, a] - g[a, b] - g[b, a] + g[b, b])
+
+    def gradient(self, softmax: _Softmax, free: Tensor) -> Tensor:
+        """The total's gradient by the logits, but for smoothing's constant and, without pairs, the
+        factor w.
+
+        Overwrites `softmax.p` and `free`, which may be what is returned.
+        """
+        ratio, grad = softmax.ratio, softmax.p
+        at_target = (self.smoothing - 1) * softmax.is_local[:, None].to(ratio.dtype)
+        if softmax.expectation is not None:
+            at_target = at_target * self.weight
+            # Each rank's z is less its own highest: `shift` makes up for it.
+            z_free = (self.laplacian * (softmax.shift[:, None] - softmax.expectation)).sum(-1)
+            # p_a ∘ (L z)_a, then p_a ∘ (w_a - Σ_b L_ab G_ab) and (L p)_a in one product with p.
+            ratio_l = ratio[..., None] * self.laplacian
+            grad = torch.bmm(ratio_l, softmax.z, out=free).mul_(softmax.p)
+            diagonal = torch.diag_embed(ratio * (self.weight + z_free))
+            grad.baddbmm_(self.laplacian * ratio[:, None] + diagonal, softmax.p)
+        elif self.vocab.group is not None:
+            grad *= ratio[..., None]
+        return grad.scatter_add_(-1, softmax.local_target, at_target.expand_as(ratio)[..., None])
