@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.blocks import pack_blocks
 from data_prep.files import BadLine
 from data_prep.inputs import Item, Pair
+from janus_pt.packing.example import IntArray
 from janus_pt.tokenizer import Tokenizer
-
-Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
 class Encoded(NamedTuple):
     """An item's samples, packed so that they travel between processes as a few arrays."""
 
-    ids: tuple[Tokens, ...]
+    ids: tuple[IntArray, ...]
     """By field: the token ids of all samples, concatenated."""
-    lengths: tuple[Tokens, ...]
+    lengths: tuple[IntArray, ...]
     """By field: `[samples]` token counts."""
     bad: list[BadLine]
     """Pairs that were dropped."""
     text_bytes: int
     """UTF-8 bytes of text in the item."""
 
-    def samples(self) -> Iterator[tuple[Tokens, ...]]:
+    def samples(self) -> Iterator[tuple[IntArray, ...]]:
         """Yield each sample's token ids by field."""
         # numpy splits nothing into one empty array, which would be a sample.
         if not len(self.lengths[0]):

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -26,12 +26,12 @@ from data_prep.files import fingerprint
 from janus_pt.data import manifest
 from janus_pt.data.corpus import COLUMNS, INDEX_ITEM_BYTES, NPY_HEADER_LIMIT
 from janus_pt.data.manifest import FieldName, Manifest, Shard, TokenizerEntry, read_manifest
+from janus_pt.packing.example import IntArray
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError, entry_point
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
 SHOWN_PER_SHARD = 10
-Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
 class ShardCheck(NamedTuple):
@@ -149,7 +149,7 @@ def _shard_problems(check: ShardCheck, shard: Shard) -> Iterator[str]:
     yield from _sample_problems(check, tar, index)
 
 
-def _sample_problems(check: ShardCheck, tar: Path, index: Tokens) -> Iterator[str]:
+def _sample_problems(check: ShardCheck, tar: Path, index: IntArray) -> Iterator[str]:
     """Compare the tar, member by member, with its index and the manifest."""
     expected = _expected_members(check, index)
     with tarfile.open(tar, "r:") as archive:
@@ -165,7 +165,7 @@ def _sample_problems(check: ShardCheck, tar: Path, index: Tokens) -> Iterator[st
         yield f"ends before member {missing[0]}"
 
 
-def _expected_members(check: ShardCheck, index: Tokens) -> Iterator[tuple[str, int, int, int]]:
+def _expected_members(check: ShardCheck, index: IntArray) -> Iterator[tuple[str, int, int, int]]:
     """Yield name, offset, tokens and CRC-32 of each member, in the order of the tar."""
     for row in range(len(index)):
         key = f"{check.first + row:09d}"
@@ -211,7 +211,7 @@ def _member_problems(
         yield f"{member.name}: token id {ids.max()} is not below {vocab_size}"
 
 
-def _npy_array(content: bytes) -> Tokens:
+def _npy_array(content: bytes) -> IntArray:
     """The array of an `.npy` file. `ValueError` if its header promises more than follows, before memory is taken."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
@@ -225,7 +225,7 @@ def _npy_array(content: bytes) -> Tokens:
     if math.prod(shape) * dtype.itemsize > len(content):
         raise ValueError(f"it is cut short: its header promises {dtype} {shape}")
     file.seek(0)
-    array: Tokens = np.load(file, allow_pickle=False)
+    array: IntArray = np.load(file, allow_pickle=False)
     return array
 
 

@@ -7,17 +7,16 @@ import os
 import zlib
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from janus_pt.data.corpus import COLUMNS
 from janus_pt.data.manifest import Shard
+from janus_pt.packing.example import IntArray
 from janus_pt.utils.files import file_hash, sync
 
 TAR_BLOCK = 512
 """Bytes of a tar's block; each member has a header of one."""
-Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
 class ShardFile:
@@ -45,7 +44,7 @@ class ShardFile:
         """Samples written so far."""
         return len(self._index)
 
-    def write(self, number: int, sample: tuple[Tokens, ...]) -> None:
+    def write(self, number: int, sample: tuple[IntArray, ...]) -> None:
         """Add a sample: its number in the corpus, and its token ids by field."""
         members = {}
         row: list[int] = []
@@ -88,7 +87,7 @@ class ShardFile:
         )
 
 
-def npy_bytes(array: Tokens) -> bytes:
+def npy_bytes(array: IntArray) -> bytes:
     """The array as an `.npy` file; its data are the last `array.nbytes` bytes."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)

@@ -19,17 +19,14 @@ from janus_pt.data import files
 from janus_pt.data.files import Damaged
 from janus_pt.data.manifest import FILE_NAME, Manifest, Shard, read_manifest
 from janus_pt.data.order import Ints
+from janus_pt.packing.example import BOUNDARY_TOKENS, IntArray
 from janus_pt.utils.errors import UserError
 
-BOUNDARIES = 2
-"""bos and eos, which are not stored."""
 COLUMNS = 3
 """Columns of an index for each field: byte offset, tokens, CRC-32."""
 INDEX_ITEM_BYTES = 8
 NPY_HEADER_LIMIT = 10_000
 """Bytes before the data of a `.npy` file; numpy refuses more as well."""
-
-Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
 def open_corpus(url: str, cache_dir: str | None = None, keep_open: int = 32) -> Corpus:
@@ -89,7 +86,7 @@ class Corpus:
     @property
     def longest(self) -> int:
         """No sample's length is above this; known from the manifest alone."""
-        return self.manifest.max_tokens + BOUNDARIES
+        return self.manifest.max_tokens + BOUNDARY_TOKENS
 
     def lengths(self, shard: int) -> Ints:
         """The longest field of each sample of a shard with bos and eos, `[samples]`.
@@ -98,9 +95,9 @@ class Corpus:
             UserError: the index is missing or damaged.
         """
         tokens = self._index(shard)[:, 1::COLUMNS]
-        return tokens.max(axis=1) + BOUNDARIES
+        return tokens.max(axis=1) + BOUNDARY_TOKENS
 
-    def read(self, shard: int, sample: int) -> dict[str, Tokens]:
+    def read(self, shard: int, sample: int) -> dict[str, IntArray]:
         """A sample's token ids by field, 1-d, read-only, without bos and eos.
 
         Raises:
@@ -123,7 +120,7 @@ class Corpus:
 
     def _read_field(
         self, handle: int, name: str, what: str, offset: int, count: int, checksum: int
-    ) -> Tokens:
+    ) -> IntArray:
         """The token ids of a field. `Damaged` if they are not those the corpus was built with."""
         dtype = self.files.dtype
         # pread has no file position: threads may share the descriptor.
@@ -133,7 +130,7 @@ class Corpus:
         # At each reading, since a disk may fail at any time; a CRC-32 costs far less than the reading.
         if zlib.crc32(content) != checksum:
             raise Damaged(f"{what}: its content is not what the corpus was built with")
-        tokens: Tokens = np.frombuffer(content, dtype=dtype)
+        tokens: IntArray = np.frombuffer(content, dtype=dtype)
         if not count:
             raise Damaged(f"{what}: it is empty")
         # The checksum stands in the same corpus, which may come from anyone: on a GPU an id out of range

@@ -11,6 +11,7 @@ from typing import Any
 
 from janus_pt.generate.modes import MODES, check_scored_options
 from janus_pt.inference.janus_model import Generation, JanusModel
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.tasks.metrics import check_metrics, compute
 from janus_pt.tasks.outputs import Outputs, Scores, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
@@ -21,8 +22,6 @@ from janus_pt.utils.errors import UserError
 from janus_pt.utils.tables import format_table
 from janus_pt.utils.text_files import check_writable, write_json
 
-BOUNDARIES = 2
-"""bos and eos: positions that no token of the text can have."""
 Options = dict[str, Any]
 """Options of `JanusModel.generate`."""
 
@@ -183,7 +182,7 @@ def fitting(
     task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int
 ) -> tuple[list[str], int]:
     """Sources cut to what task and model read, and the most tokens that decoding may write."""
-    most_tokens = max_positions - BOUNDARIES
+    most_tokens = max_positions - BOUNDARY_TOKENS
     limit = min(task.max_source_tokens, most_tokens)
     sources = [shorten(source, tokenizer, limit) for source in examples.sources]
     return sources, min(task.max_target_tokens, most_tokens)

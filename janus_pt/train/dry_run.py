@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from janus_pt.config.schema import DataConfig, ModelConfig, ObjectiveConfig
-from janus_pt.data.corpus import BOUNDARIES, Corpus
+from janus_pt.data.corpus import Corpus
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
+from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.parallel.engine import Engine, set_steps
 from janus_pt.train.step import run_step
 from janus_pt.utils.errors import UserError
@@ -63,7 +64,7 @@ def largest_batch(
     size = data.micro_batch_size
     count = size // longest if data.batch_unit == "tokens" else size
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, model.common_vocab_size, longest - BOUNDARIES)
+    tokens = rng.integers(0, model.common_vocab_size, longest - BOUNDARY_TOKENS)
     sample: dict[str, np.ndarray[Any, Any]] = {name: tokens for name in corpora[0].manifest.fields}
     examples = [
         make_example(sample, rng, model=model, objective=objective) for _ in range(max(1, count))
