@@ -28,7 +28,8 @@ def read_config(
 
 
 def limit_problems(sections: Sections, world_size: int | None) -> Iterator[Problem]:
-    """Sections that are valid by themselves but not together; `world_size`: ranks that share a step, if known."""
+    """Sections that are valid by themselves but not together; `world_size`: ranks that share a
+    step, if known."""
     if sections.model:
         yield from model_problems(sections.model)
     yield from parallel_problems(sections, world_size)

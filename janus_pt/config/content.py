@@ -54,7 +54,8 @@ def validate(
 ) -> tuple[Config | None, list[Problem]]:
     """The configuration, unless its content is wrong, and all problems of the content.
 
-    `limits` are asked about the valid sections even if others are not: all problems are reported at once.
+    `limits` are asked about the valid sections even if others are not: all problems are reported at
+    once.
     """
     try:
         config = Config.model_validate(data)

@@ -28,9 +28,11 @@ Locations = dict[KeyPath, Location]
 
 
 def locate(text: str, file: str | Path) -> tuple[Locations, list[Problem]]:
-    """The location of every key and list item of a valid JSON text, and the keys that are given twice.
+    """The location of every key and list item of a valid JSON text, and the keys that are given
+    twice.
 
-    The standard library's parser does not say where a value stood, and takes the last of two equal keys.
+    The standard library's parser does not say where a value stood, and takes the last of two equal
+    keys.
     """
     locations: Locations = {(): Location(1, f"{file}:1")}
     problems: list[Problem] = []

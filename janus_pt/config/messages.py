@@ -53,14 +53,16 @@ PydanticError = Mapping[str, Any]
 
 
 def explain(error: ValidationError) -> list[Problem]:
-    """The problems behind the errors of a configuration, without those that only follow from others."""
+    """The problems behind the errors of a configuration, without those that only follow from
+    others."""
     return list(islice(_explain(error.errors(include_url=False)), MAX_REPORTED))
 
 
 def _explain(errors: list[Any]) -> Iterator[Problem]:
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
-    # A misspelt key is reported as that, and not a second time as the lack of the key that was meant. Looking for the
-    # nearest key is slow, so a file of very many unknown keys is not searched to its end.
+    # A misspelt key is reported as that, and not a second time as the lack of the key that was
+    # meant. Looking for the nearest key is slow, so a file of very many unknown keys is not
+    # searched to its end.
     meant = {(*path[:-1], _nearest_key(path)) for path in unknown[:MAX_REPORTED]}
     # Errors of an object repeat what its keys' errors say.
     parents = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}

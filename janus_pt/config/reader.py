@@ -25,18 +25,20 @@ COMMAND_LINE = sys.maxsize
 def read_limited_config(
     path: str | Path, overrides: Sequence[str], world_size: int | None, limits: Limits
 ) -> Config:
-    """Read and check a configuration file; `janus_pt.checks.read_config` does it with the limits of all rooms.
+    """Read and check a configuration file; `janus_pt.checks.read_config` does it with the limits of
+    all rooms.
 
     Args:
-        overrides: `dotted.key=value` of the command line's `--set`, the value as JSON or else as a string; list items
-            go by their index (`data.train.0.path=…`).
+        overrides: `dotted.key=value` of the command line's `--set`, the value as JSON or else as a
+            string; list items go by their index (`data.train.0.path=…`).
         world_size: ranks that share a step, if known.
         limits: what the sections may say together.
 
     With `run.init_from`, `model` may lack what the export says.
 
     Raises:
-        UserError: every problem at once, with file and line, dotted key, reason, and what to change.
+        UserError: every problem at once, with file and line, dotted key, reason, and what to
+            change.
     """
     text = _read_text(Path(path))
     data = _parse(text, path)

@@ -85,12 +85,8 @@ def _adapter_problems(adapter: AdapterConfig, parallel: ParallelConfig | None) -
 
 
 def _target_problems(adapter: AdapterConfig, model: ModelConfig) -> Iterator[Problem]:
-    from janus_pt.model.adapters import (
-        matches,
-        possible_layers,
-        target_layers,
-        trained_with,
-    )  # imports torch: only here
+    # These import torch: only configurations with adapters wait for it.
+    from janus_pt.model.adapters import matches, possible_layers, target_layers, trained_with
     from janus_pt.model.meta import build_on_meta
 
     plain_model = build_on_meta(model)
@@ -120,16 +116,13 @@ def _optimizer_problems(
     adapted: bool,
 ) -> Iterator[Problem]:
     if parallel and parallel.pipeline_parallel_size > 1:
-        # DeepSpeed reduces a norm for each group of the optimizer, and stages would have different ones.
-        for name, used in (
-            ("freeze", optimizer.freeze),
-            ("layer_lr_decay", optimizer.layer_lr_decay < 1),
-        ):
-            if used:
-                yield (
-                    ("optimizer", name),
-                    "does not work with pipelines: set parallel.pipeline_parallel_size to 1",
-                )
+        # DeepSpeed reduces a norm for each group of the optimizer, and stages would have different
+        # groups.
+        reason = "does not work with pipelines: set parallel.pipeline_parallel_size to 1"
+        if optimizer.freeze:
+            yield ("optimizer", "freeze"), reason
+        if optimizer.layer_lr_decay < 1:
+            yield ("optimizer", "layer_lr_decay"), reason
     if optimizer.freeze and adapted:
         yield (
             ("optimizer", "freeze"),
@@ -140,7 +133,8 @@ def _optimizer_problems(
 
 
 def _freeze_problems(freeze: tuple[str, ...], model: ModelConfig) -> Iterator[Problem]:
-    from janus_pt.model.adapters import matches  # imports torch: only where it is needed
+    # These import torch: only configurations that freeze something wait for it.
+    from janus_pt.model.adapters import matches
     from janus_pt.model.meta import build_on_meta
 
     plain_model = build_on_meta(model)
@@ -156,7 +150,8 @@ def _freeze_problems(freeze: tuple[str, ...], model: ModelConfig) -> Iterator[Pr
 
 
 def _lone_bias(frozen: set[str], model: JanusTransformer) -> str | None:
-    """The message about a trained bias of a column layer whose weight is frozen: it would get no gradient."""
+    """The message about a trained bias of a column layer whose weight is frozen: it would get no
+    gradient."""
     from janus_pt.model.adapters import linear_layers
     from janus_pt.model.layer_factory import is_column
 
@@ -168,7 +163,7 @@ def _lone_bias(frozen: set[str], model: JanusTransformer) -> str | None:
 
 
 def _no_such(pattern: str, names: list[str]) -> str:
-    """What is said of a pattern that fits no parameter."""
+    """The message about a pattern that fits no parameter."""
     parts = dict.fromkeys(
         part for name in names for part in name.split(".") if not part.isdecimal()
     )

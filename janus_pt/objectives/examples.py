@@ -23,22 +23,29 @@ def make_example(
     model: ModelConfig,
     objective: ObjectiveConfig,
 ) -> Example:
-    """A stored sample (`text`, or `source` and `target`) as the objective's example; all chance
-    comes from `rng`."""
+    """A stored sample as the objective's example.
+
+    Args:
+        fields: `text`, or `source` and `target`: token ids without bos and eos.
+        rng: all chance comes from it, so that an example is a function of the sample and its seed.
+    """
     masking = objective.masking
-    target = _with_boundaries(fields["target" if "target" in fields else "text"], model)
+    target_field = "target" if "target" in fields else "text"
+    target = _with_boundaries(fields[target_field], model)
     if masking.kind == "infill":
         source, masked = _infilled(rng, target, model, masking)
     else:
         source = _with_boundaries(fields["source"], model)
         masked = _masked(rng, len(target), masking)
+    # Without the setting no number is drawn: the noise of older configurations stays the same.
     if masking.full_share and rng.random() < masking.full_share:
         masked = full_mask(len(target))
-    made = OBJECTIVES[objective.name]
+    rules = OBJECTIVES[objective.name]
     pair = MaskedPair(source, target, masked)
-    if made.sample_noise is not None:
-        pair = replace(pair, chosen=made.sample_noise(rng, target, masked))
-    return made.example(pair, model, objective)
+    # Last, since it depends on what is masked.
+    if rules.sample_noise is not None:
+        pair = replace(pair, chosen=rules.sample_noise(rng, target, masked))
+    return rules.example(pair, model, objective)
 
 
 def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) -> Batch:
@@ -47,19 +54,23 @@ def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) ->
     Raises:
         ValueError: the objective's examples list their streams in another order than its terms.
             Losses are paired with predictions by this order, so a wrong one would train on the
-            wrong losses."""
+            wrong losses.
+    """
     terms = OBJECTIVES[objective.name].terms(objective)
+    # Here and not where the loss is: a pipeline's last stage gets the rows without their names.
     for example in examples:
         if tuple(example.predict) != terms.streams:
+            actual, expected = ", ".join(example.predict), ", ".join(terms.streams)
             raise ValueError(
-                f'objective "{objective.name}": its examples have the streams {", ".join(example.predict)}, '
-                f"but its terms have {', '.join(terms.streams)}: give `Example.predict` in the order of the terms"
+                f'objective "{objective.name}": its examples have the streams {actual}, but its '
+                f"terms have {expected}: give `Example.predict` in the order of the terms"
             )
     return collate(examples, objective.draws, terms.suffix_streams)
 
 
 def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:
-    return np.concatenate(([model.bos_token_id], tokens, [model.eos_token_id])).astype(np.int32)
+    whole = np.concatenate(([model.bos_token_id], tokens, [model.eos_token_id]))
+    return whole.astype(np.int32)
 
 
 def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:

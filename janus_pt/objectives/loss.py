@@ -27,7 +27,8 @@ class ObjectiveLoss:
 
     @property
     def terms(self) -> Terms:
-        """The terms over slots; with R-Drop the terms of both draws, and the divergences between them."""
+        """The terms over slots; with R-Drop the terms of both draws, and the divergences between
+        them."""
         terms = OBJECTIVES[self.objective.name].terms(self.objective)
         return terms if self.objective.draws == 1 else both_draws(terms)
 
@@ -56,15 +57,25 @@ class ObjectiveLoss:
     ) -> tuple[Tensor, Tensor]:
         """The total `coefficients · sums` (differentiable), and the sums `[terms]`.
 
-        hidden: `[1, slots, hidden]`; length_logits: `[samples, length_classes]`, of all draws;
-        weight: this rank's rows of the embedding; coefficients: `[terms]`. All tensor-parallel
-        ranks take part. The length's term is the mean of the draws."""
+        All tensor-parallel ranks take part.
+
+        Args:
+            hidden: of the slots from the first that predicts on, `[1, slots, hidden]`.
+            length_logits: of the samples of all draws, `[samples, length_classes]`.
+            weight: this rank's rows of the embedding.
+            coefficients: `[terms]`, the length's last.
+        """
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in batch.predict.items()}
         total, sums = self._over_slots(streams, weight, batch.targets, coefficients[:-1])
+        # Longer targets than the head has classes for count as the longest.
+        longest = length_logits.shape[1] - 1
+        # With two draws there are two predictions of each length, and the term is their mean.
         draws = self.objective.draws
-        classes = batch.lengths.clamp(max=length_logits.shape[1] - 1).repeat(draws)
-        length = F.cross_entropy(length_logits.to(sums.dtype), classes, reduction="sum") / draws
+        classes = batch.lengths.clamp(max=longest).repeat(draws)
+        # In the dtype of the other sums: with bfloat16 a sum over sentences would lose its digits.
+        logits = length_logits.to(sums.dtype)
+        length = F.cross_entropy(logits, classes, reduction="sum") / draws
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
 
     def _over_slots(
@@ -72,6 +83,7 @@ class ObjectiveLoss:
     ) -> tuple[Tensor, Tensor]:
         """The total and the sums of the terms over slots."""
         terms = self.terms
+        # The usual case: all streams begin at the first target, and one walk does them all.
         if not terms.suffix_streams:
             return fused_losses(streams, weight, targets, coefficients, terms, self.vocab)
         coefficient = dict(zip(terms.names, coefficients.unbind(0), strict=True))
@@ -123,9 +135,11 @@ class TrainingModule(nn.Module):
         if before_decode is None:
             hidden, length_logits = self.model(batch.source, batch.slots)
         else:
+            # The encoder's output serves both passes of the decoder.
             encoder_out = self.model.encode(batch.source)
             slots = before_decode(self.model, batch, encoder_out, self.loss.vocab)
             hidden = self.model.decode(slots, encoder_out, batch.source)
             length_logits = self.model.length_logits(encoder_out, batch.source)
+        # The output projection is tied to the embedding.
         weight = self.model.embed_tokens.get_parameter("weight")
         return self.loss(hidden, length_logits, weight, batch, coefficients)

@@ -1,4 +1,5 @@
-"""Values of many tensors in one block of memory: one copy to a device, one thing to hand to another process."""
+"""Values of many tensors in one block of memory: one copy to a device, one thing to hand to another
+process."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class TensorSpan:
 def map_leaves(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """The same value with every leaf of a kind changed, however deep it is.
 
-    Data classes, tuples, lists and dictionaries are walked through, in the order of their fields and
-    items. (torch's pytree is private, and each data class would have to be registered with it.)
+    Data classes, tuples, lists and dictionaries are walked through, in the order of their fields
+    and items. (torch's pytree is private, and each data class would have to be registered with it.)
     """
     if isinstance(value, kind):
         return change(value)
@@ -64,7 +65,8 @@ def pack_tensors(value: Any) -> Any:
 
 
 def as_buffer(value: Any) -> tuple[Tensor, Any]:
-    """The block, bytes `[size]`, that a value's tensors lie in, and the value with a `TensorSpan` for
+    """The block, bytes `[size]`, that a value's tensors lie in, and the value with a `TensorSpan`
+    for
     each: what `unpack_tensors` takes. A value whose tensors lie elsewhere is packed first."""
     tensors = _tensors(value)
     storage = tensors[0].untyped_storage()

@@ -33,7 +33,8 @@ class PaddedLayout:
 def make_padded_layout(
     samples: IntArray, groups: IntArray, num_samples: int, num_groups: int
 ) -> PaddedLayout:
-    """One part for each group; `samples` and `groups` `[row]` tell of each element which are its own.
+    """One part for each group; `samples` and `groups` `[row]` tell of each element which are its
+    own.
 
     Sample -1 is padding. The elements of a sample keep their order.
     """
@@ -68,5 +69,6 @@ def stable_argsort(keys: IntArray, count: int) -> IntArray:
 
 
 def round_up(size: int, step: int) -> int:
-    """The next multiple of `step`. The fewer sizes there are, the fewer kernels are compiled for them."""
+    """The next multiple of `step`. The fewer sizes there are, the fewer kernels are compiled for
+    them."""
     return -(-size // step) * step

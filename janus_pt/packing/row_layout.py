@@ -2,8 +2,8 @@
 
 Contents come first, as only they are keys, and slots that predict come last, as only they are
 computed in the last layer. Inside each of these sections, the slots of one side of a sample stand
-together, so that most blocks of the mask are empty. Each section ends with a little padding, up to a
-multiple of `ROW_STEP`.
+together, so that most blocks of the mask are empty. Each section ends with a little padding, up to
+a multiple of `ROW_STEP`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Problems of how a configuration is spread over processes: layouts that cannot be, or that DeepSpeed
-would compute wrongly, and keys of DeepSpeed's that are derived."""
+"""Problems of how a configuration is spread over processes: layouts that cannot be, or that
+DeepSpeed would compute wrongly, and keys of DeepSpeed's that are derived."""
 
 from __future__ import annotations
 
