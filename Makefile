@@ -26,7 +26,7 @@ claims: setup
 	$(BIN)/python launchers/claims.py $(CLAIMS_FLAGS)
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --numprocesses 2 --dist loadfile

@@ -194,7 +194,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no hash": (lambda f: edit_config(f, lambda c: c.pop("model_sha256")), "model_sha256: "),
     "another shape": (
         lambda f: edit_config(f, lambda c: c["model"].update(decoder_layers=1)),
-        "tensors are not those",
+        "tensors do not fit",
     ),
     "heads that do not divide": (
         lambda f: edit_config(f, lambda c: c["model"].update(num_attention_heads=3)),

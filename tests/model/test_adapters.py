@@ -267,7 +267,7 @@ def flip(path: Path) -> None:
         (lambda f: edit(f, base_model_sha256="0"), "was trained on another model"),
         (lambda f: edit(f, version=2), "version 2, this release reads version 1"),
         (lambda f: edit(f, adapter={"kind": "lora", "r": 0}), "adapter.r: "),
-        (lambda f: edit(f, adapter={"kind": "lora", "r": 1}), "its tensors are not those"),
+        (lambda f: edit(f, adapter={"kind": "lora", "r": 1}), "its tensors do not fit"),
         (lambda f: (f / ADAPTER_CONFIG).write_text("{"), "not JSON"),
         (lambda f: (f / ADAPTER_WEIGHTS).unlink(), "is missing"),
         (lambda f: flip(f / ADAPTER_WEIGHTS), "damaged"),
