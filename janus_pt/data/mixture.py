@@ -83,6 +83,7 @@ class Mixture:
     def locate(self, epoch: int, positions: Ints) -> tuple[Ints, Ints, Ints]:
         """Corpus, epoch of that corpus, and position in that epoch, at `positions` of an epoch of the mixture."""
         # The stream has no epochs: a corpus continues where the last epoch of the mixture left it.
-        corpus, earlier = share_out(epoch * self.size + positions, self.weights)
+        stream_positions = epoch * self.size + positions
+        corpus, earlier = share_out(stream_positions, self.weights)
         corpus_size = np.array(self.sizes, dtype=np.int64)[corpus]
         return corpus, earlier // corpus_size, earlier % corpus_size

@@ -84,17 +84,27 @@ def _ranks_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     low, high = _extremes(queries)
     key_low, key_high = _extremes(keys)
     # [query blocks, 1] against [key blocks].
-    lowest_until, highest_until = low[:, UNTIL, None], high[:, UNTIL, None]
-    lowest_start, highest_start = low[:, START, None], high[:, START, None]
-    lowest_stop, highest_stop = low[:, STOP, None], high[:, STOP, None]
-    lowest_rank, highest_rank = key_low[:, RANK], key_high[:, RANK]
+    lowest_until = low[:, UNTIL, None]
+    highest_until = high[:, UNTIL, None]
+    lowest_start = low[:, START, None]
+    highest_start = high[:, START, None]
+    lowest_stop = low[:, STOP, None]
+    highest_stop = high[:, STOP, None]
+    lowest_rank = key_low[:, RANK]
+    highest_rank = key_high[:, RANK]
 
+    # Some query may see some key: the widest intervals meet the ranks of the block.
     some_known = lowest_rank < highest_until
     some_between = (highest_rank >= lowest_start) & (lowest_rank < highest_stop)
+
+    # Every query sees every key: the narrowest intervals hold all ranks of the block.
     # A key of rank -1 (padding) is in no interval from 0 on.
     all_known = (lowest_rank >= 0) & (highest_rank < lowest_until)
     all_between = (lowest_rank >= highest_start) & (highest_rank < lowest_stop)
-    return some_known | some_between, all_known | all_between
+
+    some = some_known | some_between
+    every = all_known | all_between
+    return some, every
 
 
 def _positions_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,10 +131,15 @@ def _segments_in_common(
     in_key_block = _occurrence(key_blocks, num_segments)
     in_both = in_query_block @ in_key_block.t() > 0
 
-    low, high = query_blocks.amin(1)[:, None], query_blocks.amax(1)[:, None]
-    key_low, key_high = key_blocks.amin(1), key_blocks.amax(1)
+    low = query_blocks.amin(1)[:, None]
+    high = query_blocks.amax(1)[:, None]
+    key_low = key_blocks.amin(1)
+    key_high = key_blocks.amax(1)
     # Two blocks of nothing but padding are alone in one segment as well, and must not be full.
-    alone = (low == high) & (key_low == key_high) & (low == key_low) & (key_low > NO_SEGMENT)
+    one_in_queries = low == high
+    one_in_keys = key_low == key_high
+    same = (low == key_low) & (key_low > NO_SEGMENT)
+    alone = one_in_queries & one_in_keys & same
     return in_both, alone
 
 
@@ -145,7 +160,8 @@ def _extremes(table: Tensor) -> tuple[Tensor, Tensor]:
 def _in_blocks(table: Tensor) -> Tensor:
     """`[row, fields]` as `[blocks, BLOCK, fields]`, with -1 behind the end."""
     missing = -len(table) % BLOCK
-    return F.pad(table, (0, 0, 0, missing), value=NO_SEGMENT).unflatten(0, (-1, BLOCK))
+    padded = F.pad(table, (0, 0, 0, missing), value=NO_SEGMENT)
+    return padded.unflatten(0, (-1, BLOCK))
 
 
 def _block_mask(
@@ -174,5 +190,7 @@ def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
     `[1, 1, query blocks]` and `[1, 1, query blocks, key blocks]`: one mask for all rows and heads.
     """
     counts = blocks.sum(-1, dtype=torch.int32)
-    indices = blocks.int().argsort(stable=True, dim=-1, descending=True).int()
+    # The sort is stable: the numbers of the blocks that are set stay in ascending order.
+    indices = blocks.int().argsort(stable=True, dim=-1, descending=True)
+    indices = indices.int()
     return counts[None, None], indices[None, None]

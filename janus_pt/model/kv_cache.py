@@ -41,13 +41,20 @@ class LayerCache:
             self._grow(len(keys))
         if isinstance(self.write_positions, int):
             # All rows write side by side: a plain copy, which needs no index on the device.
-            self._keys.narrow(2, self.write_positions, keys.shape[2]).copy_(keys)
-            self._values.narrow(2, self.write_positions, keys.shape[2]).copy_(values)
+            start = self.write_positions
+            count = keys.shape[2]
+            self._keys.narrow(2, start, count).copy_(keys)
+            self._values.narrow(2, start, count).copy_(values)
         else:
+            # Two index tensors around a slice put the heads last: [rows, slots, heads, head_size].
             row = torch.arange(len(keys), device=keys.device)[:, None]
             self._keys[row, :, self.write_positions] = keys.transpose(1, 2)
             self._values[row, :, self.write_positions] = values.transpose(1, 2)
-        return self._keys.narrow(2, 0, self.reach), self._values.narrow(2, 0, self.reach)
+        return self._read(self._keys), self._read(self._values)
+
+    def _read(self, buffer: Tensor) -> Tensor:
+        """The part of a buffer that is in reach."""
+        return buffer.narrow(2, 0, self.reach)
 
     def _grow(self, rows: int) -> None:
         _, heads, old, head_size = self._keys.shape
@@ -62,12 +69,12 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was; nothing beyond `reach` is moved. `memory` stays."""
-        keys = self._keys.narrow(2, 0, self.reach).index_select(0, rows)
-        values = self._values.narrow(2, 0, self.reach).index_select(0, rows)
+        keys = self._read(self._keys).index_select(0, rows)
+        values = self._read(self._values).index_select(0, rows)
         if len(rows) == len(self._keys):
             # Copied back, so that the room behind `reach` is kept for the next steps.
-            self._keys.narrow(2, 0, self.reach).copy_(keys)
-            self._values.narrow(2, 0, self.reach).copy_(values)
+            self._read(self._keys).copy_(keys)
+            self._read(self._values).copy_(values)
         else:
             self._keys = keys
             self._values = values

@@ -114,8 +114,9 @@ class _FusedLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         # Losses are float32 sums even of bfloat16 states: J is a small difference of large numbers.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        # Padding rows are left out of every product, so they get no probability and no gradient.
-        real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
+        # Padding rows are in no product, so they get no probability and no gradient.
+        real_rows = max(0, min(len(weight), vocab.size - vocab.start))
+        real = weight[:real_rows]
         # h · mean_row is this rank's part of the mean of h's logits, which smoothing needs.
         mean_row = real.sum(0, dtype=dtype) / vocab.size
         coefficients = coefficients.to(dtype)
@@ -124,7 +125,8 @@ class _FusedLosses(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_gradient else None
         grad_hidden = [torch.zeros_like(states) for states in hidden]
         on_cpu = weight.device.type == "cpu"
-        runs = list(_runs([len(states) for states in hidden], chunk_rows(len(real), on_cpu)))
+        lengths = [len(states) for states in hidden]
+        runs = list(_runs(lengths, chunk_rows(len(real), on_cpu)))
         scratch = _scratch(runs, len(real), dtype, weight.device)
         for streams, chunks in runs:
             group = _StreamGroup.of(streams, coefficients, terms, vocab)
@@ -137,8 +139,10 @@ class _FusedLosses(torch.autograd.Function):
                 group.add_terms(sums, softmax)
                 if grad_weight is None:
                     continue
-                grad_logits = group.gradient(softmax, gradient).to(weight.dtype).flatten(0, 1)
-                grad_inputs = group.weighted((grad_logits @ real).view_as(inputs))
+                grad_logits = group.gradient(softmax, gradient)
+                grad_logits = grad_logits.to(weight.dtype).flatten(0, 1)
+                grad_inputs = (grad_logits @ real).view_as(inputs)
+                grad_inputs = group.weighted(grad_inputs)
                 for stream, grad in zip(streams, grad_inputs.unbind(1), strict=True):
                     grad_hidden[stream][rows] = grad
                 weighted_inputs = group.weighted(inputs).flatten(0, 1)
@@ -300,9 +304,12 @@ class _StreamGroup:
         return _StreamGroup(streams, pairs, weight, laplacian, vocab, terms.label_smoothing)
 
     def weighted(self, x: Tensor) -> Tensor:
-        """`x [rows, streams, hidden]` times the factor w that `gradient` leaves out where there are
+        """`x [rows, streams, hidden]` times the factor w that `gradient` omits where there are
         no pairs: it costs less here than on the logits."""
-        return x if self.pairs else x * self.weight.to(x.dtype)[:, None]
+        if self.pairs:
+            return x
+        weight = self.weight.to(x.dtype)
+        return x * weight[:, None]
 
     def softmax(self, logits: Tensor, free: Tensor, mean: Tensor, targets: Tensor) -> _Softmax:
         """The softmax of `logits [rows, streams, local vocabulary]`; overwrites these and `free`,
@@ -311,14 +318,17 @@ class _StreamGroup:
         mean: this rank's part of the logits' mean, `[rows, streams]`. All ranks of the group take
         part.
         """
-        vocab, smoothing = self.vocab, self.smoothing
+        vocab = self.vocab
+        smoothing = self.smoothing
         local_target = targets - vocab.start
         is_local = (local_target >= 0) & (local_target < logits.shape[-1])
         # Another rank's target reads row 0 here, and its value is multiplied by 0.
-        local_target = (local_target * is_local)[:, None, None].expand(-1, len(self.streams), 1)
+        local_target = local_target * is_local
+        local_target = local_target[:, None, None].expand(-1, len(self.streams), 1)
         local_highest = logits.amax(-1)
         highest = vocab.reduce(local_highest.clone(), dist.ReduceOp.MAX)
-        target = (logits.gather(-1, local_target)[..., 0] - highest) * is_local[:, None]
+        target_logit = logits.gather(-1, local_target)[..., 0]
+        target = (target_logit - highest) * is_local[:, None]
         p = torch.softmax(logits, dim=-1, out=free)
         shift = local_highest - highest
         # This rank's part of the normaliser Σ exp(z): its most probable token has p = 1 over its
@@ -333,19 +343,25 @@ class _StreamGroup:
             local_expectation = torch.bmm(p, z.transpose(1, 2)) + shift[:, None]
             parts += (normaliser[..., None] * local_expectation).unbind(-1)
         # All sums in one exchange: its latency is what it costs.
-        total, target, mean, *moments = vocab.reduce(torch.stack(parts)).unbind(0)
-        expectation = torch.stack(moments, -1) / total[..., None] if self.pairs else None
+        reduced = vocab.reduce(torch.stack(parts))
+        total, target, mean, *moments = reduced.unbind(0)
+        expectation = None
+        if self.pairs:
+            expectation = torch.stack(moments, -1) / total[..., None]
         smoothed_target = (1 - smoothing) * target
-        cross_entropy = total.log() - smoothed_target - smoothing * (mean - highest)
+        smoothed_rest = smoothing * (mean - highest)
+        cross_entropy = total.log() - smoothed_target - smoothed_rest
         ratio = normaliser / total
         return _Softmax(z, p, shift, ratio, expectation, cross_entropy, is_local, local_target)
 
     def add_terms(self, sums: Tensor, softmax: _Softmax) -> None:
         """Add the chunk's terms to `sums`."""
-        for stream, value in zip(self.streams, softmax.cross_entropy.sum(0).unbind(0), strict=True):
+        cross_entropies = softmax.cross_entropy.sum(0)
+        for stream, value in zip(self.streams, cross_entropies.unbind(0), strict=True):
             sums[stream] += value
         if softmax.expectation is None:
             return
+        # J_ab = ½ (G_aa - G_ab - G_ba + G_bb), summed over the rows.
         g = softmax.expectation.sum(0)
         for number, a, b in self.pairs:
             sums[number] += 0.5 * (g[a, a] - g[a, b] - g[b, a] + g[b, b])
@@ -356,17 +372,22 @@ class _StreamGroup:
 
         Overwrites `softmax.p` and `free`, which may be what is returned.
         """
-        ratio, grad = softmax.ratio, softmax.p
-        at_target = (self.smoothing - 1) * softmax.is_local[:, None].to(ratio.dtype)
+        ratio = softmax.ratio
+        grad = softmax.p
+        is_local = softmax.is_local[:, None].to(ratio.dtype)
+        at_target = (self.smoothing - 1) * is_local
         if softmax.expectation is not None:
             at_target = at_target * self.weight
             # Each rank's z is less its own highest: `shift` makes up for it.
-            z_free = (self.laplacian * (softmax.shift[:, None] - softmax.expectation)).sum(-1)
+            minus_g = softmax.shift[:, None] - softmax.expectation
+            z_free = (self.laplacian * minus_g).sum(-1)
             # p_a ∘ (L z)_a, then p_a ∘ (w_a - Σ_b L_ab G_ab) and (L p)_a in one product with p.
             ratio_l = ratio[..., None] * self.laplacian
             grad = torch.bmm(ratio_l, softmax.z, out=free).mul_(softmax.p)
             diagonal = torch.diag_embed(ratio * (self.weight + z_free))
-            grad.baddbmm_(self.laplacian * ratio[:, None] + diagonal, softmax.p)
+            factors = self.laplacian * ratio[:, None] + diagonal
+            grad.baddbmm_(factors, softmax.p)
         elif self.vocab.group is not None:
             grad *= ratio[..., None]
-        return grad.scatter_add_(-1, softmax.local_target, at_target.expand_as(ratio)[..., None])
+        at_target = at_target.expand_as(ratio)[..., None]
+        return grad.scatter_add_(-1, softmax.local_target, at_target)

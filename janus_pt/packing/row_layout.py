@@ -51,9 +51,12 @@ def pack_row(examples: Sequence[Example]) -> RowLayout:
     section_sizes = np.bincount(section, minlength=NUM_SECTIONS)
     padded_sizes = [round_up(size, ROW_STEP) for size in section_sizes]
     padded_start = np.cumsum([0, *padded_sizes])
-    shift = padded_start[:-1] - (np.cumsum(section_sizes) - section_sizes)
+    unpadded_start = np.cumsum(section_sizes) - section_sizes
+    shift = padded_start[:-1] - unpadded_start
+    # In sorted order a slot stands at its rank, moved by the padding before its section.
+    rank = np.arange(len(order))
     position = np.empty(len(order), dtype=np.int64)
-    position[order] = np.arange(len(order)) + shift[section[order]]
+    position[order] = rank + shift[section[order]]
     return RowLayout(
         positions=np.split(position, np.cumsum(sizes)[:-1]),
         width=int(padded_start[-1]),
