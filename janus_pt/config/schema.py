@@ -39,6 +39,10 @@ class Section(BaseModel):
     )
 
 
+ROTARY_POSITIONS = ("rotary",)
+"""Kinds of `model.positions` that rotate queries and keys, and have no table."""
+
+
 class ModelConfig(Section):
     """Shape of the encoder-decoder Transformer and the ids its tokenizer uses."""
 

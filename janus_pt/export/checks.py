@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from janus_pt.config.schema import ModelConfig
+from janus_pt.config.schema import ROTARY_POSITIONS, ModelConfig
 from janus_pt.export.stream import Shapes
 from janus_pt.model.limits import variant_problems
 from janus_pt.model.meta import build_on_meta
@@ -89,7 +89,7 @@ def _check_sizes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
         config.ffn_hidden_size,
         config.length_classes,
         # Rotations have no table that would take memory.
-        0 if config.positions == "rotary" else config.max_positions,
+        0 if config.positions in ROTARY_POSITIONS else config.max_positions,
     )
     layers = config.encoder_layers + config.decoder_layers
     is_too_large = (

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
-from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, ParallelConfig
+from janus_pt.config.schema import (
+    ROTARY_POSITIONS,
+    AdapterConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+)
 
 if TYPE_CHECKING:
     from janus_pt.model.transformer import JanusTransformer
@@ -35,14 +41,17 @@ def variant_problems(model: ModelConfig) -> Iterator[Problem]:
     if heads % key_value_heads:
         reason = f"must divide model.num_attention_heads ({heads}), but is {key_value_heads}"
         yield ("model", "num_key_value_heads"), f"{reason}: use a divisor of it"
-    if model.positions == "rotary":
+    if model.positions in ROTARY_POSITIONS:
         head_size = model.hidden_size // heads
         if head_size % 2:
             reason = f"heads of {head_size} elements cannot be rotated in pairs"
             advice = "make model.hidden_size / model.num_attention_heads even"
-            yield ("model", "positions"), f'{reason} as "rotary" does: {advice}'
+            yield ("model", "positions"), f'{reason} as "{model.positions}" does: {advice}'
         if model.embedding_projection:
-            reason = 'joins the embeddings of tokens and positions; positions "rotary" have none'
+            reason = (
+                "joins the embeddings of tokens and positions; "
+                f'positions "{model.positions}" have none'
+            )
             yield ("model", "embedding_projection"), f"{reason}: set it to false"
 
 

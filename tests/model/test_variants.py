@@ -352,7 +352,7 @@ def test_new_weights_of_every_kind() -> None:
             {"model__positions": "rotary", "model__embedding_projection": True},
             "model.embedding_projection: joins the embeddings of tokens and positions",
         ),
-        ({"model__norm": "rmsnorm"}, 'model.norm: must be "layer_norm" or "rms_norm"'),
+        ({"model__norm": "rmsnorm"}, 'model.norm: must be "layer_norm"'),
     ],
 )
 def test_values_that_do_not_fit_are_named(
