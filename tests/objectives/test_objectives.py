@@ -231,7 +231,7 @@ def test_sums_and_total_against_plain_torch(name: str) -> None:
         for stream, index in made.predict.items()
     }
     targets = {
-        s: made.targets[-len(z) :] if s == "corrected" else made.targets[: len(z)]
+        s: made.targets[-len(z) :] if s in loss.terms.suffix_streams else made.targets[: len(z)]
         for s, z in logits.items()
     }
     expected = [
