@@ -15,8 +15,8 @@ setup: $(STAMP)
 # torch first: DeepSpeed's build looks at it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,serve,tasks,plots]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'setuptools>=77' wheel torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 demo: setup
