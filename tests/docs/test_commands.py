@@ -52,18 +52,16 @@ SMALLER: dict[str, str] = {
     "--config configs/summary_tiny.json": SMALL_RUN,
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
-    "serve.py": "--port 0",
 }
 ELSEWHERE: dict[str, str] = {
     "make ": "CI runs it, and this test is part of what it runs",
     "source .venv/bin/activate": "the tests run in that environment",
-    "pip install": "the tests run where it has been done",
     "sbatch ": "needs Slurm; test_the_slurm_script_is_a_shell_script",
     "deepspeed --hostfile": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
     "torchrun --nnodes=2": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
     "launchers/claims.py": "minutes of training; tests/claims runs it from end to end",
+    "convert.py export": "averages five validated checkpoints; tests/train/test_early_stopping.py",
     "curl ": "test_the_server_answers_as_the_guide_asks",
-    "launchers/benchmark.py": "minutes of measuring; tests/benchmark",
 }
 EXPORTS = ("teacher", "multi30k_ende", "bang", "janus")
 """Run folders that pages take for granted; they get the README's fine-tuned model."""
@@ -176,7 +174,7 @@ def test_every_command_runs_as_the_pages_have_it(place: Path) -> None:
 def test_no_entry_of_the_tables_is_out_of_date() -> None:
     texts = [command.text for command in commands()]
     unused = [part for part in (*SMALLER, *ELSEWHERE) if not any(part in text for text in texts)]
-    assert unused in ([], ["serve.py"])
+    assert unused == []
 
 
 def test_the_server_answers_as_the_guide_asks(place: Path) -> None:
