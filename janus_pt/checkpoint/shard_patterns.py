@@ -27,8 +27,9 @@ def shard_patterns(config: ModelConfig, adapter: AdapterConfig | None) -> dict[s
             replicated.append(_pattern(name))
         elif dimension == 1:
             row_parallel.append(_pattern(name))
-        elif dimension != 0:
-            raise NotImplementedError(f"{name}: DeepSpeed joins shards along dimension 0 or 1 only")
+        else:
+            # DeepSpeed joins along dimension 0 whatever no pattern names.
+            assert dimension == 0, f"{name}: DeepSpeed joins shards along dimension 0 or 1 only"
     return {
         "parameter_with_row_parallelism_patterns": row_parallel,
         "parameter_to_average_patterns": replicated,
