@@ -100,7 +100,9 @@ def _translate_with(translator: Any, words: list[str], length: int) -> Engine:
 def _save_random_model(config: ModelConfig, words: list[str], folder: str) -> None:
     """Save a CTranslate2 model of the shape, its weights drawn at random."""
     specs = require("ctranslate2.specs", "benchmark")
-    activation = getattr(specs.common_spec.Activation, config.activation.upper())
+    # CTranslate2 calls SiLU by its other name.
+    name = "SWISH" if config.activation == "silu" else config.activation.upper()
+    activation = getattr(specs.common_spec.Activation, name)
     spec = specs.transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.num_attention_heads,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.model.feed_forward import ACTIVATIONS
 
 
 class Yardstick(nn.Module):
@@ -31,7 +32,8 @@ class Yardstick(nn.Module):
             num_decoder_layers=config.decoder_layers,
             dim_feedforward=config.ffn_hidden_size,
             dropout=config.dropout,
-            activation=config.activation,
+            # By function: torch knows only two of our names.
+            activation=ACTIVATIONS[config.activation],
             batch_first=True,
             norm_first=config.pre_layer_norm,
         )
