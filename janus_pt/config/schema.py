@@ -193,7 +193,7 @@ class DataConfig(Section):
     shuffle_shards: Positive = 16
     """Shards among which samples are shuffled."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do about a sample that is damaged, empty or too long: stop, or leave it out and count it. A store that
+    """What to do about a sample that is damaged, empty or too long: stop, or skip it and count it. A store that
     cannot be reached and a damaged index always stop the run."""
     num_workers: Count = 1
     """Processes per rank that read and build batches ahead."""
@@ -378,8 +378,3 @@ class Config(Section):
     run: RunConfig
     deepspeed: dict[str, Any] = {}
     """Added to DeepSpeed's derived configuration; a key that is derived is an error."""
-
-    @property
-    def micro_batches_per_step(self) -> int:
-        """Micro-batches of one step, over all ranks."""
-        return self.data.micro_batches_per_step

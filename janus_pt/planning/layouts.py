@@ -142,7 +142,7 @@ def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Clu
     """The step of one layout."""
     parallel = config.parallel
     tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
-    count = config.micro_batches_per_step // data_parallel
+    count = config.data.micro_batches_per_step // data_parallel
     flops = step_flops(config.model, batch.samples, batch.sizes)
     stages = stage_seconds(config, data_parallel, batch, cluster, flops)
 
@@ -184,7 +184,7 @@ def stage_seconds(
     """The seconds of each stage in a step; a micro-batch has `flops` operations in all stages together."""
     parallel = config.parallel
     tensor = parallel.tensor_parallel_size
-    count = config.micro_batches_per_step // data_parallel
+    count = config.data.micro_batches_per_step // data_parallel
     costs = relative_costs(config.model)
     # Recomputing is a second forward pass, a third of the three that forward and backward are.
     passes = 4 / 3 if parallel.activation_checkpointing else 1.0

@@ -74,7 +74,7 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
     model, parallel = config.model, config.parallel
     tensor_parallel = parallel.tensor_parallel_size
     width = activation_width(config.precision)
-    micro_batches = config.micro_batches_per_step // data_parallel
+    micro_batches = config.data.micro_batches_per_step // data_parallel
     stages = pipeline_layers(model, parallel.pipeline_parallel_size)
     counts = stage_parameters(model, tensor_parallel, stages)
 
@@ -114,7 +114,7 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     stage = parallel.zero_stage
     width = activation_width(config.precision)
     low_precision = width < FLOAT
-    accumulates = config.micro_batches_per_step > ranks
+    accumulates = config.data.micro_batches_per_step > ranks
     trained = trained_on_rank(parameters, config.model, config.optimizer, config.adapter)
     shard = trained / ranks
     weights_shard = parameters / ranks * width

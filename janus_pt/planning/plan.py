@@ -73,7 +73,7 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     data, parallel, run = config.data, config.parallel, config.run
     tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
     ranks = world_size // parallel.model_parallel_size
-    micro_batches = config.micro_batches_per_step // ranks
+    micro_batches = config.data.micro_batches_per_step // ranks
     samples = samples_of(data.global_batch_size, data.batch_unit, sizes.target)
     # Some objectives have every sample several times in a batch.
     flops = step_flops(config.model, config.objective.draws * samples, sizes)

@@ -81,7 +81,7 @@ def step_traffic(config: Config, data_parallel: int, batch: MicroBatch) -> list[
     """What a rank of each pipeline stage exchanges in a step of micro-batches like `batch`."""
     model, parallel = config.model, config.parallel
     width = activation_width(config.precision)
-    micro_batches = config.micro_batches_per_step // data_parallel
+    micro_batches = config.data.micro_batches_per_step // data_parallel
     stages = pipeline_layers(model, parallel.pipeline_parallel_size)
     counts = stage_parameters(model, parallel.tensor_parallel_size, stages)
 

@@ -67,7 +67,7 @@ def test_good_file(tmp_path: Path) -> None:
     config = read_config(write(tmp_path, GOOD), world_size=4)
     assert config.model.hidden_size == 64
     assert [corpus.weight for corpus in config.data.train] == [1.0, 2.0]
-    assert config.micro_batches_per_step == 4
+    assert config.data.micro_batches_per_step == 4
     assert config.objective.recipe == "pretraining" and config.objective.masking.kind == "infill"
 
 

@@ -95,7 +95,7 @@ def check_samples(config: Path, steps: int) -> tuple[int, int]:
     batches = stream.from_cursor(Cursor())
     planned = [
         sample
-        for samples, _ in islice(batches, steps * content.micro_batches_per_step)
+        for samples, _ in islice(batches, steps * content.data.micro_batches_per_step)
         for sample in samples
     ]
     seen = Counter((int(s["epoch"]), int(s["shard"]), int(s["sample"])) for s in planned)

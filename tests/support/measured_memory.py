@@ -110,7 +110,7 @@ def micro_batches(config: Config, seed: int) -> list[Batch]:
 
     from megatron.core import parallel_state
 
-    count = config.micro_batches_per_step // parallel_state.get_data_parallel_world_size()
+    count = config.data.micro_batches_per_step // parallel_state.get_data_parallel_world_size()
     return [
         collate_examples([example() for _ in range(samples)], config.objective)
         for _ in range(count)
