@@ -23,7 +23,7 @@ from janus_pt.export.folder import TOKENIZER, WEIGHTS, load_export, save_export
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
-from tests.support.models import tiny_model, tokenizer_bytes
+from tests.support.models import MODERN, tiny_model, tokenizer_bytes
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ SINUSOIDAL = {
         (torch.bfloat16, {}),
         (torch.bfloat16, SINUSOIDAL),
         (torch.float64, SINUSOIDAL),
+        (torch.float32, MODERN),
     ],
 )
 def test_round_trip(
@@ -90,9 +91,10 @@ def test_round_trip(
     assert (tmp_path / "a" / "b" / WEIGHTS).read_bytes() == (tmp_path / "c" / WEIGHTS).read_bytes()
     source = pad_sources([torch.tensor([1, 9, 8, 2]).numpy()], 0)
     with torch.no_grad():
-        tolerance = (
-            1e-6 if shape and dtype is torch.float64 else 0
-        )  # the sinusoidal table is made in float32
+        # The sinusoidal table is made in float32. The narrow products of grouped heads round
+        # otherwise where weights are stored by columns.
+        inexact = {torch.float64: 1e-6, torch.float32: 1e-5}
+        tolerance = inexact.get(dtype, 0) if shape else 0
         torch.testing.assert_close(
             again.model.encode(source), model.encode(source), rtol=tolerance, atol=tolerance
         )

@@ -26,11 +26,13 @@ from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.utils.errors import UserError
 from tests.parallel.test_tensor_parallel import CONFIG, OBJECTIVE, SEED, loss_and_gradients
-from tests.support.models import as_source, random_sources, tiny_model, tokenizer_bytes
+from tests.support.models import MODERN, as_source, random_sources, tiny_model, tokenizer_bytes
 from tests.support.ranks import run_ranks
 
 ALL = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+MODERN_CONFIG = CONFIG.model_copy(update=MODERN)
 LORA = AdapterConfig(r=3, lora_alpha=6.0, target_modules=ALL)
+LORA_WITH_GATE = AdapterConfig(r=3, lora_alpha=6.0, target_modules=(*ALL, "gate_proj"))
 BOTTLENECK = AdapterConfig(kind="bottleneck", r=4)
 
 
@@ -61,17 +63,25 @@ def hidden(model: JanusTransformer) -> torch.Tensor:
     return model.encode(as_source(random_sources(0, 4)))
 
 
+@pytest.mark.parametrize("shape", [{}, MODERN], ids=["bart", "modern"])
 @pytest.mark.parametrize("adapter", [LORA, BOTTLENECK], ids=["lora", "bottleneck"])
-def test_at_first_it_is_the_base_model_exactly(adapter: AdapterConfig) -> None:
-    assert torch.equal(hidden(adapted(adapter)), hidden(tiny_model(1)))
+def test_at_first_it_is_the_base_model_exactly(
+    adapter: AdapterConfig, shape: dict[str, Any]
+) -> None:
+    assert torch.equal(hidden(adapted(adapter, **shape)), hidden(tiny_model(1, **shape)))
 
 
-def test_lora_adds_its_product_to_the_weight() -> None:
+@pytest.mark.parametrize(
+    ("adapter", "shape"), [(LORA, {}), (LORA_WITH_GATE, MODERN)], ids=["bart", "modern"]
+)
+def test_lora_adds_its_product_to_the_weight(adapter: AdapterConfig, shape: dict[str, Any]) -> None:
     """Against a plain model whose weights are the sums, made here by hand."""
-    model, plain = adapted(LORA), tiny_model(1)
+    model, plain = adapted(adapter, **shape), tiny_model(1, **shape)
     disturb(model)
     state, parameters = plain.state_dict(), dict(model.named_parameters())
-    for name in target_layers(LORA, plain):
+    layers = list(target_layers(adapter, plain))
+    assert any(".gate_proj" in name for name in layers) == (shape == MODERN)
+    for name in layers:
         product = parameters[f"{name}.lora_B.weight"] @ parameters[f"{name}.lora_A.weight"]
         state[f"{name}.weight"] = state[f"{name}.weight"] + 2.0 * product.detach()
     assert not torch.allclose(hidden(plain), hidden(model), atol=1e-3)
@@ -132,27 +142,30 @@ def check_sharded() -> list[int]:
     from janus_pt.parallel import groups
 
     groups.initialize(tensor_parallel_size=2)
-    found = [check_kind(adapter) for adapter in (LORA, BOTTLENECK)]
+    found = [check_kind(adapter, config) for adapter, config in SHARDED]
     groups.shutdown()
     return found
 
 
-def check_kind(adapter: AdapterConfig) -> int:
+SHARDED = [(LORA, CONFIG), (BOTTLENECK, CONFIG), (LORA_WITH_GATE, MODERN_CONFIG)]
+
+
+def check_kind(adapter: AdapterConfig, config: ModelConfig) -> int:
     from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.tensor import local_shard, vocab_shard
 
     def prepare(model: JanusTransformer, part: Any) -> None:
-        shapes = full_shapes(CONFIG, adapter)
+        shapes = full_shapes(config, adapter)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained_with(adapter, name))
             if is_adapter(name):
                 with torch.no_grad():
                     parameter.copy_(part(parameter, draw(f"{name}.x", shapes[name], 0.3, SEED)))
 
-    model = build_model(CONFIG, SEED, adapter=adapter)
+    model = build_model(config, SEED, adapter=adapter)
     prepare(model, local_shard)
-    plain = JanusTransformer(CONFIG)
+    plain = JanusTransformer(config)
     add_adapters(plain, adapter)
     initialize_weights(plain, SEED)
     prepare(plain, lambda _, whole: whole)
@@ -175,10 +188,10 @@ def check_kind(adapter: AdapterConfig) -> int:
 
 
 def test_two_ranks_compute_what_one_does() -> None:
-    plain_model = build_on_meta(CONFIG)
-    lora = len(target_layers(LORA, plain_model))
-    bottleneck = len(target_layers(BOTTLENECK, plain_model))
-    split = [lora, 3 * bottleneck]  # of LoRA one matrix; down, its bias and up
+    lora, bottleneck, with_gate = (
+        len(target_layers(adapter, build_on_meta(config))) for adapter, config in SHARDED
+    )
+    split = [lora, 3 * bottleneck, with_gate]  # of LoRA one matrix; down, its bias and up
     assert run_ranks(check_sharded, 2) == [split, split]
 
 
@@ -207,15 +220,22 @@ def save(folder: Path, base: Path, adapter: AdapterConfig) -> JanusTransformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("source_vocab_size", [None, 300])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "shape"),
+    [
+        (torch.float32, 1e-6, {}),
+        (torch.float64, 1e-13, {}),
+        (torch.float64, 1e-13, {"source_vocab_size": 300}),
+        (torch.float64, 1e-13, MODERN),
+    ],
+)
 def test_the_merged_export_is_the_unmerged_model(
-    base: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float, source_vocab_size: int | None
+    base: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float, shape: dict[str, Any]
 ) -> None:
-    shape = {"init_std": 0.2, "source_vocab_size": source_vocab_size}
-    plain = JanusTransformer(load_export(base).config.model_copy(update=shape))
+    changes = {"init_std": 0.2, **shape}
+    plain = JanusTransformer(load_export(base).config.model_copy(update=changes))
     initialize_weights(plain, SEED)
-    tokenizers = [base / "tokenizer.model"] * (2 if source_vocab_size else 1)
+    tokenizers = [base / "tokenizer.model"] * (2 if "source_vocab_size" in shape else 1)
     save_export(tmp_path / "base", plain.to(dtype).state_dict(), plain.config, tokenizers)
     unmerged = save(tmp_path / "adapter", tmp_path / "base", LORA)
     JanusModel.from_pretrained(tmp_path / "adapter", device="cpu").save_pretrained(

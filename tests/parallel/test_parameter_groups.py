@@ -19,6 +19,7 @@ from janus_pt.parallel.parameter_groups import (
     trained_parameters,
 )
 from janus_pt.utils.errors import UserError
+from tests.support.models import MODERN
 from tests.support.runs import VOCAB, write_run_config
 
 
@@ -99,6 +100,27 @@ def test_each_layer_is_slower_than_the_one_above(tmp_path: Path) -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
         full_shapes(settings.model)
     )
+
+
+def test_new_kinds_of_layers_are_frozen_and_slowed_like_the_others(tmp_path: Path) -> None:
+    modern = {f"model__{key}": value for key, value in MODERN.items()}
+    settings = config(
+        tmp_path,
+        **modern,
+        optimizer__freeze=["gate_proj", "decoder.layers.0"],
+        optimizer__layer_lr_decay=0.5,
+    )
+    shapes = full_shapes(settings.model)
+    frozen = {name for name in shapes if not is_trained(name, settings.optimizer, None)}
+    assert frozen == {
+        name for name in shapes if ".gate_proj." in name or name.startswith("decoder.layers.0.")
+    }
+    gate, fc1 = (f"encoder.layers.0.{layer}.weight" for layer in ("gate_proj", "fc1"))
+    assert lr_scale(gate, settings.model, 0.5) == lr_scale(fc1, settings.model, 0.5) == 0.25
+    optimizer = build_optimizer(settings.optimizer, JanusTransformer(settings.model))
+    decayed = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
+    # RMSNorm's weights are vectors: not decayed, as LayerNorm's are not.
+    assert all(parameter.ndim == 1 for parameter in decayed[0.0])
 
 
 def test_without_decay_or_freezing_there_are_two_groups(tmp_path: Path) -> None:

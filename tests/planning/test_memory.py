@@ -12,6 +12,8 @@ CHECKED = [
     "float32, ZeRO-2, 2 micro-batches, deep",
     "bfloat16, ZeRO-1, 2 micro-batches",
     "float32, ZeRO-1, activation checkpointing",
+    "float32, ZeRO-1, gated, RMSNorm, rotary",
+    "float32, ZeRO-1, grouped heads",
     "float32, ZeRO-1, tensor 2",
     "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches",
 ]

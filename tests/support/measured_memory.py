@@ -23,6 +23,13 @@ from janus_pt.planning.memory import StageMemory, stage_memory
 from tests.support.ranks import Ranks
 
 MIB = 2**20
+MODERN = {
+    "feed_forward": "gated",
+    "activation": "silu",
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "pre_layer_norm": True,
+}
 CASES: dict[str, dict[str, Any]] = {
     "float32, ZeRO-1": {},
     "float32, ZeRO-1, dropout": {"dropout": 0.1, "samples": 3},
@@ -41,6 +48,8 @@ CASES: dict[str, dict[str, Any]] = {
         "activation": "relu",
     },
     "float32, ZeRO-1, activation checkpointing": {"checkpointing": True, "layers": 4, "samples": 8},
+    "float32, ZeRO-1, gated, RMSNorm, rotary": {"kinds": MODERN},
+    "float32, ZeRO-1, grouped heads": {"kinds": {"num_key_value_heads": 1}},
     "float32, ZeRO-1, attention dropout": {"attention_dropout": 0.1, "length": 192},
     "float32, ZeRO-1, 2 ranks": {"ranks": 2},
     "bfloat16, ZeRO-1, 2 ranks": {"ranks": 2, "dtype": "bfloat16", "hidden": 384},
@@ -64,6 +73,7 @@ def build_config(
     vocab: int = 8000, hidden: int = 256, layers: int = 2, samples: int = 4, accumulate: int = 1, ranks: int = 1,
     zero: int = 1, dtype: str = "float32", dropout: float = 0.0, attention_dropout: float = 0.0, length: int = 128,
     pre: bool = False, activation: str = "gelu", checkpointing: bool = False, tensor: int = 1, pipeline: int = 1,
+    kinds: dict[str, Any] | None = None,
 ) -> Config:  # fmt: skip
     """A small configuration for `ranks` data-parallel ranks; buckets for the reduction as small as the model."""
     model = dict(
@@ -71,6 +81,7 @@ def build_config(
         decoder_layers=layers, max_positions=length, dropout=dropout, attention_dropout=attention_dropout,
         pre_layer_norm=pre, activation=activation,
     )  # fmt: skip
+    model |= kinds or {}
     batch = dict(
         batch_unit="sequences",
         global_batch_size=samples * accumulate * ranks,

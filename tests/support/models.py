@@ -22,6 +22,12 @@ SHAPE = dict(
     max_positions=24, length_classes=20,
 )  # fmt: skip
 
+MODERN = dict(
+    norm="rms_norm", feed_forward="gated", activation="silu", positions="rotary", pre_layer_norm=True,
+    num_attention_heads=4, num_key_value_heads=2,
+)  # fmt: skip
+"""Values of the model's kinds of layers that differ from a BART's, all at once."""
+
 
 def tiny_model(
     seed: int = 0, dtype: torch.dtype = torch.float64, **shape: object
