@@ -3,6 +3,7 @@
 For another layout:    python launchers/convert.py checkpoint runs/janus/checkpoints/step_1000
 As an exported model:  python launchers/convert.py export runs/janus/checkpoints/step_1000 --output model
 The mean of several:   python launchers/convert.py export runs/janus --best 5 --output model
+For CTranslate2:       python launchers/convert.py ctranslate2 model --output model_ct2
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.
@@ -16,7 +17,7 @@ import argparse
 import os
 from pathlib import Path
 
-from janus_pt.utils.commands import Command, run_command
+from janus_pt.utils.commands import Command, module_command, run_command
 from janus_pt.utils.errors import entry_point
 
 
@@ -74,6 +75,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 COMMANDS = {
     "checkpoint": Command("for any layout", add_checkpoint_arguments, convert_checkpoint),
     "export": Command("as an exported model", add_export_arguments, export_checkpoint),
+    "ctranslate2": module_command("janus_pt.export.ctranslate2", "for CTranslate2"),
 }
 
 

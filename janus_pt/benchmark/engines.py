@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.convert.ctranslate2 import write_ctranslate2
+from janus_pt.model.initialize import draw
+from janus_pt.model.meta import full_shapes
 from janus_pt.utils.extras import is_installed, require
 
 Engine = Callable[[list[list[int]]], Any]
@@ -73,12 +76,23 @@ def _hugging_face(config: ModelConfig, length: int, threads: int) -> dict[str, E
 
 
 def _ctranslate2(config: ModelConfig, length: int, threads: int) -> dict[str, Engine]:
-    ctranslate2 = require("ctranslate2", "benchmark")
+    ctranslate2 = require("ctranslate2", "ctranslate2")
     # CTranslate2 reads and writes words: these stand for the ids.
-    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, config.vocab_size))]
+    words = [f"w{token}" for token in range(config.vocab_size)]
     engines: dict[str, Engine] = {}
     with tempfile.TemporaryDirectory() as folder:
-        _save_random_model(config, words, folder)
+        # The nearest that it can compute: a decoder without query slots.
+        shape = config.model_copy(
+            update={
+                "ar_stream": "content",
+                "source_vocab_size": None,
+                "causal_self_attention": False,
+                "embedding_projection": False,
+            }
+        )
+        shapes = full_shapes(shape)
+        state = {name: draw(name, shapes[name], shape.init_std, seed=1) for name in shapes}
+        write_ctranslate2(Path(folder), shape, state, [words])
         for precision in ("float32", "int8"):
             translator = ctranslate2.Translator(
                 folder, compute_type=precision, inter_threads=1, intra_threads=threads, device="cpu"
@@ -95,57 +109,3 @@ def _translate_with(translator: Any, words: list[str], length: int) -> Engine:
         )
 
     return translate
-
-
-def _save_random_model(config: ModelConfig, words: list[str], folder: str) -> None:
-    """Save a CTranslate2 model of the shape, its weights drawn at random."""
-    specs = require("ctranslate2.specs", "benchmark")
-    # CTranslate2 calls SiLU by its other name.
-    name = "SWISH" if config.activation == "silu" else config.activation.upper()
-    activation = getattr(specs.common_spec.Activation, name)
-    spec = specs.transformer_spec.TransformerSpec.from_config(
-        (config.encoder_layers, config.decoder_layers),
-        config.num_attention_heads,
-        pre_norm=config.pre_layer_norm,
-        activation=activation,
-    )
-    rng = np.random.default_rng(1)
-
-    def fill(part: Any, name: str, value: Any) -> None:
-        attribute = name.rpartition("/")[2]
-        if name.endswith("position_encodings/encodings"):
-            shape: tuple[int, ...] = (config.max_positions, config.hidden_size)
-            part.encodings = rng.normal(size=shape).astype(np.float32)
-        elif attribute == "gamma":
-            part.gamma = np.ones(config.hidden_size, np.float32)
-        elif attribute == "beta":
-            part.beta = np.zeros(config.hidden_size, np.float32)
-        # Of other parts only what has no value yet is a weight.
-        elif attribute in ("weight", "bias") and ("linear" in name or value is None):
-            rows, columns = _weight_shape(config, name)
-            shape = (rows,) if attribute == "bias" else (rows, columns)
-            weights = rng.normal(scale=0.05, size=shape).astype(np.float32)
-            setattr(part, attribute, weights)
-
-    specs.model_spec.visit_spec(spec, fill)
-    spec.register_source_vocabulary(words)
-    spec.register_target_vocabulary(words)
-    spec.validate()
-    spec.optimize()
-    spec.save(folder)
-
-
-def _weight_shape(config: ModelConfig, name: str) -> tuple[int, int]:
-    """Rows and columns of a CTranslate2 weight by its path in the specification."""
-    hidden, ffn = config.hidden_size, config.ffn_hidden_size
-    columns = ffn if "ffn/linear_1" in name else hidden
-    if "embeddings" in name or "projection" in name:
-        return config.vocab_size, columns
-    # Queries, keys and values are one matrix; in cross-attention keys and values are.
-    if "self_attention/linear_0" in name:
-        return 3 * hidden, columns
-    if "/attention/linear_1" in name:
-        return 2 * hidden, columns
-    if "ffn/linear_0" in name:
-        return ffn, columns
-    return hidden, columns

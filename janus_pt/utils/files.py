@@ -94,6 +94,19 @@ def staged_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def staged_new_folder(target: Path) -> Iterator[Path]:
+    """`staged_folder` for a folder that is not there yet, or is empty.
+
+    Raises:
+        UserError: `target` holds something.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target}: exists already; choose another folder, or remove it first")
+    with staged_folder(target) as folder:
+        yield folder
+
+
 def replace_folder(staging: Path, target: Path) -> None:
     """Rename the folder `staging` to `target`; what was there before is removed.
 

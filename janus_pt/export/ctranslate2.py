@@ -1,0 +1,56 @@
+"""`convert.py ctranslate2`: an exported model as a CTranslate2 folder with its tokenizers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from janus_pt.convert.ctranslate2 import (
+    QUANTIZATIONS,
+    unsupported,
+    vocabulary,
+    write_ctranslate2,
+)
+from janus_pt.export.adapters import load_pretrained
+from janus_pt.export.folder import SOURCE_TOKENIZER, TOKENIZER
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import staged_new_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ctranslate2`."""
+    parser.add_argument("model", type=Path, help="an exported model, or a LoRA adapter: merged")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--quantization", choices=QUANTIZATIONS, help="default: weights keep their type"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder, and name it."""
+    export_to_ctranslate2(args.model, args.output, args.quantization)
+    print(args.output)
+
+
+def export_to_ctranslate2(
+    model: str | Path, output: str | Path, quantization: str | None = None
+) -> None:
+    """Write the model in folder `model` for CTranslate2; its tokenizers are put beside it.
+
+    Raises:
+        UserError: `model` is no export or cannot be converted, or `output` is not empty.
+    """
+    export = load_pretrained(model)
+    if export.adapter is not None:
+        raise UserError(
+            f"{model}: adapter.kind: a bottleneck cannot be merged, and CTranslate2 has none; only "
+            'adapters of kind "lora" can be converted'
+        )
+    for key, reason in unsupported(export.config):
+        raise UserError(f"{model}: model.{key}: {reason}")
+    names = [TOKENIZER, SOURCE_TOKENIZER][: len(export.tokenizers)]
+    vocabularies = [vocabulary(tokenizer) for tokenizer in export.tokenizers]
+    with staged_new_folder(Path(output)) as folder:
+        write_ctranslate2(folder, export.config, export.state, vocabularies, quantization)
+        for name, tokenizer in zip(names, export.tokenizers, strict=True):
+            tokenizer.save(folder / name)
