@@ -1,4 +1,4 @@
-"""Shared by the training launchers: arguments, the launcher's environment, and what to run.
+"""Shared by the training commands: arguments, the launcher's environment, and what to run.
 
 Until the configuration is read, nothing heavy is imported: a user's mistake is reported at once.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from janus_pt.checks import read_config
 from janus_pt.config.schema import Config
+from janus_pt.utils.errors import UserError
+from janus_pt.utils.slurm import adopt_slurm
 
 
 def world_size() -> int:
@@ -25,15 +26,13 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def parse_training_arguments(
-    description: str | None, argv: Sequence[str] | None = None
-) -> argparse.Namespace:
-    """Arguments of `launchers/pretrain.py` and `launchers/finetune.py`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `pretrain` and `finetune`."""
     parser.add_argument(
-        "--config", required=True, help="JSON file; its keys: docs/reference/configuration.md"
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="JSON file, or the name of a configuration of the package, as janus_tiny",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the file"
@@ -55,12 +54,19 @@ def parse_training_arguments(
     )
     # The deepspeed launcher passes this one; we read the environment instead.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+
+
+def run_process(arguments: argparse.Namespace) -> None:
+    """Read and check the configuration, then do this process's part of what the arguments say."""
+    # Under srun the world is Slurm's; DeepSpeed reads other variables.
+    adopt_slurm()
     if arguments.world_size is not None and (not arguments.dry_run or arguments.world_size < 1):
-        parser.error(
+        raise UserError(
             "--world-size is the number of processes, 1 or more, to plan for with --dry-run"
         )
-    return arguments
+    processes = intended_world_size(arguments)
+    config = read_config(arguments.config, arguments.set, processes)
+    run_training(config, arguments, processes)
 
 
 def intended_world_size(arguments: argparse.Namespace) -> int:

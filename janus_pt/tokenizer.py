@@ -1,6 +1,6 @@
 """SentencePiece tokenizer with the five special pieces every part of the project relies on.
 
-Models made by `data_prep/train_tokenizer.py` leave the text as it is (identity normalisation, byte fallback), so
+Models made by `janus-pt prep train-tokenizer` leave the text as it is (identity normalisation, byte fallback), so
 `decode(encode(text)) == text` for every string, repeated spaces and line breaks included. The one exception is
 U+2581, SentencePiece's own sign for a space: it comes back as a space.
 """
@@ -41,7 +41,7 @@ class Tokenizer:
         # UnicodeDecodeError comes from SentencePiece's own error message, which quotes the bytes.
         except (RuntimeError, UnicodeDecodeError):
             raise UserError(
-                f"{origin}: no SentencePiece model; make one with data_prep/train_tokenizer.py"
+                f"{origin}: no SentencePiece model; make one with janus-pt prep train-tokenizer"
             ) from None
         self.pad_token_id: int = self._processor.pad_id()
         self.bos_token_id: int = self._processor.bos_id()
@@ -57,7 +57,7 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise UserError(
-                f"{path}: no such tokenizer file (make one with data_prep/train_tokenizer.py)"
+                f"{path}: no such tokenizer file (make one with janus-pt prep train-tokenizer)"
             )
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
@@ -145,6 +145,6 @@ class Tokenizer:
         if missing:
             raise UserError(
                 f"{origin}: the SentencePiece model has no special piece for: {missing}. "
-                "It needs pad, bos, eos, unk and the control symbol <mask>: make it with data_prep/train_tokenizer.py"
+                "It needs pad, bos, eos, unk and the control symbol <mask>: make it with janus-pt prep train-tokenizer"
             )
         return frozenset(ids.values())

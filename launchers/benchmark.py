@@ -1,43 +1,8 @@
-"""Measure training, decoding and their parts. Each command has a --help of its own.
-
-python launchers/benchmark.py train --shape large
-python launchers/benchmark.py decode --model DIR --input test.en --reference test.de
-"""
+"""`janus-pt benchmark`, as a script."""
 
 from __future__ import annotations
 
-from janus_pt.utils.commands import module_command, run_command
-from janus_pt.utils.errors import entry_point
-
-COMMANDS = {
-    "train": module_command(
-        "janus_pt.benchmark.train",
-        "a training step beside a plain left-to-right one: time, memory, parts",
-    ),
-    "loss": module_command(
-        "janus_pt.benchmark.loss", "the fused projection and losses beside unfused ones"
-    ),
-    "loader": module_command(
-        "janus_pt.benchmark.loader", "reading shards and building batches, without training"
-    ),
-    "growth": module_command(
-        "janus_pt.benchmark.growth",
-        "the step against length, vocabulary, masked share and size, as plots",
-    ),
-    "layouts": module_command(
-        "janus_pt.benchmark.layouts",
-        "ways to spread a configuration over a cluster, the fastest first",
-    ),
-    "decode": module_command(
-        "janus_pt.benchmark.decode", "speed and quality of every way of decoding one model"
-    ),
-}
-
-
-def main() -> None:
-    """Run the command."""
-    run_command(__doc__, COMMANDS)
-
+from janus_pt.commands.main import main
 
 if __name__ == "__main__":
-    entry_point(main)
+    main("benchmark")

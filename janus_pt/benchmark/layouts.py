@@ -1,4 +1,4 @@
-"""`launchers/benchmark.py layouts`: ways to spread a configuration over a cluster, the fastest first.
+"""Ways to spread a configuration over a cluster, the fastest first.
 
 Nothing is measured: `janus_pt/planning/layouts.py` has the formulas.
 """

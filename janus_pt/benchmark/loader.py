@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from data_prep.writer import ShardFile
 from janus_pt.benchmark.case import SEED, shape_case
 from janus_pt.benchmark.timing import print_numbers
 from janus_pt.benchmark.train import add_case_arguments
@@ -26,6 +25,7 @@ from janus_pt.checks import read_config
 from janus_pt.config.schema import CorpusConfig, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.manifest import Manifest, TokenizerEntry
+from janus_pt.data_prep.writer import ShardFile
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
 from janus_pt.utils.text_files import write_json

@@ -85,7 +85,7 @@ def _train(cell: Cell, lock: int) -> str | None:
         return None
     config = str(cell.folder / "config.json")
     # A training that was killed goes on from its last checkpoint.
-    arguments = ("janus_pt.claims.train", "--config", config, "--resume", "auto")
+    arguments = ("janus_pt", "finetune", "--config", config, "--resume", "auto")
     message = _run_logged(cell, lock, "training", *arguments)
     if message is None:
         write_atomically(cell.folder / TRAINED, json.dumps({"export": str(cell.run / "export")}))

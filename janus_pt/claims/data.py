@@ -128,7 +128,7 @@ def _train_tokenizer(data: Data, train: TaskSplit, vocab_size: int) -> None:
     text = data.output / "train.txt"
     text.write_text("\n".join(train.sources + train.targets) + "\n", encoding="utf-8")
     options = {"--input": text, "--vocab-size": vocab_size, "--output": data.tokenizer}
-    _run_module("data_prep.train_tokenizer", options)
+    _run_tool("train-tokenizer", options)
 
 
 def _build_corpora(data: Data) -> None:
@@ -139,16 +139,16 @@ def _build_corpora(data: Data) -> None:
         "--tokenizer": data.tokenizer,
         "--output": data.corpora,
     }
-    _run_module("data_prep.build_task", options, "--splits", *data.splits[:2], "--overwrite")
+    _run_tool("build-task", options, "--splits", *data.splits[:2], "--overwrite")
 
 
-def _run_module(module: str, options: Mapping[str, object], *more: str) -> None:
-    """Run a corpus tool in its own process; its message says what went wrong.
+def _run_tool(tool: str, options: Mapping[str, object], *more: str) -> None:
+    """Run `janus-pt prep TOOL` in its own process; its message says what went wrong.
 
     A process of its own, since the tools start workers, and print what is no part of the report.
     """
     arguments = [str(part) for option in options.items() for part in option]
-    command = [sys.executable, "-m", module, *arguments, *more]
+    command = [sys.executable, "-m", "janus_pt", "prep", tool, *arguments, *more]
     code = subprocess.run(command, stdout=sys.stderr).returncode
     if code:
         raise SystemExit(code)

@@ -13,6 +13,7 @@ from janus_pt.config.exported import ADAPTER_CONFIG, read_export_config
 from janus_pt.config.locations import Location, Locations, locate, location_of
 from janus_pt.config.messages import MAX_REPORTED, REQUIRED, KeyPath, Problem
 from janus_pt.config.schema import Config
+from janus_pt.config.shipped import config_path
 from janus_pt.utils.errors import UserError
 
 MAX_BYTES = 1 << 20
@@ -25,10 +26,11 @@ COMMAND_LINE = sys.maxsize
 def read_limited_config(
     path: str | Path, overrides: Sequence[str], world_size: int | None, limits: Limits
 ) -> Config:
-    """Read and check a configuration file; `janus_pt.checks.read_config` does it with the limits of
+    """Read and check a configuration; `janus_pt.checks.read_config` does it with the limits of
     all rooms.
 
     Args:
+        path: a JSON file, or the name of a configuration of the package.
         overrides: `dotted.key=value` of the command line's `--set`, the value as JSON or else as a
             string; list items go by their index (`data.train.0.path=…`).
         world_size: ranks that share a step, if known.
@@ -40,7 +42,8 @@ def read_limited_config(
         UserError: every problem at once, with file and line, dotted key, reason, and what to
             change.
     """
-    text = _read_text(Path(path))
+    path = config_path(path)
+    text = _read_text(path)
     data = _parse(text, path)
     locations, problems = locate(text, path)
     for override in overrides:

@@ -310,7 +310,7 @@ class CheckpointConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Besides the loss, validation decodes a split of a task and scores it, as launchers/evaluate.py does."""
+    """Besides the loss, validation decodes a split of a task and scores it, as `janus-pt evaluate` does."""
 
     task: str
     """A row of janus_pt/tasks/table.py, as in docs/guides/tasks.md."""

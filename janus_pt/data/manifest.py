@@ -180,7 +180,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     # A message of its own: mostly a mistyped path, or a corpus that is not built yet.
     if path is not None and not path.exists():
         raise UserError(
-            f"{folder}: no corpus here ({FILE_NAME} is missing); build one with data_prep/build_shards.py"
+            f"{folder}: no corpus here ({FILE_NAME} is missing); build one with janus-pt prep build-shards"
         )
     content = files.read_bytes(url, MAX_BYTES)
     try:

@@ -63,7 +63,7 @@ def glge_overall(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _TaskReport:
-    """What is read of a report of `launchers/evaluate.py`; `rows`: mode -> metric -> value."""
+    """What is read of a report of `janus-pt evaluate`; `rows`: mode -> metric -> value."""
 
     path: str
     task: str
@@ -72,7 +72,7 @@ class _TaskReport:
 
 
 def overall_of_reports(paths: Sequence[str], mode: str) -> dict[str, float]:
-    """`glge_overall` of the rows for `mode` in reports of `launchers/evaluate.py`.
+    """`glge_overall` of the rows for `mode` in reports of `janus-pt evaluate`.
 
     Raises:
         UserError: a file is no report or has no such row, a task has two reports, or the reports
@@ -108,7 +108,7 @@ def _read_report(path: str) -> _TaskReport:
         return _TaskReport(path, content["task"], content["split"], rows)
     # Any file may be given here: whatever it holds, it is the same mistake.
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{path}: no report of launchers/evaluate.py") from None
+        raise UserError(f"{path}: no report of janus-pt evaluate") from None
 
 
 def _refuse(constant: str) -> float:

@@ -1,4 +1,4 @@
-"""Doing one step again that went wrong: `launchers/pretrain.py --config FILE --replay DUMP`."""
+"""Doing one step again that went wrong: `janus-pt pretrain --config FILE --replay DUMP`."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ import psutil
 import pytest
 import webdataset
 
-from data_prep import build_shards
-from data_prep.build_shards import CorpusRequest, build
-from data_prep.journal import Journal
-from data_prep.train_tokenizer import sample_sentences, train
-from data_prep.verify_shards import verify
 from janus_pt.data.manifest import read_manifest
-from janus_pt.utils.errors import UserError, entry_point
+from janus_pt.data_prep.build_shards import CorpusRequest, build
+from janus_pt.data_prep.journal import Journal
+from janus_pt.data_prep.train_tokenizer import sample_sentences, train
+from janus_pt.data_prep.verify_shards import verify
+from janus_pt.utils.errors import UserError
 from tests.support.corpus_text import contents, document, sentence, tokenizer
+from tests.support.runs import run_script
 
 ROOT = Path(__file__).parents[2]
 NOVELS = Path(
@@ -39,7 +39,7 @@ DOCUMENTS = [document(i) for i in range(30)]
 def small_items() -> Iterator[None]:
     """Several work items in little text, so that shards end inside and between them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.inputs.ITEM_CHARACTERS", 9000)
+        patch.setattr("janus_pt.data_prep.inputs.ITEM_CHARACTERS", 9000)
         yield
 
 
@@ -224,12 +224,8 @@ def test_mistakes_on_the_command_line(
 ) -> None:
     tokenizer().save(tmp_path / "t.model")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["build", "--output", "corpus", "--tokenizer", "t.model", *arguments]
-    )
-    with pytest.raises(SystemExit) as left:
-        entry_point(build_shards.main)
-    assert left.value.code == 2
+    files = ("--output", "corpus", "--tokenizer", "t.model")
+    assert run_script(monkeypatch, "data_prep/build_shards.py", *files, *arguments) == 2
     assert message in capsys.readouterr().err
 
 

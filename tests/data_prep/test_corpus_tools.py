@@ -14,10 +14,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.blocks import cut_pieces, pack_blocks, split_sentences
-from data_prep.encode import Encoder
-from data_prep.files import TextFile, format_suffix
-from data_prep.inputs import Item, Pair, read_items
+from janus_pt.data_prep.blocks import cut_pieces, pack_blocks, split_sentences
+from janus_pt.data_prep.encode import Encoder
+from janus_pt.data_prep.files import TextFile, format_suffix
+from janus_pt.data_prep.inputs import Item, Pair, read_items
 from janus_pt.utils.errors import UserError
 from tests.support.corpus_text import document, sentence, tokenizer
 
@@ -176,7 +176,7 @@ def test_bad_lines_are_skipped_and_listed(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_a_bad_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr("data_prep.files.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("janus_pt.data_prep.files.MAX_LINE_BYTES", 10)
     file = tmp_path / "a.txt"
     file.write_bytes(f"0123456789{end}01234567890{end}{'x' * 99}{end}last".encode())
     with TextFile(file) as lines:

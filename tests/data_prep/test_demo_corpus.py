@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import demo_corpus
-from data_prep.demo_corpus import (
+from janus_pt.data_prep import demo_corpus
+from janus_pt.data_prep.demo_corpus import (
     Document,
-    main,
     read_documents,
     select_pairs,
     without,
     write_corpus,
 )
-from data_prep.docstrings import documents_of, paragraphs, source_files
+from janus_pt.data_prep.docstrings import documents_of, paragraphs, source_files
+from tests.support.runs import run_script
 
 DOCSTRING = """Return the :class:`~shop.Basket` with *all* ``items``
 of a customer.
@@ -190,8 +190,7 @@ def test_real_documents_are_the_same_for_any_workers() -> None:
 
 @pytest.mark.slow
 def test_the_whole_corpus_is_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["demo", "--output", str(tmp_path)])
-    main()
+    assert run_script(monkeypatch, "data_prep/demo_corpus.py", "--output", tmp_path) == 0
     assert (tmp_path / "text.jsonl").stat().st_size > 5e6
     lines = {
         path.name: path.read_text(encoding="utf-8").count("\n") for path in tmp_path.glob("pairs.*")

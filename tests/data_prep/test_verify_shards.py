@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import verify_shards
-from data_prep.build_shards import CorpusRequest, build
-from data_prep.verify_shards import verify
-from janus_pt.utils.errors import entry_point
+from janus_pt.data_prep.build_shards import CorpusRequest, build
+from janus_pt.data_prep.verify_shards import verify
 from tests.support.corpus_text import document, tokenizer
+from tests.support.runs import run_script
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +88,10 @@ def test_exit_codes_of_the_check(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = damaged_copy(corpus, tmp_path / "corpus")
-    monkeypatch.setattr("sys.argv", ["verify", str(folder)])
-    verify_shards.main()
+    assert run_script(monkeypatch, "data_prep/verify_shards.py", folder) == 0
     assert "whole" in capsys.readouterr().out
     (folder / "shard-000000.idx.npy").unlink()
-    with pytest.raises(SystemExit) as left:
-        entry_point(verify_shards.main)
-    assert left.value.code == 1
+    assert run_script(monkeypatch, "data_prep/verify_shards.py", folder) == 1
     (folder / "manifest.json").unlink()
-    with pytest.raises(SystemExit) as left:
-        entry_point(verify_shards.main)
-    assert left.value.code == 2
+    assert run_script(monkeypatch, "data_prep/verify_shards.py", folder) == 2
     assert "an unfinished build" in capsys.readouterr().err

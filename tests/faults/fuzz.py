@@ -29,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from data_prep.verify_shards import ShardCheck, check_shard
 from janus_pt.checks import read_config
 from janus_pt.config.exported import CONFIG
 from janus_pt.config.schema import ModelConfig
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import read_manifest
+from janus_pt.data_prep.verify_shards import ShardCheck, check_shard
 from janus_pt.export.folder import WEIGHTS, load_export, save_export
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.verify_shards import verify
 from janus_pt.checkpoint import store as checkpoint
 from janus_pt.checks import read_config
 from janus_pt.config.exported import CONFIG
 from janus_pt.config.schema import ModelConfig
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import MAX_BYTES, read_manifest
+from janus_pt.data_prep.verify_shards import verify
 from janus_pt.export.folder import TOKENIZER, WEIGHTS, load_export, save_export
 from janus_pt.tokenizer import MAX_MODEL_BYTES, Tokenizer
 from janus_pt.utils.errors import UserError, reported, warn

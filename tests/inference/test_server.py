@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 import socket
 import subprocess
@@ -25,8 +24,8 @@ import uvicorn
 from janus_pt import JanusModel
 from janus_pt.inference.server.app import MAX_BODY_BYTES, MAX_TEXTS, create_app
 from janus_pt.tokenizer import Tokenizer
-from janus_pt.utils.errors import reported
 from tests.support.models import tiny_model, tokenizer_bytes
+from tests.support.runs import run_script
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "serve.py"
 CHROMIUM = (
@@ -291,26 +290,19 @@ def test_the_launcher_tells_mistakes_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["serve.py", *arguments])
-    main = runpy.run_path(str(LAUNCHER))["main"]
-    with pytest.raises(SystemExit) as left, reported():
-        main()
+    assert run_script(monkeypatch, "launchers/serve.py", *arguments) == 2
     told = capsys.readouterr().err
-    assert left.value.code == 2 and told.startswith(f"error: {message}") and told.count("\n") == 1
+    assert told.startswith(f"error: {message}") and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
 def test_the_launcher_names_the_extra_that_is_missing(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["serve.py", "--model", "nowhere"])
     # None in the table of modules makes the import fail, as if the package were not installed.
     monkeypatch.setitem(sys.modules, package, None)
-    main = runpy.run_path(str(LAUNCHER))["main"]
-    with pytest.raises(SystemExit) as left, reported():
-        main()
+    assert run_script(monkeypatch, "launchers/serve.py", "--model", "nowhere") == 2
     message = capsys.readouterr().err
-    assert left.value.code == 2
     assert message == f"error: {package} is not installed; run: pip install 'janus_pt[serve]'\n"
 
 
@@ -319,6 +311,7 @@ def test_decoding_needs_no_package_of_the_server() -> None:
 import sys
 sys.modules.update(dict.fromkeys(["fastapi", "uvicorn", "prometheus_client"]))
 import janus_pt.inference.cli, janus_pt.inference.text_files, janus_pt.inference.trace
+from tests.support.runs import run_script
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

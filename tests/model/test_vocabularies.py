@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.train_tokenizer import train
-from data_prep.verify_shards import verify
 from janus_pt import JanusModel
 from janus_pt.checks import read_config
 from janus_pt.data.corpus import open_corpus
+from janus_pt.data_prep.train_tokenizer import train
+from janus_pt.data_prep.verify_shards import verify
 from janus_pt.export.folder import load_export
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.train.preflight import check_corpora

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from data_prep.train_tokenizer import train
+from janus_pt.data_prep.train_tokenizer import train
 from janus_pt.tokenizer import Tokenizer
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from janus_pt.utils.errors import reported
 from tests.support.corpora import write_corpus
 from tests.support.models import tokenizer_bytes
 from tests.support.ranks import free_port
@@ -135,10 +134,8 @@ def losses(metrics: Path) -> dict[tuple[float, str], float]:
 def run_script(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
     """Run a script of the project in this process, as from the command line; its exit code."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    main = runpy.run_path(str(ROOT / script))["main"]
     try:
-        with reported():
-            main()
+        runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as leave:
         return int(leave.code or 0)
     return 0

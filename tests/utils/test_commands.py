@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from janus_pt.utils.commands import Command, add_json_flag, run_command
+from janus_pt.utils.commands import Command, Parser, add_commands, add_json_flag, run_command
 
 
 def commands(calls: list[argparse.Namespace]) -> dict[str, Command]:
@@ -22,29 +22,43 @@ def commands(calls: list[argparse.Namespace]) -> dict[str, Command]:
     }
 
 
+def run(calls: list[argparse.Namespace], arguments: list[str]) -> None:
+    parser = Parser(prog="tool", description="text")
+    add_commands(parser, commands(calls))
+    run_command(parser, arguments)
+
+
 @pytest.mark.parametrize("flag", ["--json", "--output"])
 def test_the_named_command_runs_and_old_names_of_json_stay(flag: str) -> None:
     calls: list[argparse.Namespace] = []
-    run_command("text", commands(calls), ["measure", flag, "out.json"])
+    run(calls, ["measure", flag, "out.json"])
     assert [args.json for args in calls] == ["out.json"]
 
 
 def test_help_lists_the_commands_and_hides_old_names(capsys: pytest.CaptureFixture[str]) -> None:
-    run_command("text", commands([]), [])
+    run([], [])
     listed = capsys.readouterr().out
     assert "measure it" in listed and "another thing" in listed
     with pytest.raises(SystemExit):
-        run_command("text", commands([]), ["measure", "--help"])
+        run([], ["measure", "--help"])
     assert "--json FILE" in (text := capsys.readouterr().out) and "--output" not in text
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["measure"]])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "there is no command 'fly'; commands: measure, other"),
+        (["measur"], "there is no command 'measur'; did you mean measure? "),
+        (["measure"], "--json is required"),
+        (["measure", "--json=a", "--jsn", "b"], "arguments: --jsn b; did you mean --json?\n"),
+        (["measure", "--json=a", "--zzz"], "arguments: --zzz\n"),
+    ],
+)
 def test_a_wrong_command_line_runs_nothing(
-    capsys: pytest.CaptureFixture[str], arguments: list[str]
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     calls: list[argparse.Namespace] = []
     with pytest.raises(SystemExit) as left:
-        run_command("text", commands(calls), arguments)
+        run(calls, arguments)
     assert left.value.code == 2 and not calls
-    message = capsys.readouterr().err
-    assert "'fly'" in message or "--json is required" in message
+    assert message in capsys.readouterr().err

@@ -12,9 +12,10 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.train_tokenizer import main, sample_sentences, train
+from janus_pt.data_prep.train_tokenizer import sample_sentences, train
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
+from tests.support.runs import run_script
 
 PANGRAM = "the quick brown fox jumps over the lazy dog while seven wizards quietly examine boxes of frozen jam"
 WORDS = PANGRAM.split()
@@ -197,14 +198,15 @@ def test_long_lines_are_cut_not_lost(tmp_path: Path) -> None:
     assert max(len(sentence.encode()) for sentence in sentences) <= 4000
 
 
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.txt").write_text("\n".join(SENTENCES))
     (tmp_path / "b.jsonl").write_text('{"body": "Over the lazy dog."}\n')
     files = [str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")]
-    command = ["train", "--input", *files, "--field", "body", "--vocab-size", "299", "--output"]
-    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "out.model")])
-    main()
+    options = ("--input", *files, "--field", "body", "--vocab-size", "299", "--output")
+    command = ("data_prep/train_tokenizer.py", *options)
+    assert run_script(monkeypatch, *command, tmp_path / "out.model") == 0
     assert Tokenizer.load(tmp_path / "out.model").vocab_size == 299
-    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "nowhere" / "out.model")])
-    with pytest.raises(UserError, match="there is no folder"):
-        main()
+    assert run_script(monkeypatch, *command, tmp_path / "nowhere" / "out.model") == 2
+    assert "there is no folder" in capsys.readouterr().err

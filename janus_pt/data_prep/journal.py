@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from filelock import lock_descriptor
 from pydantic import ValidationError
 
-from data_prep.files import BadLine
 from janus_pt.data import manifest
 from janus_pt.data.manifest import Manifest, Shard
+from janus_pt.data_prep.files import BadLine
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import make_folder, sync
 

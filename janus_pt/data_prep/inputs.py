@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
-from data_prep.blocks import PIECE_CHARACTERS, cut_pieces
-from data_prep.files import BadLine, TextFile, format_suffix
+from janus_pt.data_prep.blocks import PIECE_CHARACTERS, cut_pieces
+from janus_pt.data_prep.files import BadLine, TextFile, format_suffix
 from janus_pt.utils.errors import UserError
 
 ITEM_CHARACTERS = 2**18

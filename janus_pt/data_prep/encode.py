@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.blocks import pack_blocks
-from data_prep.files import BadLine
-from data_prep.inputs import Item, Pair
+from janus_pt.data_prep.blocks import pack_blocks
+from janus_pt.data_prep.files import BadLine
+from janus_pt.data_prep.inputs import Item, Pair
 from janus_pt.packing.example import IntArray
 from janus_pt.tokenizer import Tokenizer
 

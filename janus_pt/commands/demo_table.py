@@ -17,7 +17,7 @@ STREAMS = ("ar", "nar", "aux")
 
 @dataclass(frozen=True)
 class Decoding:
-    """A row of the table: its name, and the flags of launchers/generate.py."""
+    """A row of the table: its name, and the flags of `janus-pt generate`."""
 
     name: str
     flags: tuple[str, ...]
@@ -46,8 +46,8 @@ def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
         pretrained, finetuned: the run folders.
     """
     rows = [*loss_rows("pretraining", pretrained), *loss_rows("fine-tuning", finetuned)]
-    headers = ("validation loss (nats per token)", "", "start", "end")
-    print("\n" + format_table(rows, headers, align="llr"))
+    loss_headers = ("validation loss (nats per token)", "", "start", "end")
+    print("\n" + format_table(rows, loss_headers, align="llr"))
     sources = read_lines(folder / "text/pairs.test.source")
     references = read_lines(folder / "text/pairs.test.target")
     outputs = {name: read_lines(folder / f"test.{name}") for name in DECODINGS}
@@ -59,7 +59,7 @@ def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
     print("\n" + format_table(rows, headers, align="lr") + "\n")
     print_samples(references, outputs)
     print(f"curves: {pretrained}/loss.png, {finetuned}/loss.png\nmodel: {finetuned}/export")
-    print("MLflow: .venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
+    print("MLflow: mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
 
 
 def loss_rows(name: str, run: Path) -> list[list[str]]:

@@ -1,0 +1,81 @@
+"""Convert checkpoints.
+
+For another layout:    janus-pt convert checkpoint runs/janus/checkpoints/step_1000
+As an exported model:  janus-pt convert export runs/janus/checkpoints/step_1000 --output model
+The mean of several:   janus-pt convert export runs/janus --best 5 --output model
+For CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
+
+The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
+the layout has changed; without it, one process would convert at the start while all others wait.
+One process, no accelerator; in memory is one parameter with its optimizer state at a time, for a
+mean one parameter of each checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from janus_pt.utils.commands import Command, module_command
+
+# DeepSpeed looks at this when it is imported, which the commands do.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `checkpoint`."""
+    parser.add_argument("checkpoint", type=Path, help="a folder step_N of a run's checkpoints")
+    parser.add_argument(
+        "--output", type=Path, help="the folder to write (default: universal_N beside it)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that convert")
+
+
+def convert_checkpoint(args: argparse.Namespace) -> None:
+    """Convert for any layout, and name the folder that was written."""
+    from janus_pt.checkpoint.restore import convert
+
+    print(convert(args.checkpoint, args.output, args.workers))
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="+",
+        help="folders step_N; with --last or --best the run's folder",
+    )
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument(
+        "--last", type=int, metavar="K", help="the mean of the run's last K checkpoints"
+    )
+    number.add_argument(
+        "--best", type=int, metavar="K", help="the mean of the K with the best validations"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="default: the tokenizer of the run's corpus; where sources have one of their own, "
+        "give both, the sources' last",
+    )
+
+
+def export_checkpoint(args: argparse.Namespace) -> None:
+    """Write an exported model, and name its folder."""
+    from janus_pt.checkpoint.average import export_mean, select_checkpoints
+
+    checkpoints = select_checkpoints(args.folder, args.last, args.best)
+    print(export_mean(checkpoints, args.output, args.tokenizer))
+
+
+COMMANDS = {
+    "checkpoint": Command("for any layout", add_checkpoint_arguments, convert_checkpoint),
+    "export": Command("as an exported model", add_export_arguments, export_checkpoint),
+    "ctranslate2": module_command("janus_pt.export.ctranslate2", "for CTranslate2"),
+}

@@ -1,0 +1,30 @@
+"""Make tokenizers and corpora from text; each command has a --help of its own.
+
+  janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
+  janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
+  janus-pt prep verify corpus
+
+Guides: docs/guides/corpora.md, docs/guides/tasks.md
+"""
+
+from __future__ import annotations
+
+from janus_pt.utils.commands import module_command
+
+COMMANDS = {
+    "train-tokenizer": module_command(
+        "janus_pt.data_prep.train_tokenizer", "train a SentencePiece tokenizer"
+    ),
+    "build-shards": module_command(
+        "janus_pt.data_prep.build_shards", "a corpus from documents or sentence pairs"
+    ),
+    "build-task": module_command(
+        "janus_pt.data_prep.build_task", "the corpora of a task, one for each split"
+    ),
+    "verify": module_command(
+        "janus_pt.data_prep.verify_shards", "check a corpus against its manifest"
+    ),
+    "demo-corpus": module_command(
+        "janus_pt.data_prep.demo_corpus", "text and pairs made without a download"
+    ),
+}
