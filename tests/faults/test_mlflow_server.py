@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_the_server_listens_to_this_machine_only(server: MlflowServer) -> None:
         if c.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
+
+
+def test_a_server_that_answers_too_late_at_the_end_is_asked_again(
+    server: MlflowServer, tmp_path: Path, quick: None
+) -> None:
+    """A busy machine: the first calls get no answer within their time limit."""
+    server.send(signal.SIGSTOP)
+    thaw = threading.Timer(5, server.send, [signal.SIGCONT])
+    thaw.start()
+    training = Training(tmp_path / "run", server.uri)
+    training.steps(1, 3)
+    training.tracker.finish()
+    thaw.join()
+    assert state_of(server, tmp_path / "run") == ("FINISHED", complete(3))
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])

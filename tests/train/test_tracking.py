@@ -23,6 +23,9 @@ from janus_pt.train.report.tracking import Tracker, flatten
 from janus_pt.utils.redact import redact
 from tests.support.models import tiny_model, tokenizer_bytes
 
+WAIT_S = 60
+"""On a loaded machine, MLflow's import and its first answer take tens of seconds."""
+
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,6 +41,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uri(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(tracking, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(tracking, "CLOSING_RETRY_SECONDS", 0.05)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
@@ -80,9 +84,9 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
 
 
 def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened for 20 s"
+        assert time.monotonic() < deadline, f"nothing happened for {WAIT_S} s"
         time.sleep(0.05)
 
 

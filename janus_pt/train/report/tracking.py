@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 2.0
 RETRY_SECONDS = 30.0
+CLOSING_ATTEMPTS, CLOSING_RETRY_SECONDS = 5, 0.5
+"""How often the end of a run is tried: five calls of 10 s (`mlflow_store.py`) fit into the minute
+that `finish` waits, and a server that refuses at once costs two seconds."""
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_CHARACTERS = 1000, 100, 500
 """What every MLflow store accepts."""
 MAX_ERROR_CHARACTERS = 200
@@ -64,6 +67,7 @@ class Tracker:
         self._resumed = resumed
         self._pending: deque[MlflowCall] = deque()
         self._pending.append(lambda client, run_id: _log_config(client, run_id, config_json))
+        self._session: Session | None = None
         self._closing = threading.Event()
         self._status = "FINISHED"
         self._warned = False
@@ -91,31 +95,47 @@ class Tracker:
             self._warn(f"has not taken everything within {seconds:g} s")
 
     def _work(self) -> None:
-        session: Session | None = None
-        while True:
-            # Asked before the work: records written before `finish` are then sent in this round.
-            closing = self._closing.is_set()
-            try:
-                if session is None:
-                    session = _open_session(self._run, self._settings, self._resumed)
-                # From now on the run exists: after an outage the thread goes on with it.
-                self._resumed = True
-                session.send(self._folder / "metrics.jsonl")
-                self._make_calls(session, last=closing)
-                if closing:
-                    session.close(self._status)
-            except ImportError as error:
-                self._warn(f"is not installed ({error})")
+        try:
+            self._follow()
+        except ImportError as error:
+            self._warn(f"is not installed ({error})")
+
+    def _follow(self) -> None:
+        """Send what is new until `finish` is called, then the rest and the end of the run."""
+        while not self._closing.is_set():
+            sent = self._send()
+            self._closing.wait(POLL_SECONDS if sent else RETRY_SECONDS)
+        # A server on a busy machine may miss the time limit of a call, and nobody asks later.
+        for left in reversed(range(CLOSING_ATTEMPTS)):
+            if self._send(closing=True, last=left == 0):
                 return
-            except Exception as error:
-                # MLflow, its stores and drivers raise anything, and none may end a training.
-                self._warn(f"fails ({_first_line(error)})")
-                if session is not None:
-                    session.stop_system_metrics()
-                session = None
+            time.sleep(CLOSING_RETRY_SECONDS if left else 0)
+
+    def _send(self, closing: bool = False, last: bool = False) -> bool:
+        """Connect if need be, send what is new, and end the run if `closing`; True if all went well.
+
+        Args:
+            last: this is the last attempt, so a call that fails must not stop the others.
+        """
+        try:
+            if self._session is None:
+                self._session = _open_session(self._run, self._settings, self._resumed)
+            # From now on the run exists: after an outage the thread goes on with it.
+            self._resumed = True
+            self._session.send(self._folder / "metrics.jsonl")
+            self._make_calls(self._session, last)
             if closing:
-                return
-            self._closing.wait(RETRY_SECONDS if session is None else POLL_SECONDS)
+                self._session.close(self._status)
+            return True
+        except ImportError:
+            raise
+        except Exception as error:
+            # MLflow, its stores and drivers raise anything, and none may end a training.
+            self._warn(f"fails ({_first_line(error)})")
+            if self._session is not None:
+                self._session.stop_system_metrics()
+            self._session = None
+            return False
 
     def _make_calls(self, session: Session, last: bool) -> None:
         """Make the pending calls in order; one that fails is repeated unless this is the last time.
