@@ -4,6 +4,8 @@ For another layout:    janus-pt convert checkpoint runs/janus/checkpoints/step_1
 As an exported model:  janus-pt convert export runs/janus/checkpoints/step_1000 --output model
 The mean of several:   janus-pt convert export runs/janus --best 5 --output model
 For CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
+For peft:              janus-pt convert peft lora --base model_hf --output lora_peft
+From peft:             janus-pt convert from-peft lora_peft --base model --output lora
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.
@@ -77,5 +79,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 COMMANDS = {
     "checkpoint": Command("for any layout", add_checkpoint_arguments, convert_checkpoint),
     "export": Command("as an exported model", add_export_arguments, export_checkpoint),
-    "ctranslate2": module_command("janus_pt.export.ctranslate2", "for CTranslate2"),
+    "ctranslate2": module_command("janus_pt.export.to_ctranslate2", "for CTranslate2"),
+    "peft": module_command("janus_pt.export.to_peft", "a LoRA adapter for peft"),
+    "from-peft": module_command("janus_pt.export.from_peft", "a LoRA adapter of peft"),
 }

@@ -21,7 +21,7 @@ from janus_pt.config.exported import (
     read_description,
     read_export_config,
 )
-from janus_pt.config.schema import AdapterConfig
+from janus_pt.config.schema import AdapterConfig, ModelConfig
 from janus_pt.export.checks import stored_shapes
 from janus_pt.export.folder import (
     Export,
@@ -29,6 +29,7 @@ from janus_pt.export.folder import (
     staged_export,
     write_description,
 )
+from janus_pt.export.stream import Shapes
 from janus_pt.model.adapters import merged, trained_with
 from janus_pt.model.meta import full_shapes
 from janus_pt.utils.errors import UserError
@@ -87,7 +88,8 @@ def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
     # Adapters are float32 from training; the base says in which type the model computes.
     dtype = base.state["embed_tokens.weight"].dtype
     weights = {
-        name: weight.to(dtype) for name, weight in _read_weights(folder, config, base).items()
+        name: weight.to(dtype)
+        for name, weight in _read_weights(folder, config, base.config).items()
     }
     # Bottlenecks are not linear: there is no weight they could be added to.
     if merge and adapter.kind == "lora":
@@ -97,7 +99,34 @@ def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
     return replace(base, state=state, adapter=adapter, mlflow_run_id=config.mlflow_run_id)
 
 
+def trained_shapes(base: ModelConfig, adapter: AdapterConfig) -> Shapes:
+    """Names and shapes of all tensors that are trained with `adapter` on a model `base`."""
+    shapes = full_shapes(base, adapter)
+    return {name: tuple(shape) for name, shape in shapes.items() if trained_with(adapter, name)}
+
+
+def load_adapter(
+    directory: str | Path,
+) -> tuple[AdapterExportConfig, ModelConfig, dict[str, Tensor]]:
+    """Read a folder of adapters alone: its description, its base's configuration and its tensors.
+
+    Raises:
+        UserError: as `load_pretrained` does; or it is no folder of adapters.
+    """
+    folder = Path(directory)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder}: no adapters here, {ADAPTER_CONFIG} is missing")
+    config = read_description(folder / ADAPTER_CONFIG, AdapterExportConfig)
+    base = read_export_config(_find_base(folder, config)).model
+    return config, base, _read_weights(folder, config, base)
+
+
 def _load_base(folder: Path, config: AdapterExportConfig) -> Export:
+    return load_export(_find_base(folder, config))
+
+
+def _find_base(folder: Path, config: AdapterExportConfig) -> Path:
+    """The folder of the base; it must be the very model the adapters were trained on."""
     base_folder = folder / config.base_model_name_or_path
     if not (base_folder / CONFIG).is_file():
         raise UserError(
@@ -110,20 +139,18 @@ def _load_base(folder: Path, config: AdapterExportConfig) -> Export:
             f"{folder}: was trained on another model than the one in {base_folder}; give it its "
             "own base"
         )
-    return load_export(base_folder)
+    return base_folder
 
 
-def _read_weights(folder: Path, config: AdapterExportConfig, base: Export) -> dict[str, Tensor]:
+def _read_weights(
+    folder: Path, config: AdapterExportConfig, base: ModelConfig
+) -> dict[str, Tensor]:
     """The adapters' tensors, refused if they are not what `config` says."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         raise UserError(f"{folder}: no adapters here, {ADAPTER_WEIGHTS} is missing")
-    shapes = full_shapes(base.config, config.adapter)
-    expected = {
-        name: tuple(shape) for name, shape in shapes.items() if trained_with(config.adapter, name)
-    }
     # By the header: a file of another model must not be read into memory first.
-    if stored_shapes(path) != expected:
+    if stored_shapes(path) != trained_shapes(base, config.adapter):
         raise UserError(
             f"{path}: its tensors do not fit the adapters in {ADAPTER_CONFIG}; copy both again"
         )

@@ -13,8 +13,8 @@ import torch
 
 from janus_pt import JanusModel
 from janus_pt.convert.ctranslate2 import unsupported, vocabulary, write_ctranslate2
-from janus_pt.export.ctranslate2 import add_arguments, export_to_ctranslate2, run
 from janus_pt.export.folder import save_export
+from janus_pt.export.to_ctranslate2 import add_arguments, export_to_ctranslate2, run
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.constraints import Rules
 from janus_pt.generate.hypotheses import Hypotheses

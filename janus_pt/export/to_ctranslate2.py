@@ -1,4 +1,4 @@
-"""`convert.py ctranslate2`: an exported model as a CTranslate2 folder with its tokenizers."""
+"""`janus-pt convert ctranslate2`: an exported model as a CTranslate2 folder with its tokenizers."""
 
 from __future__ import annotations
 
