@@ -59,8 +59,8 @@ def import_from_peft(adapter: str | Path, base: str | Path, output: str | Path) 
         ours = adapter_of(config, state, base_config)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        key = problem["loc"][0]
-        raise UserError(f"{folder / ADAPTER_CONFIG}: {key}: {problem['msg']}") from None
+        value = f"{problem['loc'][0]}: {problem['msg']}"
+        raise UserError(f"{folder / ADAPTER_CONFIG}: {value}") from None
     _check_tensors(folder / ADAPTER_WEIGHTS, state, ours, base_config)
     save_adapter(output, state, ours, base)
 
