@@ -94,7 +94,7 @@ def config_case(path: str, ar_stream: str | None) -> Case:
 
     changes = [f"model.ar_stream={ar_stream}"] if ar_stream else []
     config = read_config(path, changes)
-    length = sample_length(config.data, config.model.max_positions)
+    length = sample_length(config.data, config.model.longest_sample)
     sizes = sample_sizes(config.model, config.objective, length)
     fitting = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
     # A micro-batch smaller than its longest sample still holds that sample.

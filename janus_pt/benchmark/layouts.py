@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         return read_config(args.config, [*args.set, *changes], world_size)
 
     config = read([], None)
-    length = args.length or sample_length(config.data, config.model.max_positions)
+    length = args.length or sample_length(config.data, config.model.longest_sample)
     sizes = sample_sizes(config.model, config.objective, length)
     best = fastest(steps(read, args.world_size, sizes))[: args.best]
     if not best:

@@ -87,7 +87,7 @@ def measure(
         partial(make_example, model=model, objective=objective),
         partial(collate_examples, objective=objective),
         seed=SEED,
-        max_length=model.max_positions,
+        max_length=model.longest_sample,
         micro_batches_per_step=1,
         rank=0,
         ranks=1,

@@ -189,7 +189,7 @@ def _seconds_of_parts(step: TrainingStep, device: torch.device) -> tuple[float, 
     hidden.register_hook(lambda _: backward_times.append(now(device)))
     decoder_done = now(device)
     length_logits = model.length_logits(encoded, batch.source)
-    weight = model.embed_tokens.get_parameter("weight")
+    weight = model.output_weight()
     loss, _ = step.module.loss(hidden, length_logits, weight, batch, step.coefficients)
     loss.backward()
     finished = now(device)

@@ -59,6 +59,9 @@ class ObjectiveRow:
     need "query"."""
     causal_self_attention: bool = False
     """Whether `model.causal_self_attention` may be set: with P_NAR alone."""
+    long_prefix: bool = True
+    """Whether `model.target_prefix` may have more than one token. Objectives that take all tokens
+    but the first for text need one."""
     no_pipeline: str | None = None
     """Why stages of a pipeline cannot train it, for the message; None: they can."""
     no_r_drop: str | None = None
@@ -91,13 +94,16 @@ OBJECTIVES: dict[str, ObjectiveRow] = {
         cross_entropy_weight=0.5,  # the loss is the mean of the two
         mask_kinds={"translation": "uniform"},
         causal_self_attention=True,
+        long_prefix=False,
         no_pipeline="decodes before each step, which stages of a pipeline cannot",
         no_r_drop="writes a part of its batch itself, once",
         mode_options={"nar": {"rescore_all": True}},
     ),
     "joint": ObjectiveRow(weights=("ce_ar", "ce_nar", "kl_ar_nar", "length"), modes=BOTH_WAYS),
     "bang": ObjectiveRow(weights=(), modes=("ar",), content_stream=False),
-    "bang_nar": ObjectiveRow(weights=("ce_nar",), modes=("bang_nar",), content_stream=False),
+    "bang_nar": ObjectiveRow(
+        weights=("ce_nar",), modes=("bang_nar",), content_stream=False, long_prefix=False
+    ),
 }
 DEFAULT_OBJECTIVE = "janus"
 

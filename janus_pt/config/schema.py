@@ -5,7 +5,7 @@ DeepSpeed's own configuration is derived from this one (`parallel/deepspeed_conf
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticKnownError
@@ -39,6 +39,19 @@ class Section(BaseModel):
     )
 
 
+class Frame(NamedTuple):
+    """Ids that stand before and behind every text."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens that it adds to a text."""
+        return len(self.prefix) + len(self.suffix)
+
+
+TokenIds = Annotated[tuple[Count, ...], Field(strict=False)]
 ROTARY_POSITIONS = ("rotary",)
 """Kinds of `model.positions` that rotate queries and keys, and have no table."""
 
@@ -65,10 +78,12 @@ class ModelConfig(Section):
     feed_forward: Literal["plain", "gated"] = "plain"
     """Gated (Shazeer 2020): the activation of one projection multiplies another. With "silu" it is SwiGLU, with "gelu"
     GEGLU. Three matrices instead of two: two thirds of `ffn_hidden_size` have as many parameters."""
-    activation: Literal["relu", "gelu", "silu"] = "gelu"
-    positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
-    """A trained or a computed table, added to the token embeddings; or rotations of the queries and keys of
-    self-attention (Su et al. 2021), and no table. Cross-attention is never rotated."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    """"gelu_tanh" is GELU's approximation by tanh (Hendrycks and Gimpel 2016)."""
+    positions: Literal["learned", "sinusoidal", "marian", "rotary"] = "learned"
+    """A trained or a computed table ("sinusoidal": fairseq's, "marian": Marian's), added to the token embeddings; or
+    rotations of the queries and keys of self-attention (Su et al. 2021), and no table. Cross-attention is never
+    rotated."""
     max_positions: Positive = 1024
     """Rows of the position tables, if there are any: the longest source, and the longest target with bos and eos."""
     length_classes: Positive = 256
@@ -76,6 +91,8 @@ class ModelConfig(Section):
     scale_embedding: bool = False
     """Multiply token embeddings by the square root of `hidden_size`."""
     embedding_layer_norm: bool = True
+    output_bias: bool = False
+    """Add a trained number to each token's score, as Marian does."""
     embedding_projection: bool = False
     """Join the embeddings of a token and of its position and project them to `hidden_size`, instead of adding them
     (CMLMC, Huang et al. 2022)."""
@@ -97,11 +114,48 @@ class ModelConfig(Section):
     eos_token_id: Count = 2
     unk_token_id: Count = 3
     mask_token_id: Count = 4
+    """May be `unk_token_id`, as in the authors' translation models and in Marian's, which have no mask symbol."""
+    source_prefix: TokenIds | None = None
+    """Ids before every source; by default bos."""
+    source_suffix: TokenIds | None = None
+    """Ids behind every source; by default eos. mBART's are eos and a language."""
+    target_prefix: Annotated[TokenIds, Field(min_length=1)] | None = None
+    """Ids that the decoder reads before every target; by default bos. The first is where it starts, and may be any
+    symbol; it writes none of them. BART's are eos and bos, Marian's is pad. Behind every target is eos."""
 
     @property
     def key_value_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def source_frame(self) -> Frame:
+        """What stands around every source."""
+        prefix, suffix = self.source_prefix, self.source_suffix
+        return Frame(
+            (self.bos_token_id,) if prefix is None else prefix,
+            (self.eos_token_id,) if suffix is None else suffix,
+        )
+
+    @property
+    def target_frame(self) -> Frame:
+        """What stands around every target."""
+        return Frame(self.target_prefix or (self.bos_token_id,), (self.eos_token_id,))
+
+    @property
+    def scored_frame(self) -> int:
+        """Tokens of a target's frame that a score's length counts: all but the first, where decoding starts."""
+        return self.target_frame.size - 1
+
+    @property
+    def longest_text(self) -> int:
+        """The most tokens of a source or a target, without its frame, that the positions allow."""
+        return self.max_positions - max(self.source_frame.size, self.target_frame.size)
+
+    @property
+    def longest_sample(self) -> int:
+        """The longest sample that fits, in the count of corpora: its text, bos and eos."""
+        return self.longest_text + 2
 
     @property
     def common_vocab_size(self) -> int:

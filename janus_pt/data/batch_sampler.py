@@ -67,7 +67,7 @@ def check_lengths(corpora: Sequence[Corpus], data: DataConfig, max_length: int) 
     limit, key = max_length, "model.max_positions"
     if data.batch_unit == "tokens" and data.micro_batch_size < limit:
         limit, key = data.micro_batch_size, "data.micro_batch_size"
-    problem = f"more than {key} = {limit}; raise it, or build the corpus with smaller blocks"
+    problem = f"more than the {limit} that {key} allows; raise it, or build the corpus with smaller blocks"
     for corpus in corpora:
         # The manifest's bound is mostly low enough; only where it is not are all indices read.
         if corpus.longest > limit:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from janus_pt.config.schema import ROTARY_POSITIONS, ModelConfig
 from janus_pt.export.stream import Shapes
-from janus_pt.model.limits import variant_problems
+from janus_pt.model.limits import frame_problems, variant_problems
 from janus_pt.model.meta import build_on_meta
 from janus_pt.packing.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def _check_sizes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
             f"{origin}: the config's num_attention_heads ({heads}) does not divide hidden_size "
             f"({size})"
         )
-    for path, reason in variant_problems(config):
+    for path, reason in (*variant_problems(config), *frame_problems(config)):
         raise UserError(f"{origin}: the config's {path[-1]}: {reason}")
 
 

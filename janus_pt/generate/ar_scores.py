@@ -36,11 +36,11 @@ def score_with_ar(
     Rows are sources × copies, source by source.
     """
     config = model.config
-    # bos and all tokens: position t is read to predict token t, the last one to predict eos.
-    bos = torch.full_like(tokens[:, :1], config.bos_token_id)
-    block = torch.cat((bos, tokens), dim=1)
-    width = block.shape[1]
     decoder = IncrementalDecoder(model, memory)
+    # bos and all tokens: position t is read to predict token t, the last one to predict eos.
+    first = decoder.start(len(tokens))
+    block = torch.cat((first[:, None], tokens), dim=1)
+    width = block.shape[1]
     start = torch.zeros_like(lengths)
     log_probs = decoder.read_block(block, start, width)
     position = torch.arange(width, device=tokens.device)

@@ -9,12 +9,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config.schema import Count, Positive
+from janus_pt.config.schema import Count, ModelConfig, Positive
 from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.beam import beam_search
 from janus_pt.generate.constraints import Rules
 from janus_pt.generate.counter_rng import sampling_keys, uniform
-from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses, score_dtype
+from janus_pt.generate.hypotheses import (
+    DecodingOptions,
+    Hypotheses,
+    most_tokens,
+    score_dtype,
+)
 from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
 from janus_pt.generate.sampling import sample
 from janus_pt.model.transformer import JanusTransformer
@@ -83,8 +88,7 @@ def autoregressive(
         UserError: the bounds on the length leave none that the model can write.
     """
     config = model.config
-    # bos takes one position, and tokens begin at the offset.
-    longest = options.longest(config.max_positions - 1 - config.ar_position_offset)
+    longest = options.longest(most_tokens(config))
     rules = Rules(
         config, options.min_length, longest, options.no_repeat_ngram_size, source.tokens.device
     )
@@ -105,7 +109,8 @@ def _greedy_or_sampled(
     copies = options.num_return_sequences if options.do_sample else 1
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    rows = _start(memory, source, copies, longest, config.bos_token_id, options)
+    newest = decoder.start(len(memory) * copies)
+    rows = _start(memory, source, copies, longest, newest, options)
     outputs = _Outputs(
         torch.zeros_like(rows.tokens), torch.zeros_like(rows.scores), torch.zeros_like(rows.lengths)
     )
@@ -140,7 +145,7 @@ def _greedy_or_sampled(
             decoder.keep(sources, going)
             rows.leave(going, outputs)
     rows.put_back(outputs)
-    return outputs.hypotheses(copies, options.length_penalty, config.pad_token_id)
+    return outputs.hypotheses(copies, options.length_penalty, config)
 
 
 @dataclass
@@ -168,10 +173,10 @@ def _start(
     source: Source,
     copies: int,
     longest: int,
-    bos_token_id: int,
+    newest: Tensor,
     options: AutoregressiveOptions,
 ) -> _Rows:
-    """All rows, sources × `copies`, before the first step."""
+    """All rows, sources × `copies`, before the first step, in which they read `newest [rows]`."""
     index = torch.arange(len(memory) * copies, device=memory.device)
     tokens = index.new_zeros(len(index), longest + 1)
     dtype = score_dtype(memory.length_logits)
@@ -181,7 +186,7 @@ def _start(
         tokens=tokens,
         scores=torch.zeros_like(tokens, dtype=dtype),
         lengths=torch.zeros_like(index),
-        newest=torch.full_like(index, bos_token_id),
+        newest=newest,
         finished=torch.zeros_like(index, dtype=torch.bool),
         keys=keys,
     )
@@ -195,19 +200,19 @@ class _Outputs:
     scores: Tensor
     lengths: Tensor
 
-    def hypotheses(self, copies: int, length_penalty: float, pad_token_id: int) -> Hypotheses:
+    def hypotheses(self, copies: int, length_penalty: float, config: ModelConfig) -> Hypotheses:
         """The outputs, `copies` to a source, best first."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         # eos stands at position `length`. Its log-probability counts in the score of the output,
         # but it is no token of it.
         beyond_end = position > self.lengths[:, None]
         log_prob = self.scores.masked_fill(beyond_end, 0).sum(dim=1)
-        num_predicted = (self.lengths + 1).to(log_prob.dtype)
+        num_predicted = (self.lengths + config.scored_frame).to(log_prob.dtype)
         score = log_prob / num_predicted**length_penalty
 
         outside = position >= self.lengths[:, None]
         width = max(1, int(self.lengths.max()))
-        tokens = self.tokens.masked_fill(outside, pad_token_id)[:, :width]
+        tokens = self.tokens.masked_fill(outside, config.pad_token_id)[:, :width]
         token_scores = self.scores.masked_fill(outside, 0)[:, :width]
         lengths = self.lengths.unflatten(0, (-1, copies))
         hypotheses = Hypotheses(

@@ -18,8 +18,8 @@ from janus_pt.generate.incremental import read_sources
 from janus_pt.generate.refine import most_probable
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import Source
+from janus_pt.utils.errors import UserError
 
 
 class OnePassOptions(DecodingOptions):
@@ -46,8 +46,12 @@ def one_pass(model: JanusTransformer, source: Source, options: OnePassOptions) -
         UserError: the bounds on the length leave none that the model can write.
     """
     config = model.config
+    if len(config.target_frame.prefix) > 1:
+        raise UserError(
+            "mode: bang_nar is for models whose model.target_prefix is one token; use another mode"
+        )
     shortest = options.min_length
-    longest = options.longest(config.max_positions - BOUNDARY_TOKENS)
+    longest = options.longest(config.max_positions - config.target_frame.size)
     source_lengths = (source.samples >= 0).sum(dim=1)
     limits = (source_lengths * options.masks_per_token).ceil().long().clamp(shortest, longest)
 

@@ -33,7 +33,8 @@ def beam_search(
     config = model.config
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    beams = _start(memory, num_beams, longest, config)
+    newest = decoder.start(len(memory) * num_beams)
+    beams = _start(memory, newest, num_beams, longest, config)
     finished = _Finished.empty(beams)
     for step in range(longest + 1):
         # Step 1: P_AR of the next token of every beam, without the tokens that the rules forbid.
@@ -47,7 +48,8 @@ def beam_search(
         token = choice % config.vocab_size
         # Step 3: put the hypotheses that end among the first num_beams aside.
         ends = (token == config.eos_token_id) & total.isfinite()
-        complete = finished.add(beams, step, parent, total, ends, length_penalty)
+        normaliser = (step + config.scored_frame) ** length_penalty
+        complete = finished.add(beams, step, parent, total, ends, normaliser)
         num_complete = int(complete.sum())
         if step == longest or num_complete == len(complete):
             break
@@ -103,16 +105,17 @@ class _Beams(ActiveRows):
         return first_row + parent
 
 
-def _start(memory: SourceMemory, num_beams: int, longest: int, config: ModelConfig) -> _Beams:
-    """All sentences before the first step."""
+def _start(
+    memory: SourceMemory, newest: Tensor, num_beams: int, longest: int, config: ModelConfig
+) -> _Beams:
+    """All sentences before the first step, in which rows read `newest [sentences · beams]`."""
     index = torch.arange(len(memory), device=memory.device)
     tokens = index.new_full((len(memory), num_beams, longest), config.pad_token_id)
     prefixes = torch.zeros_like(tokens, dtype=score_dtype(memory.length_logits))
     # All beams would write the same: only the first one may be continued in the first step.
     total = torch.full_like(prefixes[..., 0], -torch.inf)
     total[:, 0] = 0
-    newest = index.new_full((len(memory), num_beams), config.bos_token_id)
-    return _Beams(index, tokens, prefixes, total, newest)
+    return _Beams(index, tokens, prefixes, total, newest.view(len(memory), num_beams))
 
 
 @dataclass
@@ -151,13 +154,14 @@ class _Finished:
         parent: Tensor,
         total: Tensor,
         ends: Tensor,
-        length_penalty: float,
+        normaliser: float,
     ) -> Tensor:
         """Take the hypotheses of `step` tokens that end among the first `beams` continuations.
 
         Args:
             parent, total, ends: `[sentences, 2 · beams]`: the beam that is continued, the
                 log-probability, and whether the continuation is eos.
+            normaliser: divides log-probabilities, so that they are scores.
 
         Returns:
             Which of the active sentences now have all their hypotheses.
@@ -174,7 +178,7 @@ class _Finished:
 
         row = beams.index[:, None]
         self.tokens[row, place], self.prefixes[row, place] = beams.select(parent)
-        self.scores[row, place] = total / (step + 1) ** length_penalty
+        self.scores[row, place] = total / normaliser
         self.lengths[row, place] = step
         return count >= num_beams
 

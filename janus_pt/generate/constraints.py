@@ -25,6 +25,7 @@ def forbidden_in_nar(config: ModelConfig) -> list[int]:
         config.eos_token_id,
         config.unk_token_id,
         config.mask_token_id,
+        *config.target_frame.prefix,
     }
     return sorted(symbols)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from janus_pt.config.schema import Count, Positive, Section
+from janus_pt.config.schema import Count, ModelConfig, Positive, Section
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 from janus_pt.utils.errors import UserError
@@ -59,6 +59,12 @@ class DecodingOptions(Section, ABC):
                 f"min_length: {self.min_length} is more than the maximum length, {longest}"
             )
         return longest
+
+
+def most_tokens(config: ModelConfig) -> int:
+    """The longest output of P_AR, whose contents are the prefix and the text, from the offset on."""
+    contents = config.max_positions - config.ar_position_offset
+    return contents - len(config.target_frame.prefix)
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,21 @@ class IncrementalDecoder:
         self._caches = [LayerCache(layer) for layer in memory.layers]
         self._length = 0
 
+    def start(self, rows: int) -> Tensor:
+        """Read the target's prefix but its last token in each of `rows`; that token, `[rows]`.
+
+        Places count from there on.
+        """
+        *read, newest = self._model.config.target_frame.prefix
+        for token in read:
+            self.step(self._full(rows, token))
+        return self._full(rows, newest)
+
+    def _full(self, rows: int, token: int) -> Tensor:
+        return torch.full((rows,), token, device=self._memory.device)
+
     def step(self, tokens: Tensor) -> Tensor:
-        """Read each row's next token, bos first.
+        """Read each row's next token; the first one is what `start` returned.
 
         Args:
             tokens: `[rows]`.
@@ -107,13 +120,15 @@ class IncrementalDecoder:
 
         Args:
             tokens: `[rows, block]`.
-            start: `[rows]`: place of the first token; everything before must have been read.
+            start: `[rows]`: place of the first token behind what `start` and `step` have read;
+                everything before must have been read.
             reach: more than the last place that is written in any row.
 
         Returns:
             Log-probabilities of the token after each, `[rows, block, vocab]`.
         """
         config = self._model.config
+        start, reach = start + self._length, reach + self._length
         place = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         visible = torch.arange(reach, device=tokens.device) <= place[:, :, None]
         # Rows that are ahead may reach beyond the last position; what they read there is not used.

@@ -9,14 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config.schema import Positive
+from janus_pt.config.schema import ModelConfig, Positive
 from janus_pt.generate.ar_scores import score_with_ar
 from janus_pt.generate.constraints import forbidden_in_nar
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.incremental import SourceMemory, read_sources
 from janus_pt.generate.refine import all_masked, refine
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.packing.slots import Source
 
 MARGIN = 1.25
@@ -126,14 +125,14 @@ def _lengths(
 ) -> tuple[Tensor, int]:
     """Lengths to try, `[sources, length_beam]`, and the decoder passes made to find them."""
     shortest = options.min_length
-    longest = options.longest(model.config.max_positions - BOUNDARY_TOKENS)
+    longest = options.longest(model.config.max_positions - model.config.target_frame.size)
     passes = 0
     if options.length_prediction == "ratio":
-        best = lengths_from_ratio(source, options.length_ratio)
+        best = lengths_from_ratio(source, options.length_ratio, model.config)
     elif options.length_prediction == "ar":
         best, passes = lengths_from_ar(model, memory, longest, forbidden_in_nar(model.config))
     else:
-        best = lengths_from_head(memory)
+        best = lengths_from_head(memory, model.config)
     return candidate_lengths(best, options.length_beam, shortest, longest), passes
 
 
@@ -145,15 +144,15 @@ def candidate_lengths(best: Tensor, length_beam: int, shortest: int, longest: in
     return (middle + offsets).clamp(shortest, longest)
 
 
-def lengths_from_head(memory: SourceMemory) -> Tensor:
+def lengths_from_head(memory: SourceMemory, config: ModelConfig) -> Tensor:
     """The length head's most probable output length, `[sources]`; may be below 0."""
-    # The head is trained on whole targets, with bos and eos.
-    return memory.length_logits.argmax(dim=1) - BOUNDARY_TOKENS
+    # The head is trained on whole targets, with their frame.
+    return memory.length_logits.argmax(dim=1) - config.target_frame.size
 
 
-def lengths_from_ratio(source: Source, ratio: float) -> Tensor:
-    """`ratio` times the source's length without bos and eos, rounded, `[sources]`."""
-    lengths = (source.samples >= 0).sum(dim=1) - BOUNDARY_TOKENS
+def lengths_from_ratio(source: Source, ratio: float, config: ModelConfig) -> Tensor:
+    """`ratio` times the source's length without its frame, rounded, `[sources]`."""
+    lengths = (source.samples >= 0).sum(dim=1) - config.source_frame.size
     return (lengths * ratio).round().long()
 
 
@@ -167,7 +166,7 @@ def lengths_from_ar(
     Returns:
         The lengths, `[sources]`, and the decoder passes that were made.
     """
-    predicted = lengths_from_head(memory).clamp(min=1)
+    predicted = lengths_from_head(memory, model.config).clamp(min=1)
     draft_lengths = ((predicted * MARGIN).ceil().long() + 1).clamp(max=longest)
     draft = all_masked(draft_lengths, model.config)
     refined = refine(model, memory, draft, iterations=1, forbidden=forbidden)

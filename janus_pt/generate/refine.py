@@ -16,7 +16,6 @@ from janus_pt.generate.incremental import SourceMemory, log_probabilities
 from janus_pt.model.best_token import best_tokens
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.packing.example import BOUNDARY_TOKENS
 
 CPU_CHUNK_ELEMENTS = 1 << 20
 """Logits that are computed at once on a CPU, however many slots are masked: they stay in its cache."""
@@ -29,8 +28,8 @@ class Draft:
     """Outputs of known length, some of whose tokens are still masks.
 
     Attributes:
-        tokens: `[rows, length + 2]`: bos, tokens and masks, eos, padding.
-        lengths: `[rows]`, without bos and eos.
+        tokens: `[rows, length + frame]`: the prefix (bos), tokens and masks, eos, padding.
+        lengths: `[rows]`, without the frame.
         masked: the tokens that must be written, boolean, as `tokens`.
     """
 
@@ -44,7 +43,7 @@ class Refined:
     """A draft whose masks have been written.
 
     Attributes:
-        tokens: `[rows, length]`, without bos; eos and padding follow the last token.
+        tokens: `[rows, length]`, without the prefix; eos and padding follow the last token.
         scores: log-probability of each token, same shape; 0 where nothing is written.
         passes: `[rows]`: decoder passes.
     """
@@ -55,13 +54,15 @@ class Refined:
 
 
 def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
-    """`bos mask … mask eos` for each of `lengths [rows]`."""
-    position = torch.arange(int(lengths.max()) + BOUNDARY_TOKENS, device=lengths.device)
-    last = lengths[:, None] + 1
-    masked = (position > 0) & (position < last)
+    """`bos mask … mask eos`, or the model's own frame, for each of `lengths [rows]`."""
+    prefix = config.target_frame.prefix
+    position = torch.arange(int(lengths.max()) + len(prefix) + 1, device=lengths.device)
+    last = lengths[:, None] + len(prefix)
+    masked = (position >= len(prefix)) & (position < last)
     tokens = torch.full_like(position, config.pad_token_id).expand_as(masked)
     tokens = tokens.masked_fill(masked, config.mask_token_id)
-    tokens = tokens.masked_fill(position == 0, config.bos_token_id)
+    for place, token in enumerate(prefix):
+        tokens = tokens.masked_fill(position == place, token)
     tokens = tokens.masked_fill(position == last, config.eos_token_id)
     return Draft(tokens, lengths, masked)
 
@@ -93,7 +94,8 @@ def refine(
     forbidden_mask = vocabulary_mask(forbidden, model.config.vocab_size, draft.tokens.device)
     rows = _start(draft, memory)
     outputs = Refined(rows.tokens.clone(), rows.scores.clone(), rows.passes.clone())
-    visible = visible_mask(rows.lengths, rows.tokens.shape[1])
+    frame = model.config.target_frame
+    visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1])
     masked = rows.writable
     for done in range(1, iterations + 1):
         # Step 1: write all masks from one pass over everything that is visible.
@@ -116,7 +118,7 @@ def refine(
             if len(going) < len(memory):
                 rows.leave(rows_of_sources(going, len(rows.index) // len(memory)), outputs)
                 memory = memory.select(going)
-                visible = visible_mask(rows.lengths, rows.tokens.shape[1])
+                visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1])
             rows.previous = rows.tokens.clone()
         # Step 3: mask the least confident tokens again, fewer after each pass.
         num_masked = rows.writable.sum(dim=1) * (iterations - done) // iterations
@@ -124,17 +126,18 @@ def refine(
         masked = _lowest(confidence, num_masked)
         rows.tokens.masked_fill_(masked, model.config.mask_token_id)
     rows.put_back(outputs)
-    # Without the columns of bos and of the longest row's eos.
-    return Refined(outputs.tokens[:, 1:-1], outputs.scores[:, 1:-1], outputs.passes)
+    # Without the columns of the prefix and of the longest row's eos.
+    text = slice(len(frame.prefix), -1)
+    return Refined(outputs.tokens[:, text], outputs.scores[:, text], outputs.passes)
 
 
 @dataclass
 class _Rows(ActiveRows):
-    """Rows that are being written; `tokens`, `scores` and `passes` as in `Refined`, with bos.
+    """Rows that are being written; `tokens`, `scores` and `passes` as in `Refined`, with the prefix.
 
     Attributes:
         writable: the tokens that were masked at first, boolean, as `tokens`.
-        lengths: `[active]`, without bos and eos.
+        lengths: `[active]`, without the frame.
         previous: the tokens after the pass before, before any was masked again; as `tokens`.
     """
 
@@ -169,11 +172,11 @@ def _changed_sources(rows: _Rows, num_sources: int) -> Tensor:
 
 
 def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
-    """True at bos, tokens and eos of rows of `lengths` tokens, `[rows, 1, 1, width]`.
+    """True at the first `lengths [rows]` of `width` places, `[rows, 1, 1, width]`.
 
     None if there is no padding: attention then needs no mask.
     """
-    real = torch.arange(width, device=lengths.device) < lengths[:, None] + BOUNDARY_TOKENS
+    real = torch.arange(width, device=lengths.device) < lengths[:, None]
     return None if bool(real.all()) else real[:, None, None, :]
 
 

@@ -37,7 +37,7 @@ def rerank(model: JanusTransformer, source: Source, options: RerankOptions) -> H
     lengths = hypotheses.lengths
     ar_scores = score_with_ar(model, memory, hypotheses.tokens.flatten(0, 1), lengths.flatten())
     log_prob = ar_scores.whole(lengths.flatten()).view_as(hypotheses.scores)
-    ar_mean = log_prob / (lengths + 1)
+    ar_mean = log_prob / (lengths + model.config.scored_frame)
     if options.ar_weight == 1:
         # Not the mixture: an empty hypothesis has -inf under P_NAR, and 0 · -inf is NaN.
         scores = ar_mean

@@ -19,7 +19,12 @@ from torch import Tensor
 from janus_pt.config.schema import Count, ModelConfig, Positive
 from janus_pt.generate.active_rows import ActiveRows
 from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar
-from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses, score_dtype
+from janus_pt.generate.hypotheses import (
+    DecodingOptions,
+    Hypotheses,
+    most_tokens,
+    score_dtype,
+)
 from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
 from janus_pt.generate.mask_predict import lengths_from_head
 from janus_pt.generate.refine import all_masked, refine
@@ -73,11 +78,11 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
         UserError: the bounds on the length leave none that the model can write.
     """
     config = model.config
-    # bos takes one position, and tokens begin at the offset.
-    longest = options.longest(config.max_positions - 1 - config.ar_position_offset)
+    longest = options.longest(most_tokens(config))
     memory = read_sources(model, source)
     decoder = IncrementalDecoder(model, memory)
-    rows = _start(memory, options.min_length, longest, config)
+    newest = decoder.start(len(memory))
+    rows = _start(memory, newest, options.min_length, longest, config)
     outputs = _Outputs.like(rows)
     while True:
         # Step 1: P_NAR drafts the rest of the sentences whose draft is used up or has failed.
@@ -105,7 +110,7 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
             memory = memory.select(going)
             decoder.keep(going, going)
     rows.put_back(outputs)
-    return outputs.hypotheses(config.pad_token_id)
+    return outputs.hypotheses(config)
 
 
 @dataclass
@@ -185,16 +190,18 @@ class _Rows(ActiveRows):
         self.block_size = torch.where(kept_whole, longer, accepted + BLOCK_MARGIN)
 
 
-def _start(memory: SourceMemory, shortest: int, longest: int, config: ModelConfig) -> _Rows:
-    """All sentences before the first draft."""
-    predicted = lengths_from_head(memory).clamp(shortest, longest)
+def _start(
+    memory: SourceMemory, newest: Tensor, shortest: int, longest: int, config: ModelConfig
+) -> _Rows:
+    """All sentences before the first draft; `newest [sources]` is the token read next."""
+    predicted = lengths_from_head(memory, config).clamp(shortest, longest)
     tokens = predicted.new_full((len(memory), longest + 2), config.pad_token_id)
     zeros = torch.zeros_like(predicted)
     return _Rows(
         index=torch.arange(len(memory), device=memory.device),
         predicted=predicted,
         kept=zeros,
-        newest=torch.full_like(predicted, config.bos_token_id),
+        newest=newest,
         redraft=torch.ones_like(predicted, dtype=torch.bool),
         block_size=torch.full_like(predicted, FIRST_BLOCK),
         draft=tokens.clone(),
@@ -221,12 +228,13 @@ def _redraft(
         memory = memory.select(which)
     # The draft: the kept tokens, and masks up to the predicted length.
     draft = all_masked(rows.predicted[which], model.config)
-    width = draft.tokens.shape[1] - 1
+    prefix = len(model.config.target_frame.prefix)
+    width = draft.tokens.shape[1] - prefix
     is_kept = torch.arange(width, device=which.device) < rows.kept[which, None]
     kept_tokens = rows.tokens[which, :width]
-    # Column 0 is bos: tokens begin at column 1.
-    draft.tokens[:, 1:] = kept_tokens.where(is_kept, draft.tokens[:, 1:])
-    draft.masked[:, 1:] &= ~is_kept
+    # Tokens begin behind the prefix.
+    draft.tokens[:, prefix:] = kept_tokens.where(is_kept, draft.tokens[:, prefix:])
+    draft.masked[:, prefix:] &= ~is_kept
     forbidden = forbidden_in_nar(model.config)
     refined = refine(model, memory, draft, options.draft_iterations, forbidden)
     rows.draft[which, : refined.tokens.shape[1]] = refined.tokens
@@ -318,16 +326,16 @@ class _Outputs:
             accepted=torch.zeros_like(rows.accepted),
         )
 
-    def hypotheses(self, pad_token_id: int) -> Hypotheses:
+    def hypotheses(self, config: ModelConfig) -> Hypotheses:
         """One hypothesis for each sentence."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         # eos stands at position `length`. Its log-probability counts in the score of the output,
         # but it is no token of it.
         beyond_end = position > self.lengths[:, None]
         log_prob = self.scores.masked_fill(beyond_end, 0).sum(dim=1)
-        score = log_prob / (self.lengths + 1)
+        score = log_prob / (self.lengths + config.scored_frame)
         outside = position >= self.lengths[:, None]
-        tokens = self.tokens.masked_fill(outside, pad_token_id)
+        tokens = self.tokens.masked_fill(outside, config.pad_token_id)
         token_scores = self.scores.masked_fill(outside, 0)
         # The places for eos and for rejected tokens are cut off.
         return Hypotheses(

@@ -90,6 +90,10 @@ def _output_projection(model: JanusTransformer) -> nn.Linear:
     weight = model.embed_tokens.get_parameter("weight")
     vocab_size, hidden_size = weight.shape
     # Not initialised: its weight is replaced at once.
-    projection = nn.utils.skip_init(nn.Linear, hidden_size, vocab_size, bias=False)
+    bias = model.output_bias
+    has_bias = bias is not None
+    projection = nn.utils.skip_init(nn.Linear, hidden_size, vocab_size, bias=has_bias)
     projection.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        projection.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return projection

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from janus_pt.config.schema import ModelConfig
@@ -24,7 +23,7 @@ from janus_pt.inference.batching import (
 from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
 from janus_pt.inference.generation import EMPTY_GENERATION, Generation
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.packing.example import BOUNDARY_TOKENS
+from janus_pt.packing.example import framed
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
@@ -143,11 +142,11 @@ class JanusModel:
         ids = self.source_tokenizer.encode(text) if isinstance(text, str) else text
         # Users may pass numpy's integers, which do not compare or serialise like Python's.
         tokens = [int(token) for token in ids]
-        length = len(tokens) + BOUNDARY_TOKENS
+        length = len(tokens) + self.config.source_frame.size
         limit = self.config.max_positions
         if length > limit:
             raise UserError(
-                f"{name}: {length} tokens with bos and eos, the model reads at most {limit}; "
+                f"{name}: {length} tokens with the special ones, the model reads at most {limit}; "
                 "shorten it"
             )
         vocab_size = self.config.source_vocab_size or self.config.vocab_size
@@ -210,8 +209,7 @@ class JanusModel:
         self, sources: Sequence[list[int]], options: DecodingOptions
     ) -> list[list[Generation]]:
         """The outputs for each source of a batch, best first."""
-        bos, eos = self.config.bos_token_id, self.config.eos_token_id
-        rows = [np.array([bos, *tokens, eos]) for tokens in sources]
+        rows = [framed(tokens, self.config.source_frame) for tokens in sources]
         batch = pad_sources(rows, self.config.pad_token_id)
         hypotheses = options.decode(self.model, batch.to(self.device))
         return self._generations(hypotheses, options.num_outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from janus_pt.generate.incremental import read_sources
 from janus_pt.generate.mask_predict import MaskPredictOptions, candidate_lengths, lengths_from_head
 from janus_pt.generate.refine import all_masked, refine
 from janus_pt.inference.janus_model import JanusModel
-from janus_pt.packing.example import BOUNDARY_TOKENS
+from janus_pt.packing.example import framed
 from janus_pt.packing.slots import pad_sources
 
 
@@ -44,21 +43,21 @@ def trace_mask_predict(
     """
     config = model.config
     options = MaskPredictOptions(iterations=iterations)
-    row = np.array([config.bos_token_id, *tokens, config.eos_token_id])
-    source = pad_sources([row], config.pad_token_id)
+    source = pad_sources([framed(tokens, config.source_frame)], config.pad_token_id)
     memory = read_sources(model.model, source.to(model.device))
-    longest = options.longest(config.max_positions - BOUNDARY_TOKENS)
-    best = lengths_from_head(memory)
+    longest = options.longest(config.max_positions - config.target_frame.size)
+    best = lengths_from_head(memory, config)
     lengths = candidate_lengths(best, options.length_beam, options.min_length, longest)
     draft = all_masked(lengths[:, 0], config)
 
     passes: list[list[TracedToken]] = []
 
     def record(tokens: Tensor, scores: Tensor, written: Tensor) -> None:
-        # The only row, without bos and eos. Copied now: refinement writes over the tensors.
-        ids = tokens[0, 1:-1].tolist()
-        probabilities = scores[0, 1:-1].exp().tolist()
-        is_new = written[0, 1:-1].tolist()
+        # The only row, without its frame. Copied now: refinement writes over the tensors.
+        text = slice(len(config.target_frame.prefix), -1)
+        ids = tokens[0, text].tolist()
+        probabilities = scores[0, text].exp().tolist()
+        is_new = written[0, text].tolist()
         traced = []
         for token, probability, new in zip(ids, probabilities, is_new, strict=True):
             traced.append(TracedToken(token, model.tokenizer.piece(token), probability, new))

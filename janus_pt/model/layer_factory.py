@@ -27,6 +27,11 @@ def unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def all_rows(vocab_size: int) -> int:
+    """`vocab_rows` where nothing is sharded."""
+    return vocab_size
+
+
 @dataclass(frozen=True)
 class Layers:
     """How the kinds of sharded layers are made, and what ranks do between them.
@@ -38,6 +43,7 @@ class Layers:
     from there on is read through `scale_replicated_grad`: each rank keeps its share of that gradient,
     so that the all-reduce does not count it once a rank. `tp_rng_fork` is the context for dropout
     between a column and a row layer, where each rank holds other features and must draw another mask.
+    `vocab_rows` is the number of a vocabulary's rows on a rank, padding included.
     `tensor_parallel_size` is the number of ranks that share a layer.
     """
 
@@ -48,6 +54,7 @@ class Layers:
     copy_to_tp_region: Callable[[Tensor], Tensor] = unchanged
     scale_replicated_grad: Callable[[Tensor], Tensor] = unchanged
     tp_rng_fork: Callable[[], AbstractContextManager[None]] = nullcontext
+    vocab_rows: Callable[[int], int] = all_rows
     tensor_parallel_size: int = 1
 
 

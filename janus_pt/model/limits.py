@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from janus_pt.model.transformer import JanusTransformer
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id")
+SHARED_IDS = {("pad_token_id", "bos_token_id"), ("unk_token_id", "mask_token_id")}
+"""Special tokens that may be one: Marian's targets begin with pad, and it has no mask symbol."""
 
 
 def model_problems(model: ModelConfig) -> Iterator[Problem]:
@@ -63,9 +65,27 @@ def _special_id_problems(model: ModelConfig) -> Iterator[Problem]:
             limit = f"must be below the size of every vocabulary ({model.common_vocab_size})"
             yield ("model", name), f"{limit}, but is {token}"
         owner = owners.setdefault(token, name)
-        if owner != name:
+        if owner != name and (owner, name) not in SHARED_IDS:
             reason = f"{token} is {owner} already: give each special token an id of its own"
             yield ("model", name), reason
+    yield from frame_problems(model)
+
+
+def frame_problems(model: ModelConfig) -> Iterator[Problem]:
+    """Frames with ids of no vocabulary, or that leave no room for a text."""
+    source_size = model.source_vocab_size or model.vocab_size
+    limits = {
+        "source_prefix": source_size,
+        "source_suffix": source_size,
+        "target_prefix": model.vocab_size,
+    }
+    for name, limit in limits.items():
+        for token in getattr(model, name) or ():
+            if token >= limit:
+                yield ("model", name), f"must be below {limit}, the vocabulary, but has {token}"
+    if model.longest_text < 1:
+        reason = f"{model.max_positions} leaves no room for a text among its special tokens"
+        yield ("model", "max_positions"), f"{reason}: raise it"
 
 
 def trained_problems(sections: Sections) -> Iterator[Problem]:

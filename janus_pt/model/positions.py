@@ -79,6 +79,21 @@ class SinusoidalPositions(nn.Module):
         return self.get_buffer("table")[positions]
 
 
+class MarianPositions(SinusoidalPositions):
+    """Marian's table: other rates, and from position 0."""
+
+    def fill(self) -> None:
+        """Compute the table."""
+        table = self.get_buffer("table")
+        rows, hidden_size = table.shape
+        # An odd size has one sine more than cosines.
+        pairs = torch.arange((hidden_size + 1) // 2, dtype=torch.float64)
+        rates = LONGEST_WAVE ** (-2 * pairs / hidden_size)
+        angles = torch.arange(rows, dtype=torch.float64)[:, None] * rates
+        cosines = angles[:, : hidden_size // 2].cos()
+        table.copy_(torch.cat((angles.sin(), cosines), dim=1))
+
+
 class Learned(Positions):
     """A trained table."""
 
@@ -93,6 +108,14 @@ class Sinusoidal(Positions):
     def table(self, config: ModelConfig) -> nn.Module:
         """Sines and cosines of the position."""
         return SinusoidalPositions(config.max_positions, config.hidden_size)
+
+
+class Marian(Positions):
+    """A computed table, Marian's."""
+
+    def table(self, config: ModelConfig) -> nn.Module:
+        """Sines and cosines of the position."""
+        return MarianPositions(config.max_positions, config.hidden_size)
 
 
 class Rotary(Positions):
@@ -120,6 +143,7 @@ class Rotary(Positions):
 POSITIONS: dict[str, Positions] = {
     "learned": Learned(),
     "sinusoidal": Sinusoidal(),
+    "marian": Marian(),
     "rotary": Rotary(),
 }
 

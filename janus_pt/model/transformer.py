@@ -20,6 +20,7 @@ from janus_pt.model.masks import (
     make_encoder_masks,
     uses_block_masks,
 )
+from janus_pt.model.output_bias import OutputBias, append_bias
 from janus_pt.model.padding import split_samples
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 
@@ -41,8 +42,10 @@ class JanusTransformer(nn.Module):
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        if config.output_bias:
+            self.output = OutputBias(layers.vocab_rows(config.vocab_size))
         self.output_projection: Callable[[Tensor], Tensor] | None = None
-        """Replaces the token embedding in decoding where the projection's weights are laid out otherwise."""
+        """Replaces `project` in decoding where the projection's weights are laid out otherwise."""
         self.adapter: AdapterConfig | None = None
         """The adapters that `add_adapters` has put on its linear layers."""
 
@@ -122,9 +125,22 @@ class JanusTransformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""
-        if self.output_projection is not None:
-            return self.output_projection(hidden)
-        return F.linear(hidden, self.embed_tokens.get_parameter("weight"))
+        return (self.output_projection or self.project)(hidden)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Scores of hidden states for the tokens of which the rows are here."""
+        return F.linear(hidden, self.embed_tokens.get_parameter("weight"), self.output_bias)
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The output bias `[vocab]`, if the model has one."""
+        return self.output.bias if self.config.output_bias else None
+
+    def output_weight(self) -> Tensor:
+        """The output projection as losses read it, `[vocab, hidden]` or more: see `output_bias.py`."""
+        table = self.embed_tokens.get_parameter("weight")
+        bias = self.output_bias
+        return table if bias is None else append_bias(table, bias)
 
     def head_cost(self, work: Workload) -> Cost:
         """Of the decoder's last norm and the output projection; losses are not counted."""

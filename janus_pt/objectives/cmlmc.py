@@ -18,6 +18,7 @@ from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.best_token import best_tokens
+from janus_pt.model.output_bias import match_bias
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.base import MaskedPair, Objective, SlotCounts
 from janus_pt.objectives.fused_loss import Terms, VocabShard
@@ -104,7 +105,7 @@ def correct(model: JanusTransformer, batch: Batch, encoder_out: Tensor, vocab: V
     all_masked = tokens.masked_fill(inner, model.config.mask_token_id)
     hidden = model.decode(_with_tokens(batch.slots, all_masked), encoder_out, batch.source)
     rows = hidden.flatten(0, 1).index_select(0, batch.predict[CORRECTED])
-    best = most_probable(rows, model.embed_tokens.get_parameter("weight"), vocab)
+    best = most_probable(rows, model.output_weight(), vocab)
     # A stream's rows are ordered by sample and position, and masked_scatter fills in the order of
     # the row: both agree.
     written = tokens.masked_scatter(tokens == UNWRITTEN, best.to(tokens.dtype))
@@ -117,7 +118,7 @@ def most_probable(hidden: Tensor, weight: Tensor, vocab: VocabShard) -> Tensor:
     real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
 
     def local_logits(rows: Tensor) -> Tensor:
-        return rows @ real.t()
+        return match_bias(rows, real) @ real.t()
 
     local_index, local_highest = best_tokens(hidden, local_logits, len(real), CHUNK_ELEMENTS)
     local_token = local_index + vocab.start

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from numpy.random import Generator
 
-from janus_pt.config.schema import MaskingConfig, ModelConfig, ObjectiveConfig
+from janus_pt.config.schema import Frame, MaskingConfig, ModelConfig, ObjectiveConfig
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.objectives.masking import full_mask, infill, span_mask, uniform_mask
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, collate
-from janus_pt.packing.example import Example, IntArray
+from janus_pt.packing.example import BOUNDARY_TOKENS, Example, IntArray, framed
 
 
 def make_example(
@@ -30,16 +29,19 @@ def make_example(
         rng: all chance comes from it, so that an example is a function of the sample and its seed.
     """
     masking = objective.masking
-    target_field = "target" if "target" in fields else "text"
-    target = _with_boundaries(fields[target_field], model)
+    text = fields["target" if "target" in fields else "text"]
     if masking.kind == "infill":
-        source, masked = _infilled(rng, target, model, masking)
+        source_text, masked = _infilled(rng, text, model, masking)
     else:
-        source = _with_boundaries(fields["source"], model)
-        masked = _masked(rng, len(target), masking)
+        source_text = fields["source"]
+        masked = _masked(rng, len(text) + BOUNDARY_TOKENS, masking)
     # Without the setting no number is drawn: the noise of older configurations stays the same.
     if masking.full_share and rng.random() < masking.full_share:
-        masked = full_mask(len(target))
+        masked = full_mask(len(text) + BOUNDARY_TOKENS)
+    source = framed(source_text, model.source_frame)
+    target = framed(text, model.target_frame)
+    # Noise is drawn for a target with one token before its text.
+    masked = masked + len(model.target_frame.prefix) - 1
     rules = OBJECTIVES[objective.name]
     pair = MaskedPair(source, target, masked)
     # Last, since it depends on what is masked.
@@ -68,11 +70,6 @@ def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) ->
     return collate(examples, objective.draws, terms.suffix_streams)
 
 
-def _with_boundaries(tokens: IntArray, model: ModelConfig) -> IntArray:
-    whole = np.concatenate(([model.bos_token_id], tokens, [model.eos_token_id]))
-    return whole.astype(np.int32)
-
-
 def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:
     if masking.kind == "uniform":
         return uniform_mask(rng, length)
@@ -80,15 +77,18 @@ def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:
 
 
 def _infilled(
-    rng: Generator, target: IntArray, model: ModelConfig, masking: MaskingConfig
+    rng: Generator, text: IntArray, model: ModelConfig, masking: MaskingConfig
 ) -> tuple[IntArray, IntArray]:
-    return infill(
+    """The source's text, and the masked positions of a target with one token before its text."""
+    longest_source = model.max_positions - model.source_frame.size
+    source, masked = infill(
         rng,
-        target,
+        framed(text, Frame((model.bos_token_id,), (model.eos_token_id,))),
         model.mask_token_id,
         masking.ratio,
         masking.mean_span_length,
         masking.visible_share,
         masking.rotate_probability,
-        model.max_positions,
+        longest_source + BOUNDARY_TOKENS,
     )
+    return source[1:-1], masked

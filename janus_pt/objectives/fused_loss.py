@@ -33,6 +33,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from janus_pt.model.output_bias import match_bias
+
 CHUNK_ELEMENTS = 1 << 25
 """Most logits of a chunk: bounds the walk's memory, three times as much (128 MiB in float32)."""
 CPU_ELEMENTS, CPU_ROWS = 1 << 23, 256
@@ -93,11 +95,12 @@ def fused_losses(
 
     Args:
         hidden: for each stream `[rows of the stream, hidden_size]`.
-        weight: the embedding, `[local vocabulary, hidden_size]`.
+        weight: the output projection, `[local vocabulary, hidden_size]`, or with columns more for
+            an output bias (`model/output_bias.py`).
         targets: `[rows]`.
         coefficients: `[terms]`, in the order of `terms.names`.
     """
-    streams = [hidden[name] for name in terms.streams]
+    streams = [match_bias(hidden[name], weight) for name in terms.streams]
     return _FusedLosses.apply(weight, targets, coefficients, terms, vocab, *streams)
 
 

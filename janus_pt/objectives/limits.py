@@ -44,6 +44,9 @@ def _model_problems(name: str, row: ObjectiveRow, model: ModelConfig) -> Iterato
     if model.ar_stream == "content" and not row.content_stream:
         reason = f'objective "{name}" predicts from mask symbols only: set it to "query"'
         yield ("model", "ar_stream"), reason
+    if len(model.target_frame.prefix) > 1 and not row.long_prefix:
+        reason = f'objective "{name}" takes all tokens behind the first for text'
+        yield ("model", "target_prefix"), f"{reason}: start from a model with one token there"
     if model.causal_self_attention and not row.causal_self_attention:
         allowed = [f'"{other}"' for other, its in OBJECTIVES.items() if its.causal_self_attention]
         reason = f'is for P_NAR alone, of objective {" or ".join(allowed)}, but this is "{name}"'

@@ -62,7 +62,7 @@ class ObjectiveLoss:
         Args:
             hidden: of the slots from the first that predicts on, `[1, slots, hidden]`.
             length_logits: of the samples of all draws, `[samples, length_classes]`.
-            weight: this rank's rows of the embedding.
+            weight: this rank's rows of the embedding, with the output bias (`model.output_weight`).
             coefficients: `[terms]`, the length's last.
         """
         slots = hidden.flatten(0, 1)
@@ -141,5 +141,5 @@ class TrainingModule(nn.Module):
             hidden = self.model.decode(slots, encoder_out, batch.source)
             length_logits = self.model.length_logits(encoder_out, batch.source)
         # The output projection is tied to the embedding.
-        weight = self.model.embed_tokens.get_parameter("weight")
+        weight = self.model.output_weight()
         return self.loss(hidden, length_logits, weight, batch, coefficients)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from janus_pt.config.schema import Frame
+
 BOUNDARY_TOKENS = 2
-"""bos and eos, which every source and every target has beside its own tokens."""
+"""bos and eos, which lengths of corpora count; noise is drawn for a text with as many.
+
+A model's own special tokens are its `Frame`s."""
 
 IntArray = np.ndarray[Any, np.dtype[Any]]
 """Integers of any width: token ids, positions, indices."""
 SlotArray = np.ndarray[Any, np.dtype[np.int32]]
 """Slots `[length, 7]`; the columns are `packing.slots.FIELDS`."""
+
+
+def framed(tokens: IntArray | Sequence[int], frame: Frame) -> IntArray:
+    """A text's ids with the special ones before and behind them, 1-d."""
+    whole = np.concatenate((frame.prefix, tokens, frame.suffix))
+    return whole.astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core import parallel_state
-from torch import Tensor, nn
+from torch import Tensor
 
 from janus_pt.model.transformer import JanusTransformer
 
@@ -36,15 +35,14 @@ def project_to_full_vocabulary(model: JanusTransformer) -> None:
 
     So all ranks choose the same next tokens, without exchanging their choices.
     """
-    embedding, vocab_size = model.embed_tokens, model.config.vocab_size
-    model.output_projection = partial(_gathered_logits, embedding, vocab_size)
+    model.output_projection = partial(_gathered_logits, model)
 
 
-def _gathered_logits(embedding: nn.Module, vocab_size: int, hidden: Tensor) -> Tensor:
+def _gathered_logits(model: JanusTransformer, hidden: Tensor) -> Tensor:
     """Scores `[..., vocab]` from every rank's rows of the token table; all of them take part."""
-    local = F.linear(hidden, embedding.get_parameter("weight"))
+    local = model.project(hidden)
     group = parallel_state.get_tensor_model_parallel_group()
     parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, local, group=group)
     # The rows behind the vocabulary are padding.
-    return torch.cat(parts, dim=-1)[..., :vocab_size]
+    return torch.cat(parts, dim=-1)[..., : model.config.vocab_size]

@@ -42,6 +42,8 @@ def drop_other_stages(model: JanusTransformer, layers: range) -> None:
         del model.embed_source
     if head not in layers:
         del model.embed_length
+        if config.output_bias:
+            del model.output
 
 
 def materialize(model: nn.Module) -> None:

@@ -83,7 +83,7 @@ class Stage(nn.Module):
             # The table is an output; the loss does not read it from the model. With bfloat16
             # DeepSpeed zeroes all gradients when the backward pass comes to the first output. The
             # table's gradient would be there already, and would be lost.
-            table = model.embed_tokens.get_parameter("weight")
+            table = model.output_weight()
             return hidden, model.length_logits(encoded, source), table.view_as(table)
         return torch.cat((encoded, decoded), dim=1)
 

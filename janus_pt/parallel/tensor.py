@@ -76,6 +76,9 @@ def tensor_parallel_layers() -> Layers:
     def embedding(rows: int, hidden_size: int) -> nn.Module:
         return VocabParallelEmbedding(padded_vocab_size(rows, size), hidden_size, **shared)
 
+    def vocab_rows(vocab_size: int) -> int:
+        return padded_vocab_size(vocab_size, size) // size
+
     return Layers(
         column=column,
         column_without_reduce=column_without_reduce,
@@ -84,6 +87,7 @@ def tensor_parallel_layers() -> Layers:
         copy_to_tp_region=_CopyToTpRegion.apply,
         scale_replicated_grad=_ScaleReplicatedGrad.apply,
         tp_rng_fork=tp_rng_fork,
+        vocab_rows=vocab_rows,
         tensor_parallel_size=size,
     )
 

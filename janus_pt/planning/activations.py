@@ -150,6 +150,9 @@ def loss_bytes(
     if width < FLOAT:
         # The chunk's scores and the table's part of the gradient in low precision as well.
         forward += (chunk + table) * width
+    if model.output_bias:
+        # The table with its bias is a copy of the table.
+        forward += table * width
     # Backward: both gradients twice, as kept and as scaled, and the slots' gradient being summed.
     backward = 2 * (table + predicted * hidden + slots * hidden) * width
     return forward, backward

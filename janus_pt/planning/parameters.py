@@ -14,6 +14,7 @@ from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, 
 from janus_pt.model.layer_factory import partition_dim
 from janus_pt.model.layer_numbers import head_layer, table_layers
 from janus_pt.model.meta import build_on_meta
+from janus_pt.model.output_bias import OutputBias
 from janus_pt.parallel.materialize import drop_other_stages
 from janus_pt.parallel.parameter_groups import trained_share, trains_all
 from janus_pt.parallel.stages import one_layer_each
@@ -95,8 +96,8 @@ def _on_rank(part: nn.Module, tensor_parallel: int) -> int:
             dimension = partition_dim(parameter)
             if dimension is not None:
                 rows = parameter.shape[dimension]
-                if isinstance(module, nn.Embedding):
-                    # Token tables are padded, so that all ranks have as many rows.
+                if isinstance(module, nn.Embedding | OutputBias):
+                    # Vocabularies are padded, so that all ranks have as many rows.
                     rows = padded_vocab_size(rows, tensor_parallel)
                 size = size // parameter.shape[dimension] * rows // tensor_parallel
             count += size

@@ -35,7 +35,7 @@ MB, GB = 1e6, 1e9
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     """Print the plan for `world_size` processes: the run, then memory and traffic of each stage's ranks."""
     sizes = sample_sizes(
-        config.model, config.objective, sample_length(config.data, config.model.max_positions)
+        config.model, config.objective, sample_length(config.data, config.model.longest_sample)
     )
     print(format_table(plan(config, world_size, sizes), align="ll"))
 

@@ -163,8 +163,8 @@ def _try_first_line(
 def _is_readable(text: str, model: JanusModel) -> bool:
     if not text.strip():
         return False
-    # The model puts bos and eos around the tokens.
-    return len(model.source_tokenizer.encode(text)) + 2 <= model.config.max_positions
+    length = len(model.source_tokenizer.encode(text)) + model.config.source_frame.size
+    return length <= model.config.max_positions
 
 
 def _pairs(

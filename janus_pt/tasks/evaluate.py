@@ -11,7 +11,6 @@ from typing import Any
 
 from janus_pt.generate.modes import MODES, check_scored_options
 from janus_pt.inference.janus_model import Generation, JanusModel
-from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.tasks.metrics import check_metrics, compute
 from janus_pt.tasks.outputs import Outputs, Scores, pair_up
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
@@ -104,8 +103,8 @@ def evaluate(
     check_writable(output)
     if isinstance(model, str):
         model = JanusModel.from_pretrained(model)
-    tokenizer, max_positions = model.source_tokenizer, model.config.max_positions
-    sources, max_length = fitting(task, examples, tokenizer, max_positions)
+    tokenizer, longest_text = model.source_tokenizer, model.config.longest_text
+    sources, max_length = fitting(task, examples, tokenizer, longest_text)
     options: dict[str, Options] = {}
     for mode in modes:
         options[mode] = {"max_length": max_length, **changed_options[mode]}
@@ -179,13 +178,12 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
 
 
 def fitting(
-    task: Task, examples: TaskSplit, tokenizer: Tokenizer, max_positions: int
+    task: Task, examples: TaskSplit, tokenizer: Tokenizer, longest_text: int
 ) -> tuple[list[str], int]:
     """Sources cut to what task and model read, and the most tokens that decoding may write."""
-    most_tokens = max_positions - BOUNDARY_TOKENS
-    limit = min(task.max_source_tokens, most_tokens)
+    limit = min(task.max_source_tokens, longest_text)
     sources = [shorten(source, tokenizer, limit) for source in examples.sources]
-    return sources, min(task.max_target_tokens, most_tokens)
+    return sources, min(task.max_target_tokens, longest_text)
 
 
 def text_of(generation: Generation) -> str:

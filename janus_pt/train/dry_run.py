@@ -60,7 +60,7 @@ def largest_batch(
     data: DataConfig, model: ModelConfig, objective: ObjectiveConfig, corpora: Sequence[Corpus]
 ) -> Batch:
     """A micro-batch of the longest samples that the corpora may have."""
-    longest = min(max(corpus.longest for corpus in corpora), model.max_positions)
+    longest = min(max(corpus.longest for corpus in corpora), model.longest_sample)
     size = data.micro_batch_size
     count = size // longest if data.batch_unit == "tokens" else size
     rng = np.random.default_rng(0)

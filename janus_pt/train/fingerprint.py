@@ -29,7 +29,7 @@ def fingerprint(engine: Engine, fields: Sequence[str]) -> float:
     model, objective = engine.module.model.config, engine.module.loss.objective
     # The same random numbers in the life of a run, on all ranks: sentence and masking do not change.
     rng = np.random.default_rng(0)
-    length = min(TOKENS, model.max_positions - 2)
+    length = min(TOKENS, model.longest_text)
     tokens = rng.integers(0, model.common_vocab_size, length)
     example = make_example({name: tokens for name in fields}, rng, model=model, objective=objective)
     batch = collate_examples([example], objective)

@@ -154,7 +154,7 @@ def validate(run: Run, reporter: Reporter) -> None:
     batches = valid_batches(
         data,
         **example_functions(model, run.config.objective),
-        max_length=model.max_positions,
+        max_length=model.longest_sample,
         rank=parallel_state.get_data_parallel_rank(),
         ranks=parallel_state.get_data_parallel_world_size(),
     )

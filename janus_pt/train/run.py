@@ -63,7 +63,7 @@ def prepare(
     # Cheap checks come before expensive ones: a user's mistake is reported within seconds.
     check_folder(folder, resume)
     corpora = check_corpora(data, model, config.objective)
-    decoding = open_decoding(config.validation, data, model.max_positions)
+    decoding = open_decoding(config.validation, data, model.longest_text)
 
     loader = train_loader(data, model, config.objective, config.run.seed)
     check_identical({"the corpus of data.train": loader.fingerprint})
@@ -115,7 +115,7 @@ def train_loader(
         data,
         **example_functions(model, objective),
         seed=seed,
-        max_length=model.max_positions,
+        max_length=model.longest_sample,
         micro_batches_per_step=data.micro_batches_per_step,
         rank=parallel_state.get_data_parallel_rank(),
         ranks=parallel_state.get_data_parallel_world_size(),

@@ -64,7 +64,7 @@ def _interleaved(texts_by_rank: Sequence[Sequence[str]], count: int) -> list[str
 
 
 def open_decoding(
-    validation: ValidationConfig | None, data: DataConfig, max_positions: int
+    validation: ValidationConfig | None, data: DataConfig, longest_text: int
 ) -> Decoding | None:
     """The examples of `validation`; None without that section.
 
@@ -79,7 +79,7 @@ def open_decoding(
     count = validation.sentences
     examples = TaskSplit(split.sources[:count], split.targets[:count])
     # The source's tokenizer is the last one, also where it is the only one.
-    sources, max_length = fitting(task, examples, tokenizers[-1], max_positions)
+    sources, max_length = fitting(task, examples, tokenizers[-1], longest_text)
     options = {
         "max_length": max_length,
         **task.decoding.get(validation.mode, {}),

@@ -187,8 +187,8 @@ BAD = {
     ),
     "special ids equal": (
         '"vocab_size": 8000',
-        '"vocab_size": 8000, "mask_token_id": 3',
-        "run.json:2: model.mask_token_id: 3 is unk_token_id already",
+        '"vocab_size": 8000, "mask_token_id": 2',
+        "run.json:2: model.mask_token_id: 2 is eos_token_id already",
     ),
     "special id outside": (
         "8000",

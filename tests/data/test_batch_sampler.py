@@ -183,7 +183,10 @@ def test_a_mixture_reads_each_corpus_by_its_weight() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "key"),
-    [(dict(size=30), "data.micro_batch_size = 30"), (dict(size=99), "model.max_positions = 40")],
+    [
+        (dict(size=30), "the 30 that data.micro_batch_size"),
+        (dict(size=99), "the 40 that model.max_positions"),
+    ],
 )
 def test_a_sample_that_fits_nowhere_is_named_before_anything_is_read(
     settings: dict[str, Any], key: str

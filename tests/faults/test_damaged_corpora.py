@@ -256,7 +256,7 @@ def rewritten(corpus: Path, sample: list[int]) -> Path:
         ([7, 1000], "shard-000009.tar: sample 0, field text: token id 1000 is not below 1000"),
         (
             [7] * 31,
-            "shard-000009.tar: sample 0 has 33 tokens with bos and eos, more than model.max_positions = 32",
+            "sample 0 has 33 tokens with bos and eos, more than the 32 that model.max_positions allows",
         ),
     ],
 )
@@ -276,8 +276,13 @@ def test_samples_that_are_too_long_are_reported_at_the_start(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(config(rewritten(corpus, [7] * 31), on_error="skip"))
-    assert "1 of 61 samples have more than model.max_positions = 32" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"7 of 7 samples have more than data.micro_batch_size = 4"):
+    assert (
+        "1 of 61 samples have more than the 32 that model.max_positions allows"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(
+        UserError, match=r"7 of 7 samples have more than the 4 that data.micro_batch_size allows"
+    ):
         short = write_corpus(corpus.parent / "short", [7], max_tokens=30, seed=3)
         make(config(short, on_error="skip", micro_batch_size=4, global_batch_size=4))
 

@@ -239,7 +239,7 @@ def test_wrong_inputs_are_named(model: JanusModel) -> None:
     with pytest.raises(UserError, match=r"^inputs: .* put it in a list"):
         model.generate("the mask")
     with pytest.raises(
-        UserError, match=r"^input 1: 65 tokens with bos and eos, the model reads at most 64"
+        UserError, match=r"^input 1: 65 tokens with the special ones, the model reads at most 64"
     ):
         model.generate([[7] * 62, [7] * 63])
     for ids in ([-1], [model.config.vocab_size]):

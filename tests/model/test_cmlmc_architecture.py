@@ -140,7 +140,7 @@ def test_training_and_decoding_compute_what_is_written(
         rows = torch.zeros(3, max(map(len, targets)), dtype=torch.long)
         for row, tokens in enumerate(shown):
             rows[row, : len(tokens)] = torch.from_numpy(tokens)
-        read = read_visible(model, memory, rows, visible_mask(lengths, rows.shape[1]))
+        read = read_visible(model, memory, rows, visible_mask(lengths + 2, rows.shape[1]))
         for row, hidden in enumerate(expected):
             torch.testing.assert_close(read[row, : len(hidden)], hidden, rtol=1e-10, atol=1e-11)
 

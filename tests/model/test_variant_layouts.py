@@ -19,6 +19,13 @@ TENSOR = Layout("TP2", 2, tensor=2)
 OTHERS = [TENSOR, Layout("PP2", 2, pipeline=2), Layout("DP2, ZeRO-3", 2, stage=3)]
 VARIANTS: dict[str, dict[str, Any]] = {
     "post-norm": {"feed_forward": "gated", "norm": "rms_norm"},
+    "imported": {
+        "activation": "gelu_tanh",
+        "positions": "marian",
+        "output_bias": True,
+        "source_suffix": [2, 5],
+        "target_prefix": [2, 1],
+    },
     "all": {
         "norm": "rms_norm",
         "pre_layer_norm": True,

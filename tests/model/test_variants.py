@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "swiglu": {"feed_forward": "gated", "activation": "silu"},
     "geglu": {"feed_forward": "gated", "activation": "gelu"},
     "silu": {"activation": "silu"},
+    "marian": {"positions": "marian", "output_bias": True, "activation": "gelu_tanh"},
     "rotary": {"positions": "rotary"},
     "rotary, one head": {"positions": "rotary", "num_attention_heads": 1},
     "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2},
@@ -154,7 +155,7 @@ def causal_log_probabilities(
     read = torch.tensor(source)
     tokens_read = torch.stack((read, torch.arange(len(read)), torch.zeros_like(read)), dim=1)
     hidden = PlainTransformer(model).forward(tokens_read, slots, count)[-count:]
-    return (hidden @ model.embed_tokens.get_parameter("weight").t()).log_softmax(-1).detach()
+    return PlainTransformer(model).scores(hidden).log_softmax(-1).detach()
 
 
 @variants
@@ -168,7 +169,7 @@ def test_masks_are_filled_as_written(variant: dict[str, Any]) -> None:
         rows[row, : length + 2] = torch.tensor([1, *rng.integers(4, 24, length), 2])
     with torch.inference_mode():
         memory = read_sources(model, as_source(sources))
-        hidden = read_visible(model, memory, rows, visible_mask(lengths, 8))
+        hidden = read_visible(model, memory, rows, visible_mask(lengths + 2, 8))
     for row, (source, length) in enumerate(zip(sources, lengths.tolist(), strict=True)):
         count = length + 2
         order = torch.arange(count)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import janus_pt.objectives.fused_loss as losses
+from janus_pt.model.output_bias import append_bias
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
 
 TERMS = Terms(("ar", "nar", "aux"), (("ar", "aux"), ("aux", "nar"), ("ar", "nar")), 0.1)
@@ -78,6 +79,25 @@ def test_equal_to_the_plain_computation(
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
     assert ours[0][size:].abs().sum() == 0, "padding of the vocabulary got a gradient"
+
+
+def test_an_output_bias_is_in_all_terms_and_gets_its_gradient() -> None:
+    hidden, weight, targets = inputs(5, 9, 4, 20, 24)
+    bias = torch.randn(24, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    bias.requires_grad_()
+    coefficients = torch.linspace(0.2, 1.4, 6, dtype=torch.float64)
+    wide = append_bias(weight, bias)
+    total, sums = fused_losses(hidden, wide, targets, coefficients, TERMS, VocabShard(20))
+    # A bias is the weight of a feature that is always 1.
+    ones = {name: torch.cat((h, torch.ones_like(h[:, :1])), 1) for name, h in hidden.items()}
+    table = torch.cat((weight, bias[:, None]), 1)[:20]
+    expected = plain_losses(ones, table, targets, TERMS)
+    torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)
+    leaves = [weight, bias, *hidden.values()]
+    ours = torch.autograd.grad(total, leaves)
+    theirs = torch.autograd.grad(coefficients @ expected, leaves)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
 
 def test_gradcheck() -> None:

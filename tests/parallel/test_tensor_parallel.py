@@ -30,6 +30,7 @@ CONFIG = ModelConfig(
     length_classes=16,
     dropout=0.0,
     init_std=0.3,
+    output_bias=True,
 )
 SEED = 3
 OBJECTIVE = ObjectiveConfig.model_validate({"recipe": "translation"})
@@ -108,13 +109,14 @@ def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
         2 + 1,
     )  # q, k, v and fc1 with their biases; out and fc2 without
     attentions = 3 if objective is CORRECTING else 2
-    table, encoder_layer, decoder_layer = (
-        1,
+    vocabulary, encoder_layer, decoder_layer = (
+        2,  # the table and the output bias
         attention + feed_forward,
         attentions * attention + feed_forward,
     )
     assert (
-        run_ranks(check_shards, 2, objective) == [table + 2 * encoder_layer + 2 * decoder_layer] * 2
+        run_ranks(check_shards, 2, objective)
+        == [vocabulary + 2 * encoder_layer + 2 * decoder_layer] * 2
     )
 
 
@@ -183,7 +185,9 @@ def chained(stages: int) -> tuple[list[float], dict[str, Any]]:
     for part in parts:
         for name, parameter in part.model.named_parameters():
             gradient = (
-                parameter.grad[: CONFIG.vocab_size] if "embed_tokens" in name else parameter.grad
+                parameter.grad[: CONFIG.vocab_size]
+                if name in ("embed_tokens.weight", "output.bias")
+                else parameter.grad
             )
             gradients[name] = gradients.get(name, 0) + gradient  # the tie: copies' gradients add up
     groups.shutdown()

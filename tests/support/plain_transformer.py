@@ -68,6 +68,11 @@ class PlainTransformer:
             rates = [10000 ** (-i / (half - 1)) for i in range(half)]
             angles = (positions[:, None] + 2) * torch.tensor(rates, dtype=torch.float64)
             x = x + torch.cat((angles.sin(), angles.cos()), 1).float().double()
+        elif config.positions == "marian":
+            size = config.hidden_size
+            rates = [10000 ** (-2 * (j // 2) / size) for j in range(size)]
+            angles = positions[:, None] * torch.tensor(rates, dtype=torch.float64)
+            x = x + torch.cat((angles[:, ::2].sin(), angles[:, 1::2].cos()), 1).float().double()
         return self.norm(f"{stack}.layernorm_embedding", x) if config.embedding_layer_norm else x
 
     def sublayer(self, norm: str, x: Tensor, compute: object) -> Tensor:
@@ -124,7 +129,14 @@ class PlainTransformer:
             return x * (x > 0)
         if self.config.activation == "silu":
             return x / (1 + (-x).exp())
+        if self.config.activation == "gelu_tanh":
+            inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+            return x * (1 + inner.tanh()) / 2
         return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        scores = hidden @ self.weights["embed_tokens.weight"].t()
+        return scores + self.weights["output.bias"] if self.config.output_bias else scores
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return x @ self.weights[f"{name}.weight"].t() + self.weights[f"{name}.bias"]
