@@ -34,7 +34,7 @@ QUANTIZATIONS = (
     "float32",
 )
 """Types that weights can be stored in, under CTranslate2's names."""
-ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "silu": "SWISH"}
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELUTanh", "silu": "SWISH"}
 """CTranslate2's names of our activations."""
 FORBIDDEN_LOGIT = -1e4
 """Added to the logits of symbols that must not be written; float16 can hold it."""
@@ -72,7 +72,7 @@ def write_ctranslate2(
     target, *sources = vocabularies
     spec.register_source_vocabulary(sources[0] if sources else target)
     spec.register_target_vocabulary(target)
-    _describe(spec.config, config, target)
+    _describe(spec.config, config, vocabularies)
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
@@ -119,15 +119,48 @@ def _empty_spec(config: ModelConfig) -> Any:
     )
 
 
-def _describe(description: Any, config: ModelConfig, target: Sequence[str]) -> None:
+def given_with_texts(
+    config: ModelConfig, vocabularies: Sequence[list[str]]
+) -> dict[str, list[str]]:
+    """Tokens that the caller of CTranslate2 must give with every text, where there are any.
+
+    It adds bos and eos to sources, and a first token to targets, but nothing else.
+
+    Returns:
+        `source_prefix`, `source_suffix` and `target_prefix`: CTranslate2's argument of that name.
+    """
+    target, source = vocabularies[0], vocabularies[-1]
+    frame = config.source_frame
+    texts = {
+        "source_prefix": [] if _adds_bos(config) else [source[token] for token in frame.prefix],
+        "source_suffix": [] if _adds_eos(config) else [source[token] for token in frame.suffix],
+        "target_prefix": [target[token] for token in config.target_frame.prefix[1:]],
+    }
+    return {name: tokens for name, tokens in texts.items() if tokens}
+
+
+def _adds_bos(config: ModelConfig) -> bool:
+    """Whether CTranslate2 puts all that stands before a source there."""
+    return config.source_frame.prefix == (config.bos_token_id,)
+
+
+def _adds_eos(config: ModelConfig) -> bool:
+    """Whether CTranslate2 puts all that stands behind a source there."""
+    return config.source_frame.suffix == (config.eos_token_id,)
+
+
+def _describe(description: Any, config: ModelConfig, vocabularies: Sequence[list[str]]) -> None:
     """Fill the folder's `config.json`: how inputs begin and end, by tokens of the vocabulary."""
+    target = vocabularies[0]
     description.unk_token = target[config.unk_token_id]
     description.bos_token = target[config.bos_token_id]
     description.eos_token = target[config.eos_token_id]
-    description.decoder_start_token = target[config.bos_token_id]
-    description.add_source_bos = True
-    description.add_source_eos = True
+    description.decoder_start_token = target[config.target_frame.prefix[0]]
+    description.add_source_bos = _adds_bos(config)
+    description.add_source_eos = _adds_eos(config)
     description.layer_norm_epsilon = NORM_EPS
+    # CTranslate2 does not read it: for whoever finds the folder.
+    description.add_attribute("give_with_texts", given_with_texts(config, vocabularies))
 
 
 class _Filler:
@@ -162,7 +195,9 @@ class _Filler:
     def _output_bias(self) -> Tensor:
         """Of the output projection: symbols that must not be written cannot win."""
         bias = torch.zeros(self._config.vocab_size)
-        bias[forbidden_in_ar(self._config)] = FORBIDDEN_LOGIT
+        if self._config.output_bias:
+            bias += self._take("output.bias")
+        bias[forbidden_in_ar(self._config)] += FORBIDDEN_LOGIT
         return bias
 
     def _fill_stack(self, side: str, spec: Any, first_row: int) -> None:

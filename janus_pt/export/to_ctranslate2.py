@@ -7,6 +7,7 @@ from pathlib import Path
 
 from janus_pt.convert.ctranslate2 import (
     QUANTIZATIONS,
+    given_with_texts,
     unsupported,
     vocabulary,
     write_ctranslate2,
@@ -27,15 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder, and name it."""
-    export_to_ctranslate2(args.model, args.output, args.quantization)
+    """Write the folder, name it, and say what its users must give with their texts."""
+    given = export_to_ctranslate2(args.model, args.output, args.quantization)
     print(args.output)
+    for name, tokens in given.items():
+        print(f"give with every text: {name} {tokens}")
 
 
 def export_to_ctranslate2(
     model: str | Path, output: str | Path, quantization: str | None = None
-) -> None:
+) -> dict[str, list[str]]:
     """Write the model in folder `model` for CTranslate2; its tokenizers are put beside it.
+
+    Returns:
+        `given_with_texts`.
 
     Raises:
         UserError: `model` is no export or cannot be converted, or `output` is not empty.
@@ -54,3 +60,4 @@ def export_to_ctranslate2(
         write_ctranslate2(folder, export.config, export.state, vocabularies, quantization)
         for name, tokenizer in zip(names, export.tokenizers, strict=True):
             tokenizer.save(folder / name)
+    return given_with_texts(export.config, vocabularies)
