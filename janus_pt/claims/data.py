@@ -13,7 +13,7 @@ from pathlib import Path
 from janus_pt.claims.language import made_up_pairs
 from janus_pt.tasks.reading import TaskSplit, read_split
 from janus_pt.tasks.table import PARALLEL_FILES, Task, find_task
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import write_atomically
 
@@ -49,7 +49,7 @@ class Data:
 
     @property
     def tokenizer(self) -> Path:
-        """The SentencePiece model of all systems."""
+        """The tokenizer that is trained if none is given."""
         return self.output / "tokenizer.model"
 
     @property
@@ -67,7 +67,7 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
     """Build the corpora, once.
 
     Args:
-        tokenizer: SentencePiece model; None: one of `vocab_size` pieces is trained on the training
+        tokenizer: a tokenizer's file; None: one of `vocab_size` pieces is trained on the training
             split.
 
     Raises:
@@ -98,11 +98,11 @@ def prepare_data(data: Data, tokenizer: str | None, vocab_size: int) -> None:
             )
         return
     if tokenizer is not None:
-        # Loaded and saved: a file that is no tokenizer is found before the corpora are built.
-        Tokenizer.load(tokenizer).save(data.tokenizer)
+        # A file that is no tokenizer is found before the corpora are built.
+        load_tokenizer(tokenizer)
     else:
         _train_tokenizer(data, texts[data.splits[0]], vocab_size)
-    _build_corpora(data)
+    _build_corpora(data, tokenizer or str(data.tokenizer))
     write_atomically(done, json.dumps(identity, indent=1))
 
 
@@ -131,12 +131,12 @@ def _train_tokenizer(data: Data, train: TaskSplit, vocab_size: int) -> None:
     _run_tool("train-tokenizer", options)
 
 
-def _build_corpora(data: Data) -> None:
+def _build_corpora(data: Data, tokenizer: str) -> None:
     """Corpora of the first two splits; the third is decoded from its text."""
     options = {
         "--task": data.task,
         "--data": data.folder,
-        "--tokenizer": data.tokenizer,
+        "--tokenizer": tokenizer,
         "--output": data.corpora,
     }
     _run_tool("build-task", options, "--splits", *data.splits[:2], "--overwrite")

@@ -14,7 +14,7 @@ from janus_pt.claims.ways import Ways, ways_of
 from janus_pt.config.exported import read_export_config
 from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.schema import Config
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 
 
@@ -183,7 +183,7 @@ def common_changes(
             if "dropout" not in key:
                 changes.append(f"model.{key}={json.dumps(value)}")
     if tokenizer is not None:
-        changes.append(f"model.vocab_size={Tokenizer.load(tokenizer).vocab_size}")
+        changes.append(f"model.vocab_size={load_tokenizer(tokenizer).vocab_size}")
     return changes
 
 

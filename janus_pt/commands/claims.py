@@ -28,6 +28,7 @@ from janus_pt.claims.plan import (
 )
 from janus_pt.claims.report import write_report
 from janus_pt.claims.speed import measure_speed
+from janus_pt.config.exported import read_export_config
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import exclusive_folder
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     origin = origin_of(systems, args.set)
     tokenizer = args.tokenizer
     if tokenizer is None and origin is not None:
-        tokenizer = f"{origin}/tokenizer.model"
+        tokenizer = f"{origin}/{read_export_config(origin).tokenizer_file}"
     waiting = f"{args.output}: another call, or what it left running, is at work there; waiting"
     # One call at a time: two would train the same cell into the same folder.
     with exclusive_folder(args.output, waiting) as lock:

@@ -1,7 +1,7 @@
 """What the folders of exported models and of adapters say of themselves: their `config.json` files.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_sha256",
-"source_tokenizer_sha256", "model_sha256", "mlflow_run_id"}.
+config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_file",
+"tokenizer_sha256", "source_tokenizer_file", "source_tokenizer_sha256", "model_sha256", "mlflow_run_id"}.
 
 adapter_config.json: {"format": "janus_pt adapter", "version": 1, "base_model_name_or_path",
 "base_model_sha256", "adapter": {AdapterConfig}, "adapter_sha256", "mlflow_run_id"}.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
 from janus_pt.utils.errors import UserError
@@ -24,6 +24,8 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
 EXPORT_AGAIN = "copy or export the model again"
 
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A name in the folder itself: no separators, so that no config leads out of it."""
 Description = TypeVar("Description", bound=Section)
 
 
@@ -33,11 +35,23 @@ class ExportConfig(Section):
     format: str = FORMAT
     version: int = VERSION
     model: ModelConfig
+    tokenizer_file: FileName = "tokenizer.model"
     tokenizer_sha256: str
+    source_tokenizer_file: FileName | None = None
     source_tokenizer_sha256: str | None = None
     model_sha256: str
     mlflow_run_id: str | None = None
     """The run that trained it."""
+
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        """sha256 by file: the target's tokenizer, and the source's if that has its own."""
+        files = {self.tokenizer_file: self.tokenizer_sha256}
+        if self.source_tokenizer_sha256:
+            # Older exports do not say the names, of SentencePiece models all.
+            name = self.source_tokenizer_file or "source_tokenizer.model"
+            files[name] = self.source_tokenizer_sha256
+        return files
 
 
 class AdapterExportConfig(Section):

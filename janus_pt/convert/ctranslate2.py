@@ -44,7 +44,7 @@ TRAINING_ONLY = ("embed_length.weight",)
 
 def vocabulary(tokenizer: Tokenizer) -> list[str]:
     """The pieces of `tokenizer` by id, as a CTranslate2 vocabulary spells its tokens."""
-    return [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+    return tokenizer.vocabulary.tokens
 
 
 def write_ctranslate2(

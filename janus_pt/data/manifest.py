@@ -39,7 +39,7 @@ class _Entry(BaseModel):
 
 
 class TokenizerEntry(_Entry):
-    """The SentencePiece model the corpus was made with."""
+    """The tokenizer file the corpus was made with."""
 
     file: FileName
     sha256: Sha256
@@ -85,7 +85,7 @@ class Manifest(_Entry):
     """No field of a sample has more, bos and eos not counted."""
     tokenizer: TokenizerEntry
     source_tokenizer: TokenizerEntry | None = None
-    """Tokenizer of the field `source`, if that has a vocabulary of its own."""
+    """Tokenizer of the field `source`, if that has its own."""
     sources: tuple[InputFile, ...]
     skipped: Count
     """Bad input lines that were skipped."""

@@ -39,13 +39,11 @@ from janus_pt.data_prep.files import fingerprint, format_suffix
 from janus_pt.data_prep.inputs import Item, OnError, read_items
 from janus_pt.data_prep.journal import SKIPPED_NAME, Journal
 from janus_pt.data_prep.writer import ShardFile
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import SOURCE_PREFIX, Tokenizer, load_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import sync
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
-TOKENIZER_NAME = "tokenizer.model"
-SOURCE_TOKENIZER_NAME = "source_tokenizer.model"
 MIN_TOKENS = 16
 """Shorter blocks would cut most sentences."""
 ITEMS_AHEAD = 3
@@ -65,14 +63,15 @@ class CorpusRequest:
     """Most tokens of a block, or of a side of a pair, without bos and eos."""
     samples_per_shard: int = 8192
     source_tokenizer: Tokenizer | None = None
-    """Tokenizer of the sources of pairs, if they have a vocabulary of their own."""
+    """Tokenizer of the sources of pairs, if they have their own."""
 
     @property
     def tokenizers(self) -> dict[str, tuple[str, Tokenizer]]:
         """File and tokenizer by the key in the manifest."""
-        tokenizers = {"tokenizer": (TOKENIZER_NAME, self.tokenizer)}
+        tokenizers = {"tokenizer": (self.tokenizer.file_name, self.tokenizer)}
         if self.source_tokenizer:
-            tokenizers["source_tokenizer"] = (SOURCE_TOKENIZER_NAME, self.source_tokenizer)
+            name = SOURCE_PREFIX + self.source_tokenizer.file_name
+            tokenizers["source_tokenizer"] = (name, self.source_tokenizer)
         return tokenizers
 
     @property
@@ -132,8 +131,8 @@ def _build_shards(
     on_error: OnError,
 ) -> None:
     """Read, encode in worker processes, and write, from the journal's position on."""
-    source_model = request.source_tokenizer.model if request.source_tokenizer else None
-    encoder_arguments = (request.tokenizer.model, request.max_tokens, source_model)
+    source_tokenizer = request.source_tokenizer.content if request.source_tokenizer else None
+    encoder_arguments = (request.tokenizer.content, request.max_tokens, source_tokenizer)
     with worker_pool(workers, start_worker, *encoder_arguments) as pool:
         items = read_items(request.inputs, request.field, on_error)
         # Reading what was encoded already costs little beside encoding it.
@@ -241,8 +240,8 @@ def _add_files(add: Callable[..., object]) -> None:
     sources = "source sentences of pairs, one a line; with --target, instead of --input"
     targets = "target sentences: line n of a file belongs to line n of its --source file"
     folder = "corpus folder: a new one, or an unfinished build of the same corpus"
-    tokenizer = "SentencePiece model, made by `janus-pt prep train-tokenizer`"
-    source_tokenizer = "SentencePiece model of the sources of pairs (default: --tokenizer)"
+    tokenizer = "of `janus-pt prep train-tokenizer`, of an export, or a tokenizer.json"
+    source_tokenizer = "tokenizer of the sources of pairs (default: --tokenizer)"
     add("--input", nargs="+", default=[], metavar="FILE", help=documents)
     add("--source", nargs="+", default=[], metavar="FILE", help=sources)
     add("--target", nargs="+", default=[], metavar="FILE", help=targets)
@@ -298,10 +297,10 @@ def run(args: argparse.Namespace) -> None:
     inputs.extend(zip(args.source, args.target, strict=True))
     source_tokenizer = None
     if args.source_tokenizer:
-        source_tokenizer = Tokenizer.load(args.source_tokenizer)
+        source_tokenizer = load_tokenizer(args.source_tokenizer)
     request = CorpusRequest(
         tuple(inputs),
-        Tokenizer.load(args.tokenizer),
+        load_tokenizer(args.tokenizer),
         args.field,
         args.max_tokens,
         args.samples_per_shard,

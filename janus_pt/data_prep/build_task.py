@@ -16,7 +16,7 @@ from pathlib import Path
 from janus_pt.data_prep.build_shards import CorpusRequest, build
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import Task, find_task
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import Tokenizer, load_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import make_folder, write_atomically
 from janus_pt.utils.processes import available_cores
@@ -101,11 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="row of janus_pt/tasks/table.py: nmt, nmt/SOURCE-TARGET (as nmt/de-en), glge/NAME, ...",
     )
     add("--data", required=True, metavar="FOLDER", help="the task's data folder")
-    add("--tokenizer", required=True, metavar="FILE", help="SentencePiece model")
+    add("--tokenizer", required=True, metavar="FILE", help="tokenizer file of any kind")
     add(
         "--source-tokenizer",
         metavar="FILE",
-        help="SentencePiece model of the sources (default: --tokenizer)",
+        help="tokenizer of the sources (default: --tokenizer)",
     )
     add(
         "--output",
@@ -129,9 +129,9 @@ def run(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
     task = find_task(args.task)
-    tokenizer = Tokenizer.load(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer)
     source_tokenizer = None
     if args.source_tokenizer:
-        source_tokenizer = Tokenizer.load(args.source_tokenizer)
+        source_tokenizer = load_tokenizer(args.source_tokenizer)
     for split in args.splits:
         build_split(args, task, split, tokenizer, source_tokenizer)

@@ -12,7 +12,7 @@ from janus_pt.data_prep.blocks import pack_blocks
 from janus_pt.data_prep.files import BadLine
 from janus_pt.data_prep.inputs import Item, Pair
 from janus_pt.packing.example import IntArray
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import Tokenizer, read_tokenizer
 
 
 class Encoded(NamedTuple):
@@ -105,12 +105,12 @@ class Encoder:
 _encoder: Encoder
 
 
-def start_worker(model: bytes, max_tokens: int, source_model: bytes | None) -> None:
-    """Load the tokenizers once for all items of this process."""
+def start_worker(tokenizer: bytes, max_tokens: int, source_tokenizer: bytes | None) -> None:
+    """Load the tokenizers, given by their files' contents, once for all items of this process."""
     # A global, since the pool passes nothing from a worker's start to its work.
     global _encoder
-    source_tokenizer = Tokenizer(source_model) if source_model else None
-    _encoder = Encoder(Tokenizer(model), max_tokens, source_tokenizer)
+    of_sources = read_tokenizer(source_tokenizer) if source_tokenizer else None
+    _encoder = Encoder(read_tokenizer(tokenizer), max_tokens, of_sources)
 
 
 def encode_item(item: Item) -> Encoded:

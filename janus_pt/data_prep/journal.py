@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from janus_pt.data import manifest
 from janus_pt.data.manifest import Manifest, Shard
 from janus_pt.data_prep.files import BadLine
+from janus_pt.tokenizer import FOLDER_FILE_NAMES
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import make_folder, sync
 
@@ -29,8 +30,7 @@ _OURS = (
     "shard-*.tar",
     "shard-*.idx.npy",
     "shard-*.tmp",
-    "tokenizer.model",
-    "source_tokenizer.model",
+    *FOLDER_FILE_NAMES,
     SKIPPED_NAME,
 )
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from janus_pt.data_prep.blocks import cut_pieces, split_sentences
 from janus_pt.data_prep.inputs import read_texts
-from janus_pt.tokenizer import MASK_PIECE, Tokenizer
+from janus_pt.tokenizer import MASK, Tokenizer, read_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import write_bytes_atomically
 
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "eos_id": 2,
     "unk_id": 3,
     # A control symbol: no text is ever encoded as it.
-    "control_symbols": [MASK_PIECE],
+    "control_symbols": [MASK],
     # Characters without a piece are spelt in bytes, and no character is changed: decoding gives the text back.
     "byte_fallback": True,
     "normalization_rule_name": "identity",
@@ -73,7 +73,7 @@ def train(
         )
     except RuntimeError as error:
         raise UserError(_translated(str(error), vocab_size)) from None
-    return Tokenizer(model.getvalue())
+    return read_tokenizer(model.getvalue())
 
 
 def sample_sentences(paths: Sequence[str], field: str, sample_bytes: int) -> Iterator[str]:
@@ -172,5 +172,5 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
     sentences = sample_sentences(args.input, args.field, args.sample_bytes)
     tokenizer = train(sentences, args.vocab_size, args.model_type)
-    write_bytes_atomically(args.output, tokenizer.model)
+    write_bytes_atomically(args.output, tokenizer.content)
     print(f"{args.output}: {tokenizer.vocab_size:,} pieces, {args.model_type}")

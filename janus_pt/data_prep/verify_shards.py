@@ -27,7 +27,7 @@ from janus_pt.data.manifest import FieldName, Manifest, Shard, TokenizerEntry, r
 from janus_pt.data_prep import journal
 from janus_pt.data_prep.files import fingerprint
 from janus_pt.packing.example import IntArray
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.processes import available_cores, map_in_order, worker_pool
 
@@ -107,7 +107,7 @@ def _check_folder(folder: Path, content: Manifest) -> Iterator[str]:
 
 def _tokenizer_problems(folder: Path, entry: TokenizerEntry) -> Iterator[str]:
     try:
-        tokenizer = Tokenizer.load(folder / entry.file)
+        tokenizer = load_tokenizer(folder / entry.file)
     except UserError as error:
         yield str(error)
         return

@@ -110,40 +110,45 @@ def _check_sizes(origin: str, shapes: Shapes, config: ModelConfig) -> None:
         raise UserError(f"{origin}: the config's {path[-1]}: {reason}")
 
 
-def check_tokenizers(
-    origins: Sequence[str], tokenizers: Sequence[Tokenizer], config: ModelConfig
-) -> None:
+def check_tokenizers(tokenizers: Sequence[Tokenizer], config: ModelConfig) -> None:
     """Raise `UserError` unless these are the model's tokenizers.
 
     Args:
-        origins: where each one is from, for the message.
-        tokenizers: the target's, then the source's if it has one of its own.
+        tokenizers: the target's, then the source's if it has one of its own. The two may have the
+            same tokens: then the model has one vocabulary, and they cut texts differently.
     """
-    wanted = 1 if config.source_vocab_size is None else 2
-    if len(tokenizers) != wanted:
-        vocabularies = "one vocabulary" if wanted == 1 else "two vocabularies"
-        given = "1 tokenizer is" if len(tokenizers) == 1 else f"{len(tokenizers)} tokenizers are"
-        raise UserError(f"{origins[0]}: the model has {vocabularies}, but {given} given")
-    _check_tokenizer(origins[0], tokenizers[0], config, config.vocab_size)
-    if config.source_vocab_size is not None:
-        _check_tokenizer(origins[1], tokenizers[1], config, config.source_vocab_size)
+    target, *sources = tokenizers
+    source_size = config.source_vocab_size
+    if len(sources) > 1 or (source_size is not None and not sources):
+        vocabularies = "one vocabulary" if source_size is None else "two vocabularies"
+        given = "1 tokenizer is" if not sources else f"{len(tokenizers)} tokenizers are"
+        raise UserError(f"{target.origin}: the model has {vocabularies}, but {given} given")
+    _check_tokenizer(target, config, config.vocab_size)
+    for source in sources:
+        _check_tokenizer(source, config, source_size or config.vocab_size)
+        if source_size is None and not source.shares_ids(target):
+            raise UserError(
+                f"{source.origin}: has other tokens than {target.origin}; set "
+                f"model.source_vocab_size to {source.vocab_size}, for two vocabularies"
+            )
 
 
-def _check_tokenizer(
-    origin: str, tokenizer: Tokenizer, config: ModelConfig, vocab_size: int
-) -> None:
+def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, vocab_size: int) -> None:
     """Vocabulary size and special ids must agree."""
     if tokenizer.vocab_size != vocab_size:
         raise UserError(
-            f"{origin}: its vocab_size is {tokenizer.vocab_size}, the model's is {vocab_size}; it "
-            "belongs to another model"
+            f"{tokenizer.origin}: its vocab_size is {tokenizer.vocab_size}, the model's is "
+            f"{vocab_size}; it belongs to another model"
         )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         model_id, tokenizer_id = getattr(config, name), getattr(tokenizer, name)
         # The authors' models use unk as their mask symbol.
         mask_is_unk = name == "mask_token_id" and model_id == tokenizer.unk_token_id
-        if model_id != tokenizer_id and not mask_is_unk:
+        # Where the tokenizer has no such token, another special one takes its place: in Marian's
+        # models pad is bos. An ordinary token would be lost.
+        stands_in = tokenizer_id is None and model_id in tokenizer.special_ids
+        if model_id != tokenizer_id and not mask_is_unk and not stands_in:
             raise UserError(
-                f"{origin}: its {name} is {tokenizer_id}, the model's is {model_id}; it belongs to "
-                "another model"
+                f"{tokenizer.origin}: its {name} is {tokenizer_id}, the model's is {model_id}; it "
+                "belongs to another model"
             )

@@ -1,7 +1,7 @@
-"""An exported model: a folder of `model.safetensors`, `config.json` and `tokenizer.model`.
+"""An exported model: a folder of `model.safetensors`, `config.json` and a tokenizer.
 
-No pickle anywhere. A model whose sources have a vocabulary of their own has `source_tokenizer.model`,
-too.
+No pickle anywhere. The tokenizer's file is the one the corpus was built with, `tokenizer.model` or another of
+`tokenizer.FILE_NAMES`. A model whose sources have a tokenizer of their own has `source_tokenizer.model`, too.
 
 config.json is `config.exported.ExportConfig`. The weights are the unsharded model's, the vocabulary
 without padding.
@@ -24,12 +24,11 @@ from janus_pt.export.checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export.stream import write_tensors
 from janus_pt.model.meta import assign_weights, build_on_meta, full_shapes
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import FOLDER_FILE_NAMES, Tokenizer, load_tokenizer, save_tokenizers
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import file_hash, staged_folder
 
-WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.model"
-SOURCE_TOKENIZER = "source_tokenizer.model"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Export:
     config: ModelConfig
     state: dict[str, Tensor]
     tokenizers: list[Tokenizer]
-    """The target's, and the source's if that has one of its own."""
+    """The target's; and the source's, if that has one of its own."""
     adapter: AdapterConfig | None = None
     """Which adapters `state` has besides the model's own weights."""
     mlflow_run_id: str | None = None
@@ -56,7 +55,7 @@ def save_export(
     directory: str | Path,
     state: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]],
     config: ModelConfig,
-    tokenizers: str | Path | Sequence[str | Path],
+    tokenizers: str | Path | Sequence[str | Path | Tokenizer],
     mlflow_run_id: str | None = None,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and replaces an older export.
@@ -65,30 +64,29 @@ def save_export(
         directory: created with its parents; if it exists it must be empty or an export.
         state: a state dict of `JanusTransformer(config)`, of any device and floating type, or its
             items one by one, in any order.
-        tokenizers: the SentencePiece model the ids of `config` belong to; with
-            `source_vocab_size` both, the source's last.
+        tokenizers: the one, or its file, that the ids of `config` belong to; where sources have
+            their own (as with `source_vocab_size`) both, the source's last.
         mlflow_run_id: the run that trained the model.
 
     Raises:
         UserError: the parts do not fit each other, or `directory` holds something else.
     """
-    paths = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
-    loaded = [Tokenizer.load(path) for path in paths]
+    given = [tokenizers] if isinstance(tokenizers, str | Path) else tokenizers
+    loaded = [item if isinstance(item, Tokenizer) else load_tokenizer(item) for item in given]
     # Before the weights, which may take minutes to gather and write.
-    check_tokenizers([str(path) for path in paths], loaded, config)
-    with staged_export(directory, {CONFIG, WEIGHTS, TOKENIZER, SOURCE_TOKENIZER}) as folder:
+    check_tokenizers(loaded, config)
+    with staged_export(directory, {CONFIG, WEIGHTS, *FOLDER_FILE_NAMES}) as folder:
         weights = state.items() if isinstance(state, Mapping) else state
         _write_weights(folder / WEIGHTS, weights, config)
-        target_tokenizer, *source_tokenizers = loaded
-        target_tokenizer.save(folder / TOKENIZER)
-        source_hash = None
-        for tokenizer in source_tokenizers:
-            tokenizer.save(folder / SOURCE_TOKENIZER)
-            source_hash = tokenizer.fingerprint
+        names = save_tokenizers(folder, loaded)
+        hashes = [tokenizer.fingerprint for tokenizer in loaded]
+        has_source = len(loaded) > 1
         contents = ExportConfig(
             model=config,
-            tokenizer_sha256=target_tokenizer.fingerprint,
-            source_tokenizer_sha256=source_hash,
+            tokenizer_file=names[0],
+            tokenizer_sha256=hashes[0],
+            source_tokenizer_file=names[1] if has_source else None,
+            source_tokenizer_sha256=hashes[1] if has_source else None,
             model_sha256=file_hash(folder / WEIGHTS),
             mlflow_run_id=mlflow_run_id,
         )
@@ -143,10 +141,10 @@ def load_export(directory: str | Path) -> Export:
             others. Sizes are checked before memory is taken.
     """
     folder = Path(directory)
-    for name in (CONFIG, WEIGHTS, TOKENIZER):
+    contents = read_export_config(folder)
+    for name in (WEIGHTS, contents.tokenizer_file):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no exported model here, {name} is missing")
-    contents = read_export_config(folder)
     # The small files first: most mistakes are found before gigabytes are read.
     tokenizers = _load_tokenizers(folder, contents)
     weights = folder / WEIGHTS
@@ -162,18 +160,15 @@ def load_export(directory: str | Path) -> Export:
 
 def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:
     """The target's tokenizer, and the source's if the config has one."""
-    hashes = {TOKENIZER: contents.tokenizer_sha256}
-    if contents.source_tokenizer_sha256:
-        hashes[SOURCE_TOKENIZER] = contents.source_tokenizer_sha256
     tokenizers = []
-    for name, expected in hashes.items():
-        tokenizer = Tokenizer.load(folder / name)
+    for name, expected in contents.tokenizers.items():
+        tokenizer = load_tokenizer(folder / name)
         if tokenizer.fingerprint != expected:
             raise UserError(
                 f"{folder / name}: not the tokenizer the model was exported with; {EXPORT_AGAIN}"
             )
         tokenizers.append(tokenizer)
-    check_tokenizers([str(folder / name) for name in hashes], tokenizers, contents.model)
+    check_tokenizers(tokenizers, contents.model)
     return tokenizers
 
 

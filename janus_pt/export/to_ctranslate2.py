@@ -13,7 +13,7 @@ from janus_pt.convert.ctranslate2 import (
     write_ctranslate2,
 )
 from janus_pt.export.adapters import load_pretrained
-from janus_pt.export.folder import SOURCE_TOKENIZER, TOKENIZER
+from janus_pt.tokenizer import save_tokenizers
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import staged_new_folder
 
@@ -54,10 +54,8 @@ def export_to_ctranslate2(
         )
     for key, reason in unsupported(export.config):
         raise UserError(f"{model}: model.{key}: {reason}")
-    names = [TOKENIZER, SOURCE_TOKENIZER][: len(export.tokenizers)]
     vocabularies = [vocabulary(tokenizer) for tokenizer in export.tokenizers]
     with staged_new_folder(Path(output)) as folder:
         write_ctranslate2(folder, export.config, export.state, vocabularies, quantization)
-        for name, tokenizer in zip(names, export.tokenizers, strict=True):
-            tokenizer.save(folder / name)
+        save_tokenizers(folder, export.tokenizers)
     return given_with_texts(export.config, vocabularies)

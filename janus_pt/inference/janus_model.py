@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.adapters import load_pretrained
-from janus_pt.export.folder import SOURCE_TOKENIZER, TOKENIZER, save_export
+from janus_pt.export.folder import save_export
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
 from janus_pt.generate.modes import check_options
 from janus_pt.inference.batching import (
@@ -47,7 +46,7 @@ class JanusModel:
         *,
         mlflow_run_id: str | None = None,
     ) -> None:
-        """`source_tokenizer`: for sources that have a vocabulary of their own."""
+        """`source_tokenizer`: for sources that have their own."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.source_tokenizer = tokenizer if source_tokenizer is None else source_tokenizer
@@ -121,16 +120,7 @@ class JanusModel:
                 "save_pretrained: bottleneck adapters cannot be merged; "
                 "copy the folder of the adapters"
             )
-        with tempfile.TemporaryDirectory() as folder:
-            paths = []
-            # There is one tokenizer, or the target's and then the source's.
-            for name, tokenizer in zip(
-                (TOKENIZER, SOURCE_TOKENIZER), self._tokenizers, strict=False
-            ):
-                path = Path(folder, name)
-                tokenizer.save(path)
-                paths.append(path)
-            save_export(directory, state, self.config, paths, self.mlflow_run_id)
+        save_export(directory, state, self.config, self._tokenizers, self.mlflow_run_id)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
         """Token ids of a source text, without bos and eos; ids are taken as they are.

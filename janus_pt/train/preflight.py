@@ -9,9 +9,11 @@ from torch import Tensor
 
 from janus_pt.checkpoint.store import CHECKPOINTS, LATEST
 from janus_pt.config.schema import DataConfig, ModelConfig, ObjectiveConfig
-from janus_pt.data.corpus import Corpus, open_corpus
+from janus_pt.data.corpus import Corpus, open_corpus, tokenizer_files
+from janus_pt.export.checks import check_tokenizers
 from janus_pt.export.folder import Export, load_export
 from janus_pt.parallel.consistency import check_identical, code_fingerprint
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 
 
@@ -62,6 +64,9 @@ def check_corpora(
             )
     if problems:
         raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
+    # All corpora have the same.
+    tokenizers = [load_tokenizer(path) for path in tokenizer_files(data)]
+    check_tokenizers(tokenizers, model)
     return corpora
 
 
@@ -76,7 +81,9 @@ def _vocabulary_problems(corpus: Corpus, model: ModelConfig) -> list[str]:
     problems = []
     for name, size in actual.items():
         configured = getattr(model, name)
-        if configured != size:
+        # Two tokenizers may have one vocabulary; `check_tokenizers` compares their tokens.
+        shares_vocabulary = name == "source_vocab_size" and size == manifest.tokenizer.vocab_size
+        if configured != size and not (configured is None and shares_vocabulary):
             problems.append(
                 f"model.{name} is {configured}, its tokenizers have {size or 'none'}; "
                 f"set it to {size or 'null'}"

@@ -18,7 +18,7 @@ from janus_pt.parallel.decode_mode import ready_to_decode
 from janus_pt.tasks.evaluate import fitting, score_texts, text_of
 from janus_pt.tasks.reading import TaskSplit, read_split
 from janus_pt.tasks.table import Task, find_task
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def open_decoding(
     if validation is None:
         return None
     task = find_task(validation.task)
-    tokenizers = [Tokenizer.load(path) for path in tokenizer_files(data)]
+    tokenizers = [load_tokenizer(path) for path in tokenizer_files(data)]
     split = read_split(task, validation.data, validation.split)
     count = validation.sentences
     examples = TaskSplit(split.sources[:count], split.targets[:count])

@@ -11,7 +11,7 @@ from janus_pt import JanusModel
 from janus_pt.benchmark import decode as benchmark
 from janus_pt.benchmark.engines import other_engines
 from janus_pt.benchmark.timing import best_times
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
 
@@ -26,7 +26,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("benchmark")
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     model = JanusModel(
         tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64).float(), tokenizer
     )

@@ -26,7 +26,7 @@ from janus_pt.generate.hypotheses import Hypotheses
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import framed
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import as_source, tiny_model, tokenizer_bytes
 
@@ -260,7 +260,7 @@ def saved(folder: Path, **shape: Any) -> JanusModel:
     """An export with a tokenizer in `folder`, loaded again."""
     path = folder / "tokenizer.model"
     path.write_bytes(tokenizer_bytes())
-    tokenizer = Tokenizer.load(path)
+    tokenizer = load_tokenizer(path)
     model = tiny_model(5, torch.float32, vocab_size=tokenizer.vocab_size, max_positions=48, **shape)
     save_export(folder / "export", model.state_dict(), model.config, path)
     return JanusModel.from_pretrained(folder / "export", device="cpu")
@@ -277,7 +277,7 @@ def test_texts_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     run(parser.parse_args([str(tmp_path / "export"), "--output", str(output)]))
     assert capsys.readouterr().out.split() == [str(output)]
     engine = ctranslate2.Translator(str(output), compute_type="float32", intra_threads=1)
-    tokenizer = Tokenizer.load(output / "tokenizer.model")
+    tokenizer = load_tokenizer(output / "tokenizer.model")
     pieces = vocabulary(tokenizer)
     sources = [[pieces[token] for token in tokenizer.encode(text)] for text in TEXTS]
     # Text that spells a control piece is other pieces.

@@ -21,7 +21,7 @@ from janus_pt.generate.incremental import IncrementalDecoder, read_sources
 from janus_pt.model.adapters import trained_with
 from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import as_source, tiny_model, tokenizer_bytes
 
@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     path = folder / "tokenizer.model"
     path.write_bytes(tokenizer_bytes())
-    size = Tokenizer.load(path).vocab_size
+    size = load_tokenizer(path).vocab_size
     model = tiny_model(
         2,
         vocab_size=size,

@@ -19,11 +19,13 @@ import janus_pt.export.folder
 import janus_pt.utils.files
 from janus_pt import JanusModel
 from janus_pt.config.exported import CONFIG
-from janus_pt.export.folder import TOKENIZER, WEIGHTS, load_export, save_export
+from janus_pt.export.folder import WEIGHTS, load_export, save_export
 from janus_pt.packing.slots import pad_sources
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import MODERN, tiny_model, tokenizer_bytes
+
+TOKENIZER = "tokenizer.model"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_for(path: Path, dtype: torch.dtype = torch.float32, **shape: object) -> Any:
-    return tiny_model(3, dtype, vocab_size=Tokenizer.load(path).vocab_size, **shape)
+    return tiny_model(3, dtype, vocab_size=load_tokenizer(path).vocab_size, **shape)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_round_trip(
     again = JanusModel.from_pretrained(tmp_path / "a" / "b", device="cpu")
     again.save_pretrained(tmp_path / "c")
     for export in (load_export(tmp_path / "a" / "b"), load_export(tmp_path / "c")):
-        assert export.config == model.config and export.tokenizers[0].model == tokenizer_bytes()
+        assert export.config == model.config and export.tokenizers[0].content == tokenizer_bytes()
         assert export.state.keys() == model.state_dict().keys()
         assert all(
             torch.equal(export.state[name], tensor) for name, tensor in model.state_dict().items()

@@ -36,7 +36,7 @@ from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import read_manifest
 from janus_pt.data_prep.verify_shards import ShardCheck, check_shard
 from janus_pt.export.folder import WEIGHTS, load_export, save_export
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.corpora import write_corpus
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
@@ -95,7 +95,7 @@ def export_reader(folder: Path, name: str) -> tuple[bytes, Reader]:
     """The reader of one file of an export; its config has the hash of whatever is put there."""
     tokenizer = folder / "tokenizer.model"
     tokenizer.write_bytes(tokenizer_bytes(300))
-    shape = {**SHAPE, "vocab_size": Tokenizer.load(tokenizer).vocab_size}
+    shape = {**SHAPE, "vocab_size": load_tokenizer(tokenizer).vocab_size}
     save_export(
         folder / "model",
         tiny_model(**shape).state_dict(),

@@ -25,8 +25,8 @@ from janus_pt.config.schema import ModelConfig
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import MAX_BYTES, read_manifest
 from janus_pt.data_prep.verify_shards import verify
-from janus_pt.export.folder import TOKENIZER, WEIGHTS, load_export, save_export
-from janus_pt.tokenizer import MAX_MODEL_BYTES, Tokenizer
+from janus_pt.export.folder import WEIGHTS, load_export, save_export
+from janus_pt.tokenizer import MAX_TOKENIZER_BYTES, read_tokenizer
 from janus_pt.utils.errors import UserError, reported, warn
 from janus_pt.utils.redact import redact
 from tests.support.corpora import write_corpus
@@ -34,6 +34,7 @@ from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
 from tests.support.runs import ROOT
 
 MIB = 2**20
+TOKENIZER = "tokenizer.model"
 
 
 class Bomb:
@@ -59,7 +60,7 @@ def bomb(tmp_path: Path) -> bytes:
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes(300))
-    size = Tokenizer(tokenizer_bytes(300)).vocab_size
+    size = read_tokenizer(tokenizer_bytes(300)).vocab_size
     model = tiny_model(vocab_size=size)
     config = ModelConfig.model_validate({**SHAPE, "vocab_size": size})
     save_export(tmp_path / "export", model.state_dict(), config, tmp_path / "tokenizer.model")
@@ -262,7 +263,7 @@ def absurd_layers(folder: Path) -> None:
 
 def absurd_tokenizer(folder: Path) -> None:
     with (folder / TOKENIZER).open("r+b") as file:
-        file.truncate(MAX_MODEL_BYTES + 1)
+        file.truncate(MAX_TOKENIZER_BYTES + 1)
     content = json.loads((folder / CONFIG).read_text())
     content["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
     (folder / CONFIG).write_text(json.dumps(content))

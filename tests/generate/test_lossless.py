@@ -18,7 +18,7 @@ from janus_pt import JanusModel
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
 from janus_pt.inference.janus_model import Generation
 from janus_pt.packing.slots import pad_sources
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from tests.support.models import random_sources, tiny_model, tokenizer_bytes
 
 MODEL, TEXT = os.environ.get("JANUS_MODEL"), os.environ.get("JANUS_TEXT")
@@ -78,7 +78,7 @@ def stepwise(model: JanusModel, source: list[int], prefix: list[int]) -> torch.T
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
 def random_model(request: pytest.FixtureRequest) -> JanusModel:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     return JanusModel(
         tiny_model(21, vocab_size=tokenizer.vocab_size, max_positions=40).to(request.param),
         tokenizer,

@@ -21,7 +21,7 @@ from janus_pt.generate.modes import check_options
 from janus_pt.inference.batching import Batching, token_batches
 from janus_pt.inference.generation import EMPTY_GENERATION, Generation
 from janus_pt.inference.text_files import BATCHES_AT_ONCE, generate_file
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.runs import ROOT, run_script
@@ -38,7 +38,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def model() -> JanusModel:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     return JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
 
 
@@ -131,7 +131,7 @@ def test_a_loaded_model_is_the_saved_one(model: JanusModel, folder: Path, tmp_pa
 
 
 def test_int8_weights_are_near_enough(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     whole = JanusModel(
         tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64).float(), tokenizer
     )

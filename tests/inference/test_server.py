@@ -23,7 +23,7 @@ import uvicorn
 
 from janus_pt import JanusModel
 from janus_pt.inference.server.app import MAX_BODY_BYTES, MAX_TEXTS, create_app
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
 
@@ -48,7 +48,7 @@ WAYS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def model() -> JanusModel:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     return JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from janus_pt import JanusModel
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.ranks import run_ranks
 
@@ -40,7 +40,7 @@ def decode(folder: str) -> list[list[tuple[list[int], float]]]:
 
 @pytest.mark.slow
 def test_two_ranks_write_what_one_does(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     model = JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
     model.save_pretrained(tmp_path / "export")
     for answer in run_ranks(decode, 2, str(tmp_path / "export")):

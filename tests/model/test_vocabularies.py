@@ -16,7 +16,7 @@ from janus_pt.data.corpus import open_corpus
 from janus_pt.data_prep.train_tokenizer import train
 from janus_pt.data_prep.verify_shards import verify
 from janus_pt.export.folder import load_export
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.train.preflight import check_corpora
 from janus_pt.utils.errors import UserError
 from tests.support.corpus_text import sentence
@@ -73,7 +73,7 @@ def test_with_equal_tables_the_model_is_the_shared_one() -> None:
 def test_each_side_is_in_its_own_tokens(corpus: Path, tokenizers: dict[str, Path]) -> None:
     found = open_corpus(str(corpus)).read(0, 7)
     for text, (name, path) in zip(PAIRS[7], tokenizers.items(), strict=True):
-        np.testing.assert_array_equal(found[name], Tokenizer.load(path).encode(text))
+        np.testing.assert_array_equal(found[name], load_tokenizer(path).encode(text))
 
 
 def test_a_tokenizer_of_sources_without_sources_is_refused(
@@ -96,7 +96,7 @@ def test_a_tokenizer_of_sources_without_sources_is_refused(
 def test_an_export_needs_both_tokenizers_and_reads_sources_with_theirs(
     tokenizers: dict[str, Path], tmp_path: Path
 ) -> None:
-    target, source = (Tokenizer.load(tokenizers[name]) for name in ("target", "source"))
+    target, source = (load_tokenizer(tokenizers[name]) for name in ("target", "source"))
     shape = {
         "vocab_size": target.vocab_size,
         "source_vocab_size": source.vocab_size,

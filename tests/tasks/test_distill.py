@@ -14,7 +14,7 @@ import pytest
 
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tasks.distill import DistillationRequest, distill
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
 from tests.support.runs import ROOT, environment, run_script
@@ -26,7 +26,7 @@ OPTIONS = {"mode": "ar", "num_beams": 3, "max_length": 6}
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     shape: dict[str, Any] = {**SHAPE, "vocab_size": tokenizer.vocab_size, "max_positions": 64}
     folder = tmp_path_factory.mktemp("teacher")
     JanusModel(tiny_model(**shape), tokenizer).save_pretrained(folder)

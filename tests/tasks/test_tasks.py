@@ -16,7 +16,7 @@ from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tasks.evaluate import decoding_options, score_texts
 from janus_pt.tasks.reading import TaskSplit, read_split, shorten
 from janus_pt.tasks.table import TASKS, Task, find_task
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
@@ -151,7 +151,7 @@ def test_unknown_tasks_and_folders_are_named(tmp_path: Path) -> None:
 
 
 def test_shorten_gives_the_longest_beginning() -> None:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     text = "the query reads the mask and writes a beam"
     for limit in range(1, len(tokenizer.encode(text)) + 1):
         short = shorten(text, tokenizer, limit)
@@ -190,7 +190,7 @@ def test_questions_are_grouped_and_compared_in_lower_case() -> None:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     shape: dict[str, Any] = {**SHAPE, "vocab_size": tokenizer.vocab_size, "max_positions": 40}
     folder = tmp_path_factory.mktemp("model")
     JanusModel(tiny_model(**shape), tokenizer).save_pretrained(folder)
@@ -281,7 +281,7 @@ def test_a_corpus_for_each_split(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """What is stored is what the row says, sources cut, pairs with long targets left out; checked by decoding it."""
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes())
     long_text = "the query reads the beam " * 100
     data = write(

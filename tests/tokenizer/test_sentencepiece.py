@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_pt.data_prep.train_tokenizer import sample_sentences, train
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.runs import run_script
 
@@ -83,9 +83,7 @@ def test_words_are_shorter_than_their_bytes(tokenizer: Tokenizer) -> None:
 
 @given(texts=st.lists(TEXT, max_size=5))
 def test_batch_is_one_by_one(tokenizer: Tokenizer, texts: list[str]) -> None:
-    assert tokenizer.encode_batch(texts, num_threads=2) == [
-        tokenizer.encode(text) for text in texts
-    ]
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
 def test_only_inner_bytes_continue_a_character(tokenizer: Tokenizer) -> None:
@@ -96,7 +94,7 @@ def test_only_inner_bytes_continue_a_character(tokenizer: Tokenizer) -> None:
 
 
 def test_load_save_fingerprint(tokenizer: Tokenizer, path: Path, tmp_path: Path) -> None:
-    loaded = Tokenizer.load(path)
+    loaded = load_tokenizer(path)
     assert loaded.encode(SENTENCES[3]) == tokenizer.encode(SENTENCES[3])
     assert loaded.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
     loaded.save(tmp_path / "copy")
@@ -127,9 +125,9 @@ def _without_mask() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no SentencePiece model"),
-        (b"not a model" * 50, "no SentencePiece model"),
-        ("truncated", "no SentencePiece model"),
+        (b"", "neither a SentencePiece model"),
+        (b"not a model" * 50, "neither a SentencePiece model"),
+        ("truncated", "neither a SentencePiece model"),
         ("without mask", "no special piece for: mask"),
         ("huge", "the limit is"),
         (None, "no such tokenizer file"),
@@ -147,17 +145,17 @@ def test_unfit_files(path: Path, tmp_path: Path, content: bytes | str | None, me
     elif isinstance(content, bytes):
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"unfit.model.*{message}"):
-        Tokenizer.load(file)
+        load_tokenizer(file)
 
 
 @given(place=st.integers(0, 4000), change=st.integers(1, 255))
 def test_a_changed_byte_gives_another_tokenizer_or_our_error(
     tokenizer: Tokenizer, place: int, change: int
 ) -> None:
-    model = bytearray(tokenizer.model)
+    model = bytearray(tokenizer.content)
     model[place % len(model)] ^= change
     try:
-        Tokenizer(bytes(model))
+        read_tokenizer(bytes(model))
     except UserError as error:
         assert "\n" not in str(error)
 
@@ -207,6 +205,6 @@ def test_command_line(
     options = ("--input", *files, "--field", "body", "--vocab-size", "299", "--output")
     command = ("data_prep/train_tokenizer.py", *options)
     assert run_script(monkeypatch, *command, tmp_path / "out.model") == 0
-    assert Tokenizer.load(tmp_path / "out.model").vocab_size == 299
+    assert load_tokenizer(tmp_path / "out.model").vocab_size == 299
     assert run_script(monkeypatch, *command, tmp_path / "nowhere" / "out.model") == 2
     assert "there is no folder" in capsys.readouterr().err

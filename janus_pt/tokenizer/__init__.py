@@ -1,0 +1,39 @@
+"""Text to token ids and back, by SentencePiece or by Hugging Face `tokenizers`; one file is one tokenizer.
+
+| file | what it holds | from |
+|---|---|---|
+| `tokenizer.model` | a SentencePiece model | `janus-pt prep train-tokenizer` |
+| `tokenizer.json` | a file of the library `tokenizers` | Hugging Face: BART and most others |
+| `tokenizer.mapped.json` | one of the two, and a vocabulary with ids of its own | Marian, mBART, fairseq |
+
+The content of a file says its kind, not its name. `janus_pt.convert.tokenizers` makes them
+from the folders and files of other projects.
+"""
+
+from janus_pt.tokenizer.files import (
+    FILE_NAMES,
+    FOLDER_FILE_NAMES,
+    MAX_TOKENIZER_BYTES,
+    SOURCE_PREFIX,
+    load_tokenizer,
+    mapped_tokenizer,
+    read_tokenizer,
+    save_tokenizers,
+)
+from janus_pt.tokenizer.tokenizer import Tokenizer
+from janus_pt.tokenizer.vocabulary import MASK, SPECIAL_TOKENS, Vocabulary
+
+__all__ = [
+    "FILE_NAMES",
+    "FOLDER_FILE_NAMES",
+    "MASK",
+    "MAX_TOKENIZER_BYTES",
+    "SOURCE_PREFIX",
+    "SPECIAL_TOKENS",
+    "Tokenizer",
+    "Vocabulary",
+    "load_tokenizer",
+    "mapped_tokenizer",
+    "read_tokenizer",
+    "save_tokenizers",
+]

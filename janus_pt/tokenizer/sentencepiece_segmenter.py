@@ -1,0 +1,68 @@
+"""SentencePiece models: unigram and BPE.
+
+Models of `janus-pt prep train-tokenizer` leave the text as it is (identity normalisation, byte fallback). The one
+exception is U+2581, SentencePiece's own sign for a space: it comes back as a space. Models from elsewhere mostly
+normalise: they change characters and lose repeated spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import sentencepiece
+
+from janus_pt.tokenizer.segmenter import Segmenter
+from janus_pt.utils.errors import UserError
+
+_ANCHOR = "\n"
+"""A text that no piece joins with the text behind it."""
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class SentencePieceSegmenter(Segmenter):
+    """A SentencePiece model."""
+
+    def __init__(self, model: bytes, origin: str) -> None:
+        """Take a serialised model; `UserError`, which `origin` begins, if it is none."""
+        self.processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self.processor.LoadFromSerializedProto(model)
+            size = self.processor.vocab_size()
+            self.pieces: list[str] = self.processor.id_to_piece(list(range(size)))
+        # UnicodeDecodeError: of a piece, or of SentencePiece's own message, which quotes the bytes.
+        except (RuntimeError, UnicodeDecodeError):
+            raise UserError(
+                f"{origin}: neither a SentencePiece model nor a tokenizer.json; "
+                "`janus-pt prep train-tokenizer` makes one"
+            ) from None
+        self.unk = self.processor.unk_id()
+        self._anchor_length = len(self.processor.encode(_ANCHOR))
+
+    def segment(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.processor.encode(list(texts), num_threads=1))
+
+    def segment_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        # SentencePiece has no switch for it, so each text is cut behind a line break, which never
+        # joins a piece, and the break's pieces are dropped. A model that strips white space has
+        # none of them, and puts a space before the text.
+        anchored = self.segment([_ANCHOR + text for text in texts])
+        return [numbers[self._anchor_length :] for numbers in anchored]
+
+    def join(self, pieces: Sequence[str]) -> str:
+        return str(self.processor.decode_pieces(list(pieces)))
+
+    def readable(self, piece: str) -> str:
+        return piece
+
+    def first_byte(self, piece: str) -> int | None:
+        # Pieces of one byte are written <0x80>.
+        match = _BYTE_PIECE.fullmatch(piece)
+        return int(match[1], 16) if match else None
+
+    def control_piece(self, piece: str) -> int | None:
+        """Number of a control symbol, which no text gives; None if the model has none of this name."""
+        number = self.processor.piece_to_id(piece)
+        # SentencePiece gives the number of unk for a piece it does not have.
+        exists = self.pieces[number] == piece
+        return number if exists and self.processor.is_control(number) else None
