@@ -16,6 +16,7 @@ from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.schema import Config
 from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.tables import format_table
 
 
 @dataclass(frozen=True)
@@ -216,3 +217,13 @@ def plan_cells(
             cell_config = read_config(config, changes, world_size=1)
             cells.append(Cell(system, seed, output / "cells" / name, cell_config))
     return cells
+
+
+def plan_table(cells: Sequence[Cell]) -> str:
+    """What will be trained and decoded, a row a cell."""
+    rows = []
+    for cell in cells:
+        updates = f"{cell.config.run.max_steps:,}"
+        ways = "; ".join(cell.system.ways)
+        rows.append([cell.name, cell.system.objective, updates, ways])
+    return format_table(rows, ("cell", "objective", "updates", "decoded by"), align="llrl")

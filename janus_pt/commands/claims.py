@@ -1,6 +1,6 @@
 """Put the paper's claims to the test: every objective at equal updates, decoded in every way, in one table.
 
-    janus-pt claims --scale small --data multi30k --output claims --jobs 2
+  janus-pt claims --scale small --data multi30k --output claims --jobs 2
 
 `--data` is a folder with {train,dev,test}.{src,tgt}; without it the pairs are of a made-up
 language. A system is an objective, or a name with what is different in its training:
@@ -25,6 +25,7 @@ from janus_pt.claims.plan import (
     origin_of,
     parse_systems,
     plan_cells,
+    plan_table,
 )
 from janus_pt.claims.report import write_report
 from janus_pt.claims.speed import measure_speed
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="system that all are compared with; default: ar, and cmlm for mask-predict",
     )
     add("--jobs", type=int, default=1, help="cells at a time, a thread each (default: 1)")
+    add("--dry-run", action="store_true", help="print what would be trained and decoded, and stop")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,13 +80,16 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = args.tokenizer
     if tokenizer is None and origin is not None:
         tokenizer = f"{origin}/{read_export_config(origin).tokenizer_file}"
+    data = Data(args.task, args.output / "data", args.data, tuple(args.splits))
+    common = common_changes(args.output, data, tokenizer, origin) + args.set
+    config = args.config or str(scale.config)
+    cells = plan_cells(args.output, config, systems, seeds, common)
+    if args.dry_run:
+        print(plan_table(cells))
+        return
     waiting = f"{args.output}: another call, or what it left running, is at work there; waiting"
     # One call at a time: two would train the same cell into the same folder.
     with exclusive_folder(args.output, waiting) as lock:
-        data = Data(args.task, args.output / "data", args.data, tuple(args.splits))
-        common = common_changes(args.output, data, tokenizer, origin) + args.set
-        config = args.config or str(scale.config)
-        cells = plan_cells(args.output, config, systems, seeds, common)
         prepare_data(data, tokenizer, cells[0].config.model.vocab_size)
         train_and_decode(cells, data, args.jobs, lock)
         # After all trainings, with nothing else running; other seeds are no faster or slower.

@@ -19,7 +19,7 @@ Sequence-to-sequence models that decode both ways: left to right, and all at onc
 """
 EPILOG = """\
 'janus-pt COMMAND --help' explains a command with examples. A mistake ends with exit code 2 and one
-message. Completion: eval "$(janus-pt completion bash)". Guides: docs/guides of the sources.
+message. Guides: docs/guides of the sources.
 """
 COMMANDS = {
     "prep": module_group("janus_pt.commands.prep", "text to tokenizers and corpora"),
@@ -34,6 +34,7 @@ COMMANDS = {
     "distill": module_command("janus_pt.commands.distill", "a teacher's outputs as a corpus"),
     "benchmark": module_group("janus_pt.commands.benchmark", "measure training and decoding"),
     "claims": module_command("janus_pt.commands.claims", "put the paper's claims to the test"),
+    "completion": module_command("janus_pt.commands.completion", "a shell's completion script"),
     "demo": module_command("janus_pt.commands.demo", "the whole system on one small machine"),
 }
 

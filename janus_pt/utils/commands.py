@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(*args, **{"formatter_class": layout, **kwargs})
         self.fill: Callable[[], None] | None = None
-        self.commands: tuple[str, ...] = ()
+        self.subparsers: dict[str, Parser] = {}
 
     def complete(self) -> None:
         """Add the arguments, unless that has been done."""
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, but unknown names are errors here, where the known ones are known."""
         self.complete()
         arguments = sys.argv[1:] if args is None else list(args)
-        if self.commands and arguments and not arguments[0].startswith("-"):
+        if self.subparsers and arguments and not arguments[0].startswith("-"):
             self._check_command(arguments[0])
         namespace, unknown = super().parse_known_args(arguments, namespace)
         if unknown:
@@ -49,11 +50,10 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def _check_command(self, name: str) -> None:
-        if name not in self.commands:
-            listed = ", ".join(self.commands)
-            self.error(
-                f"there is no command {name!r}; {did_you_mean(name, self.commands)}commands: {listed}"
-            )
+        if name not in self.subparsers:
+            suggestion = did_you_mean(name, self.subparsers)
+            listed = ", ".join(self.subparsers)
+            self.error(f"there is no command {name!r}; {suggestion}commands: {listed}")
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
         flag = unknown[0].partition("=")[0]
@@ -114,21 +114,18 @@ def add_commands(parser: Parser, commands: Mapping[str, Command]) -> None:
 
     Without a name the parser shows its help.
     """
-    parser.commands = tuple(commands)
     parser.set_defaults(run=lambda args: parser.print_help())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
-        subparser.fill = _filler(subparser, command)
+        subparser.fill = partial(_fill, subparser, command)
+        parser.subparsers[name] = subparser
 
 
-def _filler(parser: Parser, command: Command) -> Callable[[], None]:
-    def fill() -> None:
-        # First: a group's own default takes its place.
-        parser.set_defaults(run=command.run)
-        command.add_arguments(parser)
-
-    return fill
+def _fill(parser: Parser, command: Command) -> None:
+    # First: a group's own default takes its place.
+    parser.set_defaults(run=command.run)
+    command.add_arguments(parser)
 
 
 def run_command(parser: Parser, argv: Sequence[str] | None = None) -> None:
