@@ -27,13 +27,14 @@ def config_path(name: str | Path) -> Path:
         UserError: there is neither.
     """
     path = Path(name)
-    # A file of the user's comes first; with a suffix it is meant to be one.
-    if path.is_file() or path.suffix:
-        return path
     names = shipped_configs()
-    if str(name) not in names:
-        raise UserError(
-            f"{name}: no such file, and no configuration of the package; "
-            f"{did_you_mean(str(name), names)}give a JSON file or one of {', '.join(names)}"
-        )
-    return FOLDER / f"{name}.json"
+    # A file of the user's comes first.
+    if str(name) in names and not path.is_file():
+        return FOLDER / f"{name}.json"
+    # With a suffix a file is meant, which may be missing.
+    if path.exists() or path.suffix:
+        return path
+    raise UserError(
+        f"{name}: no such file, and no configuration of the package; "
+        f"{did_you_mean(str(name), names)}give a JSON file or one of {', '.join(names)}"
+    )

@@ -9,10 +9,12 @@ import pytest
 
 from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig
+from janus_pt.config.shipped import config_path as path_of
 from janus_pt.export.folder import save_export
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.planning.parameters import model_parameters
 from janus_pt.planning.plan import print_plan
+from janus_pt.utils.errors import UserError
 from tests.support.corpora import write_corpus
 from tests.support.models import tokenizer_bytes
 from tests.support.runs import VOCAB, launch, read_records
@@ -20,6 +22,7 @@ from tests.support.runs import VOCAB, launch, read_records
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 SCALES = FOLDER.parent / "janus_pt" / "claims" / "scales"
 CONFIGS = sorted([*FOLDER.rglob("*.json"), *SCALES.glob("*.json")])
+NAMES = [str(path.relative_to(FOLDER).with_suffix("")) for path in sorted(FOLDER.rglob("*.json"))]
 PRETRAINING = {
     "janus_base": (6, 768, 12, 3072, 139e6),
     "janus_large": (12, 1024, 16, 4096, 406e6),
@@ -135,3 +138,22 @@ def test_it_trains_when_shrunk(tmp_path: Path, name: str, tensor: int, pipeline:
     valid = [record["valid/loss/total"] for record in records if "valid/loss/total" in record]
     assert len(valid) == 2 and valid[-1] < 0.985 * valid[0]
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_is_found_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert path_of(name).samefile(FOLDER / f"{name}.json")
+    # A run's folder may have the name; a file of the name is the user's own.
+    Path(name).mkdir(parents=True)
+    assert path_of(name).samefile(FOLDER / f"{name}.json")
+    Path(name).rmdir()
+    Path(name).touch()
+    assert path_of(name) == Path(name)
+
+
+def test_a_misspelt_name_is_suggested() -> None:
+    with pytest.raises(UserError, match=r"janus_tny: no such file.*did you mean janus_tiny\?"):
+        read_config("janus_tny")
