@@ -6,8 +6,8 @@
 | `tokenizer.json` | a file of the library `tokenizers` | Hugging Face: BART and most others |
 | `tokenizer.mapped.json` | one of the two, and a vocabulary with ids of its own | Marian, mBART, fairseq |
 
-The content of a file says its kind, not its name. `janus_pt.convert.tokenizers` makes them
-from the folders and files of other projects.
+The content of a file says its kind, not its name. `janus_pt.convert.fairseq_tokenizer`
+(`from_fairseq`) makes them from fairseq's dict.txt and BPE codes.
 """
 
 from janus_pt.tokenizer.files import (

@@ -170,8 +170,8 @@ def _read_mapped(content: bytes, values: dict[str, Any], origin: str) -> Tokeniz
     else:
         segmenter = HuggingFaceSegmenter(_read_json(file.model, origin), origin)
     ids = {token: number for number, token in enumerate(file.tokens)}
-    if len(ids) != len(file.tokens) or not ids.keys() >= set(file.codes):
-        raise UserError(f"{origin}: a token is there twice, or a code is no token")
+    if not ids.keys() >= set(file.codes):
+        raise UserError(f"{origin}: codes: one of them is no token; convert it again")
     codes = frozenset(ids[code] for code in file.codes)
     vocabulary = Vocabulary.by_name(file.tokens, codes, file.mask_takes_space)
     _check_special(vocabulary, origin)

@@ -30,6 +30,7 @@ class Vocabulary:
         cls, tokens: list[str], codes: frozenset[int] = frozenset(), mask_takes_space: bool = True
     ) -> Vocabulary:
         """The vocabulary of `tokens`, in which special tokens have the names of `SPECIAL_TOKENS`."""
-        ids = {token: number for number, token in enumerate(tokens)}
+        # Of two equal tokens the first: fairseq's dictionaries may have two.
+        ids = {token: number for number, token in reversed(list(enumerate(tokens)))}
         special = {role: ids[name] for role, name in SPECIAL_TOKENS.items() if name in ids}
         return cls(tokens, special, codes, mask_takes_space)
