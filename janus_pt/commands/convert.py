@@ -1,11 +1,11 @@
-"""Convert checkpoints.
+"""Convert checkpoints, exported models and adapters.
 
-For another layout:    janus-pt convert checkpoint runs/janus/checkpoints/step_1000
-As an exported model:  janus-pt convert export runs/janus/checkpoints/step_1000 --output model
-The mean of several:   janus-pt convert export runs/janus --best 5 --output model
-For CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
-For peft:              janus-pt convert peft lora --base model_hf --output lora_peft
-From peft:             janus-pt convert from-peft lora_peft --base model --output lora
+  for another layout:    janus-pt convert checkpoint runs/janus/checkpoints/step_1000
+  as an exported model:  janus-pt convert export runs/janus/checkpoints/step_1000 --output model
+  the mean of several:   janus-pt convert export runs/janus --best 5 --output model
+  for CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
+  for peft:              janus-pt convert peft lora --base model_hf --output lora_peft
+  from peft:             janus-pt convert from-peft lora_peft --base model --output lora
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.

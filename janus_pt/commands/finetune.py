@@ -6,7 +6,7 @@ The corpus is built from parallel files by 'janus-pt prep build-shards --source 
 the model's own tokenizer. Keys of 'model' that the configuration omits are taken from the export.
 Several processes, --resume and --set work as in 'janus-pt pretrain'.
 
-Guide: docs/guides/finetuning.md; every key of the file: docs/reference/configuration.md
+Every key of the file: docs/reference/configuration.md
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Decode text with an exported model: one line in, one line out, in order.
 
-From file to file:  janus-pt generate --model DIR --mode ar --num-beams 4 --input in.txt --output out.txt
-In a pipe:          cat in.txt | janus-pt generate --model DIR --mode nar --iterations 10
-Several processes:  janus-pt generate --model DIR --mode speculative --workers 4 --input in.txt > out.txt
+from file to file:  janus-pt generate --model DIR --mode ar --num-beams 4 --input in.txt --output out.txt
+in a pipe:          cat in.txt | janus-pt generate --model DIR --mode nar --iterations 10
+several processes:  janus-pt generate --model DIR --mode speculative --workers 4 --input in.txt > out.txt
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from janus_pt.utils.errors import entry_point
 DESCRIPTION = """\
 Sequence-to-sequence models that decode both ways: left to right, and all at once.
 
-  janus-pt demo --short                                         all of it on one small machine
+  janus-pt demo --short
   janus-pt prep train-tokenizer --input books.jsonl --output tokenizer.model
   janus-pt prep build-shards --input books.jsonl --tokenizer tokenizer.model --output corpus
   janus-pt pretrain --config janus_base --num-gpus 8
@@ -19,23 +19,48 @@ Sequence-to-sequence models that decode both ways: left to right, and all at onc
 """
 EPILOG = """\
 'janus-pt COMMAND --help' explains a command with examples. A mistake ends with exit code 2 and one
-message. Guides: docs/guides of the sources.
+message. The guides it names are pages of the source distribution.
 """
+GUIDES = "docs/guides"
 COMMANDS = {
-    "prep": module_group("janus_pt.commands.prep", "text to tokenizers and corpora"),
-    "pretrain": module_command("janus_pt.commands.pretrain", "train a model on a corpus"),
-    "finetune": module_command("janus_pt.commands.finetune", "train a model on pairs"),
-    "generate": module_command("janus_pt.commands.generate", "decode text, line by line"),
-    "evaluate": module_group("janus_pt.commands.evaluate", "decode a task and score it"),
-    "serve": module_command("janus_pt.commands.serve", "serve a model over HTTP"),
-    "convert": module_group(
-        "janus_pt.commands.convert", "checkpoints to other layouts and formats"
+    "prep": module_group(
+        "janus_pt.commands.prep", "text to tokenizers and corpora", f"{GUIDES}/corpora.md"
     ),
-    "distill": module_command("janus_pt.commands.distill", "a teacher's outputs as a corpus"),
-    "benchmark": module_group("janus_pt.commands.benchmark", "measure training and decoding"),
-    "claims": module_command("janus_pt.commands.claims", "put the paper's claims to the test"),
+    "pretrain": module_command(
+        "janus_pt.commands.pretrain", "train a model on a corpus", f"{GUIDES}/cluster.md"
+    ),
+    "finetune": module_command(
+        "janus_pt.commands.finetune", "train a model on pairs", f"{GUIDES}/finetuning.md"
+    ),
+    "generate": module_command(
+        "janus_pt.commands.generate", "decode text, line by line", f"{GUIDES}/decoding.md"
+    ),
+    "evaluate": module_group(
+        "janus_pt.commands.evaluate", "decode a task and score it", f"{GUIDES}/tasks.md"
+    ),
+    "serve": module_command(
+        "janus_pt.commands.serve", "serve a model over HTTP", f"{GUIDES}/decoding.md"
+    ),
+    "convert": module_group(
+        "janus_pt.commands.convert",
+        "checkpoints to other layouts and formats",
+        f"{GUIDES}/finetuning.md",
+    ),
+    "distill": module_command(
+        "janus_pt.commands.distill", "a teacher's outputs as a corpus", f"{GUIDES}/tasks.md"
+    ),
+    "benchmark": module_group(
+        "janus_pt.commands.benchmark",
+        "measure training and decoding",
+        "docs/results/training_speed.md",
+    ),
+    "claims": module_command(
+        "janus_pt.commands.claims", "put the paper's claims to the test", "docs/results/claims.md"
+    ),
+    "demo": module_command(
+        "janus_pt.commands.demo", "the whole system on one small machine", "README.md"
+    ),
     "completion": module_command("janus_pt.commands.completion", "a shell's completion script"),
-    "demo": module_command("janus_pt.commands.demo", "the whole system on one small machine"),
 }
 
 

@@ -1,10 +1,8 @@
 """Make tokenizers and corpora from text; each command has a --help of its own.
 
-  janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
-  janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
-  janus-pt prep verify corpus
-
-Guides: docs/guides/corpora.md, docs/guides/tasks.md
+janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
+janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
+janus-pt prep verify corpus
 """
 
 from __future__ import annotations
@@ -19,7 +17,9 @@ COMMANDS = {
         "janus_pt.data_prep.build_shards", "a corpus from documents or sentence pairs"
     ),
     "build-task": module_command(
-        "janus_pt.data_prep.build_task", "the corpora of a task, one for each split"
+        "janus_pt.data_prep.build_task",
+        "the corpora of a task, one for each split",
+        "docs/guides/tasks.md",
     ),
     "verify": module_command(
         "janus_pt.data_prep.verify_shards", "check a corpus against its manifest"

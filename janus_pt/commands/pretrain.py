@@ -12,7 +12,7 @@ Several processes are started by DeepSpeed's launcher. With flags of its own, wi
 Slurm, start the script: deepspeed launchers/pretrain.py --config FILE, or the module:
 deepspeed --module --no_local_rank janus_pt pretrain --config FILE
 
-Guide: docs/guides/cluster.md; every key of the file: docs/reference/configuration.md
+Every key of the file: docs/reference/configuration.md
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Descriptions hold examples, whose lines must stay.
-        layout = argparse.RawDescriptionHelpFormatter
+        # Descriptions hold examples, whose lines must stay; names of commands need some room.
+        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
         super().__init__(*args, **{"formatter_class": layout, **kwargs})
         self.fill: Callable[[], None] | None = None
         self.subparsers: dict[str, Parser] = {}
+        self.guide = ""
 
     def complete(self) -> None:
         """Add the arguments, unless that has been done."""
@@ -70,14 +71,16 @@ class Command:
         help: one line for the list of commands.
         add_arguments: adds the command's arguments to its parser, when it is named.
         run: does the work.
+        guide: page of the documentation, for the command's help; default: its group's.
     """
 
     help: str
     add_arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace], None]
+    guide: str = ""
 
 
-def module_command(module: str, help_text: str) -> Command:
+def module_command(module: str, help_text: str, guide: str = "") -> Command:
     """A command by the functions `add_arguments` and `run` of a module, imported when called.
 
     The module's docstring is the description in the command's help. Some modules take seconds to
@@ -92,10 +95,10 @@ def module_command(module: str, help_text: str) -> Command:
     def run(args: argparse.Namespace) -> None:
         import_module(module).run(args)
 
-    return Command(help_text, add_arguments, run)
+    return Command(help_text, add_arguments, run, guide)
 
 
-def module_group(module: str, help_text: str) -> Command:
+def module_group(module: str, help_text: str, guide: str = "") -> Command:
     """A command with commands of its own, by the table `COMMANDS` of a module."""
 
     def add_arguments(parser: Parser) -> None:
@@ -106,7 +109,7 @@ def module_group(module: str, help_text: str) -> Command:
     def run(args: argparse.Namespace) -> None:
         raise AssertionError("the parser of a group runs one of its commands")
 
-    return Command(help_text, add_arguments, run)
+    return Command(help_text, add_arguments, run, guide)
 
 
 def add_commands(parser: Parser, commands: Mapping[str, Command]) -> None:
@@ -118,6 +121,8 @@ def add_commands(parser: Parser, commands: Mapping[str, Command]) -> None:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        subparser.guide = command.guide or parser.guide
+        subparser.epilog = f"Guide: {subparser.guide}" if subparser.guide else None
         subparser.fill = partial(_fill, subparser, command)
         parser.subparsers[name] = subparser
 
