@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from janus_pt.claims.decode import read_row
 from janus_pt.claims.plan import Cell
-from janus_pt.train.report.mlflow_store import experiment_id, open_client, resolve_store
+from janus_pt.train.report.mlflow_store import (
+    experiment_id,
+    metric_key,
+    open_client,
+    resolve_store,
+)
 from janus_pt.utils.errors import warn
 
 if TYPE_CHECKING:
@@ -56,9 +60,7 @@ def _log_scores(client: MlflowClient, cell: Cell) -> None:
     run_id = json.loads((cell.run / "mlflow_run.json").read_text())["run_id"]
     for way in cell.system.ways:
         for name, value in read_row(cell.folder, way)["metrics"].items():
-            # MLflow refuses other characters in a metric's name.
-            key = re.sub(r"[^\w ./-]", "", f"test/{way}/{name}")
-            client.log_metric(run_id, key, value)
+            client.log_metric(run_id, metric_key(f"test/{way}/{name}"), value)
 
 
 def _log_report(client: MlflowClient, experiment: str, output: Path) -> None:

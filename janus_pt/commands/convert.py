@@ -6,6 +6,7 @@
   for CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
   for peft:              janus-pt convert peft lora --base model_hf --output lora_peft
   from peft:             janus-pt convert from-peft lora_peft --base model --output lora
+  in MLflow's registry:  janus-pt convert mlflow model --name summary --alias champion
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.
@@ -82,4 +83,5 @@ COMMANDS = {
     "ctranslate2": module_command("janus_pt.export.to_ctranslate2", "for CTranslate2"),
     "peft": module_command("janus_pt.export.to_peft", "a LoRA adapter for peft"),
     "from-peft": module_command("janus_pt.export.from_peft", "a LoRA adapter of peft"),
+    "mlflow": module_command("janus_pt.registry.register", "as a registered MLflow model"),
 }

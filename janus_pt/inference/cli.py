@@ -22,7 +22,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--mode", choices=MODES, default="ar", help="how to decode; default: ar")
     group = parser.add_argument_group("options of the modes")
-    for name, (field, modes) in _options().items():
+    for name, (field, modes) in options_of_modes().items():
         group.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,
@@ -33,10 +33,10 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the modes that were given on the command line, by name."""
-    return {name: value for name, value in vars(arguments).items() if name in _options()}
+    return {name: value for name, value in vars(arguments).items() if name in options_of_modes()}
 
 
-def _options() -> dict[str, tuple[FieldInfo, list[str]]]:
+def options_of_modes() -> dict[str, tuple[FieldInfo, list[str]]]:
     """Options that have a flag; each with its field and the modes that have it."""
     options: dict[str, tuple[FieldInfo, list[str]]] = {}
     for mode, kind in MODES.items():

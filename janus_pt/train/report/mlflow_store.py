@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Environment variables that MLflow reads; what the user has set stays."""
@@ -59,6 +61,11 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
     if experiment is None:
         return str(client.create_experiment(name, artifacts))
     return str(experiment.experiment_id)
+
+
+def metric_key(name: str) -> str:
+    """A metric's name without the characters that MLflow refuses."""
+    return re.sub(r"[^\w ./-]", "", name)
 
 
 def find_run(client: MlflowClient, run_id: str) -> MlflowRun | None:

@@ -53,6 +53,7 @@ class Reporter:
         if config.tracking.enabled:
             resumed = run.step > 0
             self.tracker = Tracker(config.run, config.tracking, config_json, resumed)
+            self.tracker.log_corpora(run.loader.corpora)
         self.peak = self._job_peak_flops()
         self._restart_clock()
         return self

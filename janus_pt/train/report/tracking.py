@@ -11,14 +11,16 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus_pt.config.exported import read_export_config
 from janus_pt.config.schema import RunConfig, TrackingConfig
+from janus_pt.data.corpus import Corpus
 from janus_pt.export.write_run import MLFLOW_RUN
+from janus_pt.train.report.lineage import source_tags, training_input
 from janus_pt.train.report.metrics_file import metrics_after
 from janus_pt.train.report.mlflow_store import experiment_id, find_run, open_client, resolve_store
 from janus_pt.utils.errors import warn
@@ -86,6 +88,14 @@ class Tracker:
 
         self._pending.append(upload)
 
+    def log_corpora(self, corpora: Sequence[Corpus]) -> None:
+        """Name the corpora as what the run reads; returns at once."""
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            client.log_inputs(run_id, datasets=[training_input(corpus) for corpus in corpora])
+
+        self._pending.append(log)
+
     def finish(self, status: str = "FINISHED", seconds: float = 60.0) -> None:
         """Send the rest and end the run as FINISHED, FAILED or KILLED; waits `seconds` at most."""
         self._status = status
@@ -131,7 +141,7 @@ class Tracker:
             raise
         except Exception as error:
             # MLflow, its stores and drivers raise anything, and none may end a training.
-            self._warn(f"fails ({_first_line(error)})")
+            self._warn(f"fails ({first_line(error)})")
             if self._session is not None:
                 self._session.stop_system_metrics()
             self._session = None
@@ -148,7 +158,7 @@ class Tracker:
             except Exception as error:
                 if not last:
                     raise
-                self._warn(f"fails ({_first_line(error)})")
+                self._warn(f"fails ({first_line(error)})")
             # Only now: a call that fails is still the first one after the next connection.
             self._pending.popleft()
 
@@ -215,7 +225,7 @@ def _open_session(run_config: RunConfig, settings: TrackingConfig, resumed: bool
     run = _previous_run(client, folder, uri) if resumed else None
     if run is None:
         experiment = experiment_id(client, settings.experiment, artifacts)
-        tags = _origin_tags(client, run_config.init_from)
+        tags = {**source_tags(), **_origin_tags(client, run_config.init_from)}
         run = client.create_run(experiment, tags=tags, run_name=folder.name)
         content = {"run_id": run.info.run_id, "uri": redact(uri)}
         write_atomically(folder / MLFLOW_RUN, json.dumps(content, indent=1))
@@ -295,7 +305,8 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield from flatten(inner, f"{prefix}{name}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message; servers put whole traces into theirs."""
     lines = str(error).splitlines()
     text = lines[0] if lines else type(error).__name__
     return text[:MAX_ERROR_CHARACTERS]
