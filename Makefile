@@ -1,4 +1,4 @@
-# make setup | demo | claims | test | lint
+# make setup | demo | claims | test | lint | docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,10 @@ STAMP := $(VENV)/.installed
 export DS_ACCELERATOR ?= cpu
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo claims test test-slow lint clean
+# The authors of the site's theme announce another program at every build.
+export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: setup demo claims test test-slow lint docs clean
 
 setup: $(STAMP)
 
@@ -20,10 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python launchers/demo.py --output $(DEMO) $(DEMO_FLAGS)
+	$(BIN)/janus-pt demo --output $(DEMO) $(DEMO_FLAGS)
 
 claims: setup
-	$(BIN)/python launchers/claims.py $(CLAIMS_FLAGS)
+	$(BIN)/janus-pt claims $(CLAIMS_FLAGS)
 
 test: setup
 	$(BIN)/python -m pytest -q --numprocesses 2
@@ -37,5 +40,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(DEMO) runs
+	rm -rf $(DEMO) runs site

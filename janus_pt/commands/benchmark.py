@@ -1,7 +1,9 @@
-"""Measure training, decoding and their parts. Each command has a --help of its own.
+"""Measure training, decoding and their parts.
 
-janus-pt benchmark train --shape large
-janus-pt benchmark decode --model DIR --input test.en --reference test.de
+  janus-pt benchmark train --shape large
+  janus-pt benchmark decode --model DIR --input test.en --reference test.de
+
+Each command has a --help of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Decode text with an exported model: one line in, one line out, in order.
 
-from file to file:  janus-pt generate --model DIR --mode ar --num-beams 4 --input in.txt --output out.txt
-in a pipe:          cat in.txt | janus-pt generate --model DIR --mode nar --iterations 10
-several processes:  janus-pt generate --model DIR --mode speculative --workers 4 --input in.txt > out.txt
+  from file to file:  janus-pt generate --model DIR --mode ar --num-beams 4 --input in.txt --output out.txt
+  in a pipe:          cat in.txt | janus-pt generate --model DIR --mode nar --iterations 10
+  several processes:  janus-pt generate --model DIR --mode speculative --workers 4 --input in.txt > out.txt
+
+The number of sentences and the rate go to standard error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Make tokenizers and corpora from text; each command has a --help of its own.
+"""Make tokenizers and corpora from text.
 
-janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
-janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
-janus-pt prep verify corpus
+  janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
+  janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
+  janus-pt prep verify corpus
+
+Each command has a --help of its own.
 """
 
 from __future__ import annotations

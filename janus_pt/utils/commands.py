@@ -24,8 +24,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Descriptions hold examples, whose lines must stay; names of commands need some room.
-        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+        # Descriptions hold examples, whose lines must stay.
+        layout = argparse.RawDescriptionHelpFormatter
         super().__init__(*args, **{"formatter_class": layout, **kwargs})
         self.fill: Callable[[], None] | None = None
         self.subparsers: dict[str, Parser] = {}

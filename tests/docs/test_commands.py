@@ -46,10 +46,10 @@ SMALL_RUN = (
 )
 SMALLER: dict[str, str] = {
     # part of a command -> flags that make it small; the last value of a flag counts
-    "train_tokenizer.py": f"--vocab-size {VOCABULARY}",
-    "--config configs/janus_base.json": f"{SMALL_MODEL} {SMALL_RUN} --set precision.dtype=float32 "
+    "train-tokenizer": f"--vocab-size {VOCABULARY}",
+    "--config janus_base": f"{SMALL_MODEL} {SMALL_RUN} --set precision.dtype=float32 "
     f"--set model.vocab_size={VOCABULARY}",
-    "--config configs/summary_tiny.json": SMALL_RUN,
+    "--config summary_tiny": SMALL_RUN,
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
 }
@@ -59,8 +59,8 @@ ELSEWHERE: dict[str, str] = {
     "sbatch ": "needs Slurm; test_the_slurm_script_is_a_shell_script",
     "deepspeed --hostfile": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
     "torchrun --nnodes=2": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
-    "launchers/claims.py": "minutes of training; tests/claims runs it from end to end",
-    "convert.py export": "averages five validated checkpoints; tests/train/test_early_stopping.py",
+    "janus-pt claims": "minutes of training; tests/claims runs it from end to end",
+    "convert export": "averages five validated checkpoints; tests/train/test_early_stopping.py",
     "curl ": "test_the_server_answers_as_the_guide_asks",
 }
 EXPORTS = ("teacher", "multi30k_ende", "bang", "janus")
@@ -127,6 +127,8 @@ def made_small(text: str) -> str:
     command, redirection, file = text.partition(" < ")
     if command.startswith("deepspeed "):
         command = command.replace("deepspeed ", f"deepspeed --master_port {free_port()} ", 1)
+    if "--num-gpus" in command:
+        added.append(f"--num-gpus 2 --master-port {free_port()}")
     return " ".join([command, *added, redirection, file])
 
 
@@ -180,7 +182,7 @@ def test_no_entry_of_the_tables_is_out_of_date() -> None:
 def test_the_server_answers_as_the_guide_asks(place: Path) -> None:
     port = free_port()
     model = place / "runs/finetune/export"
-    call = [sys.executable, str(ROOT / "launchers/serve.py"), "--model", str(model)]
+    call = [sys.executable, "-m", "janus_pt", "serve", "--model", str(model)]
     (request,) = (c.text for c in commands() if c.text.startswith("curl "))
     with subprocess.Popen([*call, "--port", str(port)], env=environment()) as server:
         try:
