@@ -7,6 +7,8 @@
   for peft:              janus-pt convert peft lora --base model_hf --output lora_peft
   from peft:             janus-pt convert from-peft lora_peft --base model --output lora
   in MLflow's registry:  janus-pt convert mlflow model --name summary --alias champion
+  from fairseq:          janus-pt convert fairseq --checkpoint model.pt --dictionary dict.txt \
+                             --codes codes --output model
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.
@@ -82,6 +84,7 @@ COMMANDS = {
     "export": Command("as an exported model", add_export_arguments, export_checkpoint),
     "ctranslate2": module_command("janus_pt.export.to_ctranslate2", "for CTranslate2"),
     "peft": module_command("janus_pt.export.to_peft", "a LoRA adapter for peft"),
+    "fairseq": module_command("janus_pt.export.from_fairseq", "a model of the authors' code"),
     "from-peft": module_command("janus_pt.export.from_peft", "a LoRA adapter of peft"),
     "mlflow": module_command("janus_pt.registry.register", "as a registered MLflow model"),
 }

@@ -18,7 +18,7 @@ from janus_pt.convert.ctranslate2 import (
     vocabulary,
     write_ctranslate2,
 )
-from janus_pt.export.folder import load_export, save_export
+from janus_pt.export.folder import load_export
 from janus_pt.export.to_ctranslate2 import add_arguments, export_to_ctranslate2, run
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.constraints import Rules
@@ -28,7 +28,8 @@ from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import framed
 from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
-from tests.support.models import as_source, tiny_model, tokenizer_bytes
+from tests.support.doors import write_export
+from tests.support.models import as_source, tiny_model
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
@@ -257,12 +258,8 @@ def test_scores_of_given_outputs(
 
 
 def saved(folder: Path, **shape: Any) -> JanusModel:
-    """An export with a tokenizer in `folder`, loaded again."""
-    path = folder / "tokenizer.model"
-    path.write_bytes(tokenizer_bytes())
-    tokenizer = load_tokenizer(path)
-    model = tiny_model(5, torch.float32, vocab_size=tokenizer.vocab_size, max_positions=48, **shape)
-    save_export(folder / "export", model.state_dict(), model.config, path)
+    """An export in `folder`, loaded again."""
+    write_export(folder / "export", **shape)
     return JanusModel.from_pretrained(folder / "export", device="cpu")
 
 
@@ -270,7 +267,7 @@ TEXTS = ["the slot reads the beam", "<mask> and </s>", "<s> <pad> <unk>", "Ã¼ â˜
 
 
 def test_texts_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = saved(tmp_path, ar_stream="content")
+    model = saved(tmp_path)
     output = tmp_path / "ct2"
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -293,7 +290,7 @@ def test_texts_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
-    saved(tmp_path, ar_stream="content", hidden_size=64, ffn_hidden_size=256)
+    saved(tmp_path, hidden_size=64, ffn_hidden_size=256)
     sizes = {}
     for quantization in ("float32", "int8"):
         folder = tmp_path / quantization
@@ -310,8 +307,8 @@ def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
     "key, shape",
     [
         ("ar_stream", {"ar_stream": "query"}),
-        ("causal_self_attention", {"ar_stream": "content", "causal_self_attention": True}),
-        ("embedding_projection", {"ar_stream": "content", "embedding_projection": True}),
+        ("causal_self_attention", {"causal_self_attention": True}),
+        ("embedding_projection", {"embedding_projection": True}),
     ],
 )
 def test_other_models_are_refused_by_key(key: str, shape: dict[str, Any], tmp_path: Path) -> None:
@@ -323,7 +320,7 @@ def test_other_models_are_refused_by_key(key: str, shape: dict[str, Any], tmp_pa
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    saved(tmp_path, ar_stream="content")
+    saved(tmp_path)
     with pytest.raises(UserError, match="exists already"):
         export_to_ctranslate2(tmp_path / "export", tmp_path / "export")
 

@@ -13,17 +13,14 @@ from torch import Tensor
 
 from janus_pt.config.exported import ADAPTER_CONFIG
 from janus_pt.config.schema import AdapterConfig
-from janus_pt.export.adapters import ADAPTER_WEIGHTS, load_pretrained, save_adapter
-from janus_pt.export.folder import load_export, save_export
+from janus_pt.export.adapters import ADAPTER_WEIGHTS, load_pretrained
 from janus_pt.export.from_peft import import_from_peft
 from janus_pt.export.to_peft import export_to_peft
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
-from janus_pt.model.adapters import trained_with
-from janus_pt.model.meta import full_shapes
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
-from tests.support.models import as_source, tiny_model, tokenizer_bytes
+from tests.support.doors import write_adapter, write_export
+from tests.support.models import as_source
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
@@ -40,18 +37,8 @@ TARGETS = {
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export, and beside it the same weights as transformers' BART, in the folder `bart`."""
     folder = tmp_path_factory.mktemp("base")
-    path = folder / "tokenizer.model"
-    path.write_bytes(tokenizer_bytes())
-    size = load_tokenizer(path).vocab_size
-    model = tiny_model(
-        2,
-        vocab_size=size,
-        encoder_layers=2,
-        ar_stream="content",
-        ar_position_offset=0,
-        max_positions=30,
-    )
-    save_export(folder / "export", model.state_dict(), model.config, path)
+    shape = dict(encoder_layers=2, ar_position_offset=0, max_positions=30, dtype=torch.float64)
+    model = write_export(folder / "export", **shape)
     bart_of(model).save_pretrained(folder / "bart")
     return folder
 
@@ -96,17 +83,6 @@ def bart_of(model: JanusTransformer) -> Any:
     return bart.eval()
 
 
-def random_adapter(base: Path, adapter: AdapterConfig, folder: Path) -> None:
-    """An adapter folder with random float64 tensors."""
-    config = load_export(base / "export").config
-    generator = torch.Generator().manual_seed(4)
-    state: dict[str, Tensor] = {}
-    for name, shape in full_shapes(config, adapter).items():
-        if trained_with(adapter, name):
-            state[name] = 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    save_adapter(folder, state, adapter, base / "export")
-
-
 def our_log_probs(folder: Path) -> Tensor:
     model = load_pretrained(folder).model().double()
     decoder = IncrementalDecoder(model, read_sources(model, as_source([SOURCE])))
@@ -142,7 +118,7 @@ def test_peft_computes_the_same_and_gives_it_back(
 ) -> None:
     adapter = AdapterConfig(r=3, lora_alpha=7.0, target_modules=targets)
     ours, theirs, again = tmp_path / "ours", tmp_path / "theirs", tmp_path / "again"
-    random_adapter(base, adapter, ours)
+    write_adapter(ours, adapter, base / "export")
     export_to_peft(ours, str(base / "bart"), theirs)
     expected = our_log_probs(ours)
     torch.testing.assert_close(peft_log_probs(base, theirs), expected, rtol=0, atol=1e-6)
@@ -207,7 +183,7 @@ def test_what_ours_cannot_express_is_refused_by_key(key: str, base: Path, tmp_pa
 
 
 def good_peft_folder(base: Path, folder: Path) -> Path:
-    random_adapter(base, AdapterConfig(r=3), folder / "ours")
+    write_adapter(folder / "ours", AdapterConfig(r=3), base / "export")
     export_to_peft(folder / "ours", "bart", folder / "theirs")
     return folder / "theirs"
 
@@ -262,7 +238,7 @@ def test_weights_that_are_a_pickle_are_not_opened(base: Path, tmp_path: Path) ->
 def test_what_peft_cannot_express_is_refused_by_key(
     key: str, adapter: AdapterConfig, base: Path, tmp_path: Path
 ) -> None:
-    random_adapter(base, adapter, tmp_path / "ours")
+    write_adapter(tmp_path / "ours", adapter, base / "export")
     with pytest.raises(UserError, match=rf"adapter\.{key}: "):
         export_to_peft(tmp_path / "ours", "bart", tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()

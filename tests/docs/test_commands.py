@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from janus_pt.config.schema import AdapterConfig
+from tests.support.doors import write_adapter, write_export, write_fairseq
 from tests.support.ranks import free_port
 from tests.support.runs import ROOT, environment
 
@@ -29,7 +31,10 @@ pytestmark = pytest.mark.slow
 
 PAGES = [
     "README.md",
-    *(f"docs/guides/{n}.md" for n in ("corpora", "cluster", "tasks", "finetuning", "decoding")),
+    *(
+        f"docs/guides/{n}.md"
+        for n in ("corpora", "cluster", "tasks", "finetuning", "decoding", "other_tools")
+    ),
 ]
 BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
 TIMEOUT_S = 400
@@ -120,6 +125,13 @@ def write_texts(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(line + "\n" for line in lines[:8]))
 
 
+def write_models(folder: Path) -> None:
+    """The reader's models for other tools: a content-stream export, an adapter, a checkpoint of fairseq."""
+    write_export(folder / "model", ar_position_offset=0)
+    write_adapter(folder / "lora", AdapterConfig(), folder / "model")
+    write_fairseq(folder)
+
+
 def made_small(text: str) -> str:
     """The command with the flags that make it small, and a port of its own."""
     text = text.replace(" …", "")
@@ -157,6 +169,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("launchers", "data_prep", "configs", "janus_pt"):
         (folder / name).symlink_to(ROOT / name)
     write_texts(folder)
+    write_models(folder)
     for command in commands():
         if elsewhere(command.text):
             continue

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.convert.reference import reference_model_config, reference_state
+from janus_pt.convert.fairseq import our_state
 from janus_pt.model.initialize import TakeShard, load_weights
 from janus_pt.model.layer_factory import PLAIN, Layers
 from janus_pt.model.transformer import JanusTransformer
@@ -34,6 +34,23 @@ DENOISING = [name for name, shape in SHAPES.items() if shape["embedding_layer_no
 TRANSLATION = [name for name in SHAPES if name not in DENOISING]
 
 
+def model_config(shape: dict[str, Any]) -> ModelConfig:
+    """Our configuration of a model of the folder, without dropout."""
+    ids = {f"{name}_token_id": index for name, index in shape["ids"].items()}
+    # Their decoder reads unk where a token is masked.
+    ids["mask_token_id"] = ids["unk_token_id"]
+    sizes = {name: shape[name] for name in ModelConfig.model_fields if name in shape}
+    # Their AR query stands one position before the token that it predicts.
+    return ModelConfig(**sizes, **ids, dropout=0.0, ar_position_offset=0)
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors, or their gradients, under our names."""
+    state = our_state(weights)
+    state["embed_tokens.weight"] = state.pop("encoder.embed_tokens.weight")
+    return state
+
+
 @dataclass
 class Golden:
     """One model of the folder with one of its batches."""
@@ -43,7 +60,7 @@ class Golden:
 
     def __post_init__(self) -> None:
         self.arrays = np.load(ROOT / f"{self.name}.npz", allow_pickle=False)
-        self.config: ModelConfig = reference_model_config(SHAPES[self.name])
+        self.config = model_config(SHAPES[self.name])
         self.denoising = self.name in DENOISING
 
     def model(
@@ -57,7 +74,7 @@ class Golden:
         return model.eval()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return reference_state(load_file(ROOT / f"{self.name}_weights.safetensors"))
+        return renamed(load_file(ROOT / f"{self.name}_weights.safetensors"))
 
     def batch_array(self, key: str) -> np.ndarray[Any, Any]:
         return self.arrays[f"{'edge_' if self.edge else ''}batch/{key}"]
@@ -74,7 +91,7 @@ class Golden:
             for k in self.arrays.files
             if k.startswith(prefix)
         }
-        return reference_state(found)
+        return renamed(found)
 
     def rows(self, key: str) -> list[np.ndarray[Any, Any]]:
         """The rows of a padded token matrix without their padding."""
