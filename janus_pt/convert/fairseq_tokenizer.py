@@ -17,9 +17,9 @@ from pathlib import Path
 from janus_pt.convert.tokenizers_json import END_OF_WORD, Merge, byte_level_json, word_bpe_json
 from janus_pt.tokenizer import (
     MASK,
-    MAX_TOKENIZER_BYTES,
     Tokenizer,
     mapped_tokenizer,
+    read_bounded,
     read_tokenizer,
 )
 from janus_pt.utils.errors import UserError
@@ -50,7 +50,7 @@ def from_fairseq(
     """
     tokens = read_dictionary(dictionary) + ([MASK] if mask else [])
     origin = str(dictionary)
-    content = _read(codes)
+    content = read_bounded(codes)
     # So begins a SentencePiece model, and no text.
     if content.startswith(b"\n"):
         return mapped_tokenizer("sentencepiece", content, tokens, origin=origin)
@@ -70,7 +70,7 @@ def read_dictionary(path: Path) -> list[str]:
     """
     tokens = list(FIRST_TOKENS)
     known = set(tokens)
-    for number, line in enumerate(_lines(path, _read(path)), 1):
+    for number, line in enumerate(_lines(path, read_bounded(path)), 1):
         text = line.rstrip()
         overwrites = text.endswith(OVERWRITE)
         token, _, count = text.removesuffix(OVERWRITE).rpartition(" ")
@@ -117,7 +117,7 @@ def _piece(token: str) -> str:
 def _gpt2(tokens: list[str], merges: list[Merge], encoder_json: Path, origin: str) -> Tokenizer:
     """The tokenizer of a dictionary of GPT-2's ids, as text."""
     try:
-        ids = json.loads(_read(encoder_json))
+        ids = json.loads(read_bounded(encoder_json))
         by_id = {str(number): piece for piece, number in ids.items()}
         all_pieces = sorted(ids, key=ids.__getitem__)
         # Tokens that are no ids are special ones, and fairseq's fillers, `madeupword0000`.
@@ -129,14 +129,6 @@ def _gpt2(tokens: list[str], merges: list[Merge], encoder_json: Path, origin: st
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{encoder_json}: not GPT-2's ids of its merges: {error}") from None
     return mapped_tokenizer("tokenizers", model, pieces, origin=origin)
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise UserError(f"{path}: larger than {MAX_TOKENIZER_BYTES:,} bytes, the limit")
-    return path.read_bytes()
 
 
 def _lines(path: Path, content: bytes) -> list[str]:

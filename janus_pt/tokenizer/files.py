@@ -59,12 +59,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise UserError(
             f"{path}: no such tokenizer file (`janus-pt prep train-tokenizer` makes one)"
         )
+    return read_tokenizer(read_bounded(path), str(path))
+
+
+def read_bounded(path: Path) -> bytes:
+    """The content of a tokenizer's file; `UserError` if it is missing or absurdly large."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     size = path.stat().st_size
     if size > MAX_TOKENIZER_BYTES:
         raise UserError(
             f"{path}: {size:,} bytes is no tokenizer, the limit is {MAX_TOKENIZER_BYTES:,}"
         )
-    return read_tokenizer(path.read_bytes(), str(path))
+    return path.read_bytes()
 
 
 def read_tokenizer(content: bytes, origin: str = "the tokenizer") -> Tokenizer:

@@ -26,6 +26,8 @@ class HuggingFaceSegmenter(Segmenter):
         added_tokens: the file's entries for tokens beside the model's, by their text.
     """
 
+    begins_after_mask = True
+
     def __init__(self, content: dict[str, Any], origin: str) -> None:
         """Take the content of a tokenizer.json; `UserError`, which `origin` begins, if it is unfit."""
         try:
@@ -33,17 +35,19 @@ class HuggingFaceSegmenter(Segmenter):
             self._continuing = _build(_without_first_space(content))
             self.pieces = _pieces(content, self._tokenizer)
             self.added_tokens = {token["content"]: token for token in content["added_tokens"]}
-            self.unk = _unknown(content["model"], self.pieces)
         # The library raises plain `Exception`s; the others are ours, of a file with other keys.
         except Exception as error:
             raise UserError(f"{origin}: no tokenizer.json that can be used: {error}") from None
         self._is_byte_level = "ByteLevel" in json.dumps(content.get("decoder"))
 
-    def segment(self, texts: Sequence[str]) -> list[list[int]]:
-        return _encode(self._tokenizer, texts)
+    def cut(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        tokenizer = self._continuing if continues else self._tokenizer
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
-    def segment_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        return _encode(self._continuing, texts)
+    def cut_to_strings(self, texts: Sequence[str], continues: bool = False) -> list[list[str]]:
+        # By number, as the fast way gives no strings.
+        return [[self.pieces[n] for n in numbers] for numbers in self.cut(texts, continues)]
 
     def join(self, pieces: Sequence[str]) -> str:
         decoder = self._tokenizer.decoder
@@ -61,11 +65,6 @@ class HuggingFaceSegmenter(Segmenter):
 
     def first_byte(self, piece: str) -> int | None:
         return BYTES.get(piece[:1]) if self._is_byte_level else None
-
-
-def _encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [encoding.ids for encoding in encodings]
 
 
 def _build(content: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -125,16 +124,6 @@ def _pieces(content: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> list[st
     if missing is not None:
         raise ValueError(f"no token has the id {missing}")
     return [by_number[number] for number in range(len(numbers))]
-
-
-def _unknown(model: dict[str, Any], pieces: list[str]) -> int | None:
-    """Number of the piece for unknown characters."""
-    # Unigram models name its number, the others its text.
-    if "unk_id" in model:
-        number: int | None = model["unk_id"]
-        return number
-    name = model.get("unk_token")
-    return pieces.index(name) if name in pieces else None
 
 
 def _bytes_by_character() -> dict[str, int]:

@@ -16,22 +16,26 @@ class Segmenter(ABC):
 
     Attributes:
         pieces: by number, as the library writes them.
-        unk: number of the piece that stands for unknown characters, if there is one.
+        begins_after_mask: whether the library takes text behind a special token for the beginning
+            of a text, and not for its continuation.
     """
 
     pieces: list[str]
-    unk: int | None
+    begins_after_mask: bool
 
     @abstractmethod
-    def segment(self, texts: Sequence[str]) -> list[list[int]]:
+    def cut(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """Numbers of the pieces of each text.
 
         On one thread: callers are processes already, one for each core.
+
+        Args:
+            continues: they continue a line: no space is put before the first word.
         """
 
     @abstractmethod
-    def segment_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """`segment` of texts that continue a line: no space is put before the first word."""
+    def cut_to_strings(self, texts: Sequence[str], continues: bool = False) -> list[list[str]]:
+        """`cut`, with the pieces themselves; unknown characters may come as they are."""
 
     @abstractmethod
     def join(self, pieces: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import sentencepiece
 
@@ -23,6 +24,8 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 class SentencePieceSegmenter(Segmenter):
     """A SentencePiece model."""
 
+    begins_after_mask = False
+
     def __init__(self, model: bytes, origin: str) -> None:
         """Take a serialised model; `UserError`, which `origin` begins, if it is none."""
         self.processor = sentencepiece.SentencePieceProcessor()
@@ -36,18 +39,22 @@ class SentencePieceSegmenter(Segmenter):
                 f"{origin}: neither a SentencePiece model nor a tokenizer.json; "
                 "`janus-pt prep train-tokenizer` makes one"
             ) from None
-        self.unk = self.processor.unk_id()
         self._anchor_length = len(self.processor.encode(_ANCHOR))
 
-    def segment(self, texts: Sequence[str]) -> list[list[int]]:
-        return list(self.processor.encode(list(texts), num_threads=1))
+    def cut(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        return self._cut(texts, continues, int)
 
-    def segment_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+    def cut_to_strings(self, texts: Sequence[str], continues: bool = False) -> list[list[str]]:
+        return self._cut(texts, continues, str)
+
+    def _cut(self, texts: Sequence[str], continues: bool, kind: type) -> list[list[Any]]:
+        if not continues:
+            return list(self.processor.encode(list(texts), out_type=kind, num_threads=1))
         # SentencePiece has no switch for it, so each text is cut behind a line break, which never
         # joins a piece, and the break's pieces are dropped. A model that strips white space has
         # none of them, and puts a space before the text.
-        anchored = self.segment([_ANCHOR + text for text in texts])
-        return [numbers[self._anchor_length :] for numbers in anchored]
+        anchored = self._cut([_ANCHOR + text for text in texts], False, kind)
+        return [pieces[self._anchor_length :] for pieces in anchored]
 
     def join(self, pieces: Sequence[str]) -> str:
         return str(self.processor.decode_pieces(list(pieces)))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from janus_pt.tokenizer.segmenter import CONTINUATION_BYTES, Segmenter
 from janus_pt.tokenizer.vocabulary import MASK, Vocabulary
@@ -18,7 +19,8 @@ _PROBE = "two  spaces\tand\n \ufb01, e\u0301, \u65e5, \U0001f600 "
 class Tokenizer:
     """Text to token ids and back. No special id is added or expected: see `bos_token_id` and its siblings.
 
-    Text that spells a special token (`<mask>`, `</s>`) is encoded as the characters it is.
+    Text that spells a special token (`<mask>`, `</s>`) is encoded as the characters it is. The one exception is
+    Marian's language to translate to, `>>fra<<`, at the beginning of a text, if the vocabulary has such tokens.
 
     Attributes:
         content: the file, byte for byte.
@@ -50,19 +52,16 @@ class Tokenizer:
         self.unk_token_id = special.get("unk")
         self.mask_token_id = special.get("mask")
         self.special_ids = vocabulary.codes | set(special.values())
+        self._directions = vocabulary.directions
         # Most tokenizers have no vocabulary beside the segmenter's.
-        self._ids = None if vocabulary.tokens == segmenter.pieces else self._id_table()
+        self._ids = None if vocabulary.tokens == segmenter.pieces else self._ids_by_piece()
 
-    def _id_table(self) -> list[int]:
-        """By a piece's number its id; pieces that are no tokens are unknown."""
-        ids = {token: number for number, token in enumerate(self.vocabulary.tokens)}
-        unk = self.unk_token_id
-        if unk is None:
+    def _ids_by_piece(self) -> dict[str, int]:
+        """Ids of the tokens that texts have. Unknown characters may spell a special one."""
+        if self.unk_token_id is None:
             raise UserError(f"{self.origin}: has no token <unk>")
-        table = [ids.get(piece, unk) for piece in self.segmenter.pieces]
-        if self.segmenter.unk is not None:
-            table[self.segmenter.unk] = unk
-        return table
+        tokens = enumerate(self.vocabulary.tokens)
+        return {token: number for number, token in tokens if number not in self.special_ids}
 
     @property
     def vocab_size(self) -> int:
@@ -93,7 +92,16 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on one thread."""
-        return self._to_ids(self.segmenter.segment(texts))
+        if not self._directions:
+            return self._encode(texts)
+        split = [_split_direction(text) for text in texts]
+        encoded = self._encode([text for _, text in split])
+        # As MarianTokenizer has it: an unknown direction is an unknown token.
+        unk = cast(int, self.unk_token_id)
+        return [
+            [self._directions.get(direction, unk), *ids] if direction else ids
+            for (direction, _), ids in zip(split, encoded, strict=True)
+        ]
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts that continue a line: no space is put before the first word.
@@ -101,7 +109,7 @@ class Tokenizer:
         With this `decode(encode(a) + encode_continuations([b])[0]) == a + b`, where the tokenizer `keeps_text`.
         One that strips white space (Marian's, mBART's) puts a space between them all the same.
         """
-        return self._to_ids(self.segmenter.segment_continuations(texts))
+        return self._encode(texts, continues=True)
 
     def encode_masked(self, text: str) -> list[int]:
         """Token ids of a text in which `<mask>` is the mask token, as BART reads it.
@@ -116,8 +124,9 @@ class Tokenizer:
             raise UserError(f"{self.origin}: has no token {MASK}, which the text asks for")
         if self.vocabulary.mask_takes_space:
             masked = [part.rstrip() for part in masked]
+        continues = not self.segmenter.begins_after_mask
         ids = self.encode(masked[0])
-        for part in self.encode_continuations([*masked[1:], last]):
+        for part in self._encode([*masked[1:], last], continues):
             ids += [self.mask_token_id, *part]
         return ids
 
@@ -125,6 +134,11 @@ class Tokenizer:
         """Text of token ids (any integers, numpy's as well), without special ids. `IndexError` for an unknown id."""
         tokens = [int(token) for token in ids]
         return self.segmenter.join([self._token(t) for t in tokens if t not in self.special_ids])
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it, such as a language's; None if it has none."""
+        tokens = self.vocabulary.tokens
+        return tokens.index(token) if token in tokens else None
 
     def piece(self, token: int) -> str:
         """The token for people to read, a space as U+2581. `IndexError` for an unknown id."""
@@ -140,8 +154,17 @@ class Tokenizer:
             raise IndexError(token)
         return self.vocabulary.tokens[token]
 
-    def _to_ids(self, numbers: list[list[int]]) -> list[list[int]]:
-        table = self._ids
-        if table is None:
-            return numbers
-        return [[table[number] for number in of_text] for of_text in numbers]
+    def _encode(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        if self._ids is None:
+            return self.segmenter.cut(texts, continues)
+        ids, unk = self._ids, cast(int, self.unk_token_id)
+        pieces = self.segmenter.cut_to_strings(texts, continues)
+        return [[ids.get(piece, unk) for piece in of_text] for of_text in pieces]
+
+
+def _split_direction(text: str) -> tuple[str, str]:
+    """Marian's `>>fra<<` at the beginning of a text, or nothing; and the rest."""
+    end = text.find("<<")
+    if not text.startswith(">>") or end < 0:
+        return "", text
+    return text[: end + 2], text[end + 2 :]

@@ -34,3 +34,9 @@ class Vocabulary:
         ids = {token: number for number, token in reversed(list(enumerate(tokens)))}
         special = {role: ids[name] for role, name in SPECIAL_TOKENS.items() if name in ids}
         return cls(tokens, special, codes, mask_takes_space)
+
+    @property
+    def directions(self) -> dict[str, int]:
+        """Marian's codes of languages to translate to, `>>fra<<`, with their ids."""
+        codes = {self.tokens[number]: number for number in self.codes}
+        return {code: number for code, number in codes.items() if code.startswith(">>")}
