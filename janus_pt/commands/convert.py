@@ -3,6 +3,8 @@
   for another layout:    janus-pt convert checkpoint runs/janus/checkpoints/step_1000
   as an exported model:  janus-pt convert export runs/janus/checkpoints/step_1000 --output model
   the mean of several:   janus-pt convert export runs/janus --best 5 --output model
+  from Hugging Face:     janus-pt convert huggingface --model bart --output model
+  to Hugging Face:       janus-pt convert to-huggingface model --output model_hf
   for CTranslate2:       janus-pt convert ctranslate2 model --output model_ct2
   for peft:              janus-pt convert peft lora --base model_hf --output lora_peft
   from peft:             janus-pt convert from-peft lora_peft --base model --output lora
@@ -82,6 +84,10 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 COMMANDS = {
     "checkpoint": Command("for any layout", add_checkpoint_arguments, convert_checkpoint),
     "export": Command("as an exported model", add_export_arguments, export_checkpoint),
+    "huggingface": module_command(
+        "janus_pt.export.from_huggingface", "a BART, mBART, Marian or M2M-100 model"
+    ),
+    "to-huggingface": module_command("janus_pt.export.to_huggingface", "for transformers"),
     "ctranslate2": module_command("janus_pt.export.to_ctranslate2", "for CTranslate2"),
     "peft": module_command("janus_pt.export.to_peft", "a LoRA adapter for peft"),
     "fairseq": module_command("janus_pt.export.from_fairseq", "a model of the authors' code"),

@@ -25,11 +25,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Shape of every tensor by name."""
 
 
-def write_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]], shapes: Shapes) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    shapes: Shapes,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write tensors of one floating type, given in any order, as a safetensors file.
 
     Args:
         shapes: name and shape of every tensor there will be.
+        metadata: texts for the file's header.
 
     Raises:
         ValueError: a tensor is not in `shapes` or comes twice, has another shape than there or
@@ -43,7 +49,7 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]], shapes: Sha
             # The first one decides the type, and with it where each tensor begins.
             if dtype is None:
                 dtype = tensor.dtype
-                offsets = _write_header(file, dtype, shapes)
+                offsets = _write_header(file, dtype, shapes, metadata)
             shape = tuple(tensor.shape)
             if name not in missing or shape != tuple(shapes[name]) or tensor.dtype != dtype:
                 raise ValueError(f"{name} is {shape}, should be {shapes.get(name, 'absent')}")
@@ -57,9 +63,16 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]], shapes: Sha
         raise ValueError(f"{first} is missing, should be {shapes[first]}")
 
 
-def _write_header(file: BinaryIO, dtype: torch.dtype, shapes: Shapes) -> dict[str, int]:
+def _write_header(
+    file: BinaryIO,
+    dtype: torch.dtype,
+    shapes: Shapes,
+    metadata: Mapping[str, str] | None,
+) -> dict[str, int]:
     """Write the list of tensors; the position in the file at which each one's bytes begin."""
-    header: dict[str, dict[str, object]] = {}
+    header: dict[str, Mapping[str, object]] = {}
+    if metadata:
+        header["__metadata__"] = metadata
     begins: dict[str, int] = {}
     begin = 0
     for name, shape in shapes.items():

@@ -40,6 +40,9 @@ class AutoregressiveOptions(DecodingOptions):
     """Outputs for each input, best first."""
     no_repeat_ngram_size: Count = 0
     """No n-gram of this size is written twice; 0: no rule."""
+    forced_eos: bool = False
+    """The end of an output of `max_length` costs nothing, as with Hugging Face's `forced_eos_token_id`; by default it
+    costs its log-probability."""
     do_sample: bool = False
     """Draw each token instead of searching."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -90,7 +93,12 @@ def autoregressive(
     config = model.config
     longest = options.longest(most_tokens(config))
     rules = Rules(
-        config, options.min_length, longest, options.no_repeat_ngram_size, source.tokens.device
+        config,
+        options.min_length,
+        longest,
+        options.no_repeat_ngram_size,
+        source.tokens.device,
+        options.forced_eos,
     )
     if options.num_beams > 1:
         return beam_search(model, source, rules, longest, options.num_beams, options.length_penalty)

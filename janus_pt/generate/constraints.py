@@ -47,12 +47,20 @@ class Rules:
         longest: int,
         no_repeat_ngram_size: int,
         device: torch.device,
+        forced_eos: bool = False,
     ) -> None:
-        """`shortest`, `longest`: tokens of an output; `no_repeat_ngram_size`: 0 for no such rule."""
+        """`shortest`, `longest`: tokens of an output; `no_repeat_ngram_size`: 0 for no such rule.
+
+        `forced_eos`: eos at the longest length has probability 1.
+        """
         self._eos = config.eos_token_id
         self._shortest = shortest
         self._longest = longest
         self._ngram_size = no_repeat_ngram_size
+        self._forced_eos = forced_eos
+        # What the decoder has read counts, as in other libraries; eos must be free to come.
+        prefix = [token for token in config.target_frame.prefix if token != self._eos]
+        self._prefix = torch.tensor(prefix, device=device)
         # Both sets are on the device from the start: a step then copies nothing to it.
         forbidden = forbidden_in_ar(config)
         self._forbidden = torch.tensor(forbidden, device=device)
@@ -69,15 +77,17 @@ class Rules:
         """
         step = written.shape[1]
         if step == self._longest:
-            end = log_probs[:, self._eos].clone()
+            end = 0.0 if self._forced_eos else log_probs[:, self._eos].clone()
             log_probs.fill_(-torch.inf)
             log_probs[:, self._eos] = end
             return log_probs
         forbidden = self._forbidden_early if step < self._shortest else self._forbidden
         log_probs.index_fill_(1, forbidden, -torch.inf)
-        # Of fewer than n tokens there is no n-gram yet that could come again.
-        if self._ngram_size and step >= self._ngram_size:
-            self._forbid_repetitions(log_probs, written)
+        if self._ngram_size:
+            read = torch.cat((self._prefix.expand(len(written), -1), written), dim=1)
+            # Of fewer than n tokens there is no n-gram yet that could come again.
+            if read.shape[1] >= self._ngram_size:
+                self._forbid_repetitions(log_probs, read)
         return log_probs
 
     def _forbid_repetitions(self, log_probs: Tensor, written: Tensor) -> None:

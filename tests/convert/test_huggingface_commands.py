@@ -1,0 +1,115 @@
+"""The commands on whole folders: texts in, texts out, as transformers' pipeline gives them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+
+from janus_pt.export.from_huggingface import convert_huggingface
+from janus_pt.export.to_huggingface import export_to_huggingface
+from janus_pt.inference.janus_model import JanusModel
+from janus_pt.tokenizer import read_tokenizer
+from janus_pt.utils.errors import UserError
+from tests.support.huggingface import make_huggingface
+from tests.support.models import tiny_model, tokenizer_bytes
+from tests.tokenizer.texts import bart_json, lines
+
+TEXTS = [line for line in lines()[:40] if len(line) < 60]
+
+
+def save_bart(folder: Path) -> Any:
+    """A BART with a byte-level tokenizer of 450 tokens."""
+    model = make_huggingface(
+        "BART", folder, torch.float32, vocab_size=450, max_position_embeddings=90
+    )
+    (folder / "tokenizer.json").write_bytes(bart_json(450))
+    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    settings = {"tokenizer_class": "BartTokenizer", **names, "mask_token": "<mask>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
+def save_marian(folder: Path) -> Any:
+    """A Marian model whose two SentencePiece models share a vocabulary."""
+    tokens = set()
+    for side, size in (("source", 90), ("target", 80)):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines()),
+            model_writer=model,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        folder.mkdir(exist_ok=True)
+        (folder / f"{side}.spm").write_bytes(model.getvalue())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        tokens |= {processor.id_to_piece(i) for i in range(3, processor.vocab_size())}
+    vocabulary = ["</s>", "<unk>", *sorted(tokens), "<pad>"]
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    pad = ids["<pad>"]
+    changes = dict(vocab_size=len(ids), pad_token_id=pad, decoder_start_token_id=pad)
+    model = make_huggingface("Marian", folder, torch.float32, **changes, max_position_embeddings=90)
+    settings = {"tokenizer_class": "MarianTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
+SAVE = {"BART": save_bart, "Marian": save_marian}
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_texts_there_and_back(tmp_path: Path, name: str) -> None:
+    original = SAVE[name](tmp_path / "theirs")
+    convert_huggingface(tmp_path / "theirs", tmp_path / "ours")
+    ours = JanusModel.from_pretrained(tmp_path / "ours")
+    found = ours.generate(TEXTS, max_length=12, min_length=1)
+
+    export_to_huggingface(tmp_path / "ours", tmp_path / "back")
+    for folder, model in (("theirs", original), ("back", None)):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
+        if model is None:
+            model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / folder)
+        prefix = len(ours.config.target_frame.prefix)
+        barred = {ours.config.pad_token_id, ours.config.bos_token_id, ours.config.mask_token_id}
+        barred -= {ours.config.unk_token_id}
+        for text, generation in zip(TEXTS, found, strict=True):
+            out = model.generate(
+                **tokenizer([text], return_tensors="pt"),
+                max_new_tokens=12 + prefix,
+                min_new_tokens=prefix,
+                num_beams=1,
+                bad_words_ids=[[token] for token in sorted(barred)],
+            )
+            assert out[0, prefix : prefix + len(generation.tokens)].tolist() == generation.tokens
+            decoded = tokenizer.batch_decode(out, skip_special_tokens=True)[0]
+            assert decoded.strip() == generation.text.strip()
+
+
+def test_our_sentencepiece_model_becomes_a_tokenizer_of_theirs(tmp_path: Path) -> None:
+    tokenizer = read_tokenizer(tokenizer_bytes())
+    model = tiny_model(3, torch.float32, ar_stream="content", vocab_size=tokenizer.vocab_size)
+    JanusModel(model, tokenizer).save_pretrained(tmp_path / "ours")
+    export_to_huggingface(tmp_path / "ours", tmp_path / "theirs")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    for text in ("the slot reads the mask", "  two  spaces ", "Größe 漢字", "a <mask> b"):
+        assert theirs(text)["input_ids"] == [1, *tokenizer.encode(text), 2]
+
+
+def test_nothing_is_written_for_what_does_not_fit(tmp_path: Path) -> None:
+    save_bart(tmp_path / "theirs")
+    (tmp_path / "theirs/tokenizer.json").write_bytes(bart_json(300))
+    with pytest.raises(UserError, match=r"has 300 tokens, but config.json a vocabulary of 450"):
+        convert_huggingface(tmp_path / "theirs", tmp_path / "ours")
+    (tmp_path / "theirs/tokenizer.json").write_bytes(bart_json(460))
+    with pytest.raises(UserError, match="has 460 tokens, the model 450 rows"):
+        convert_huggingface(tmp_path / "theirs", tmp_path / "ours")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theirs"]

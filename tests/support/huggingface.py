@@ -1,0 +1,122 @@
+"""Random-weight models made by transformers, in folders as `save_pretrained` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from janus_pt.convert.huggingface_frames import Languages
+from janus_pt.convert.huggingface_model import HuggingFaceModel, read_huggingface
+from janus_pt.model.meta import assign_weights, build_on_meta
+from janus_pt.model.transformer import JanusTransformer
+
+SIZES: dict[str, Any] = dict(
+    vocab_size=61,
+    d_model=32,
+    encoder_layers=3,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=48,
+    max_position_embeddings=30,
+)
+MARIAN = dict(pad_token_id=60, decoder_start_token_id=60, scale_embedding=True)
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BART": ("Bart", {}),
+    "BART relu, scaled": ("Bart", dict(activation_function="relu", scale_embedding=True)),
+    "mBART": ("MBart", dict(scale_embedding=True, activation_function="gelu_new")),
+    "Marian": ("Marian", MARIAN),
+    "Marian, two vocabularies": (
+        "Marian",
+        MARIAN
+        | dict(
+            activation_function="swish",
+            share_encoder_decoder_embeddings=False,
+            decoder_vocab_size=73,
+        ),
+    ),
+    "M2M-100": ("M2M100", dict(scale_embedding=True)),
+}
+"""Name -> transformers' classes, and what their configuration has besides `SIZES`."""
+SUFFIX = {"Marian": "MTModel"}
+LANGUAGES = {"xx": 58, "yy": 59}
+TOKENIZER_CLASSES = {"MBart": "MBartTokenizer", "M2M100": "M2M100Tokenizer"}
+
+
+@dataclass
+class FakeTokens:
+    """The ids that a tokenizer of the model would have."""
+
+    unk_token_id: int
+    mask_token_id: int | None
+
+
+def make_huggingface(
+    name: str, folder: Path, dtype: torch.dtype = torch.float64, **changes: Any
+) -> nn.Module:
+    """Save a random model of `MODELS`, with `changes` of its configuration; it is in evaluation mode."""
+    kind, more = MODELS[name]
+    config = getattr(transformers, f"{kind}Config")(**SIZES | more | changes)
+    classname = kind + SUFFIX.get(kind, "ForConditionalGeneration")
+    model = getattr(transformers, classname)(config)
+    _randomise(model)
+    model = model.to(dtype).eval()
+    if kind == "Bart":
+        # Trained models write it by themselves.
+        model.generation_config.forced_bos_token_id = 0
+    model.save_pretrained(folder)
+    if kind in TOKENIZER_CLASSES:
+        text = f'{{"tokenizer_class": "{TOKENIZER_CLASSES[kind]}"}}'
+        (folder / "tokenizer_config.json").write_text(text)
+    loaded: nn.Module = model
+    return loaded
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module) -> None:
+    """Large norms and biases, so that nothing hides behind zeros and ones."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        # Marian's sines stay.
+        if "embed_positions" in name and "Marian" in type(model).__name__:
+            continue
+        if not tensor.is_floating_point() or "embed_scale" in name or name.endswith(".weights"):
+            continue
+        if "final_logits_bias" in name and "Marian" not in type(model).__name__:
+            continue
+        is_gain = "norm" in name and name.endswith("weight")
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + float(is_gain))
+    _make_it_end(model, generator)
+
+
+def _make_it_end(model: nn.Module, generator: torch.Generator) -> None:
+    """Random models hardly ever end: turn the row of eos towards hidden states of the decoder."""
+    table = model.get_output_embeddings().weight
+    ids = torch.randint(4, 57, (8, 12), generator=generator)
+    model.eval()
+    out = model.model(input_ids=ids, decoder_input_ids=ids)
+    states = out.last_hidden_state.flatten(0, 1)
+    mean = states[::2].mean(0)
+    highest = (states @ table.T).amax(1).mean()
+    table[model.config.eos_token_id] = mean / (mean @ mean) * highest * 0.9
+
+
+def read_folder(name: str, folder: Path) -> HuggingFaceModel:
+    """The folder of a model of `MODELS`, as the converter reads it."""
+    kind, _ = MODELS[name]
+    tokens = FakeTokens(1, None) if kind == "Marian" else FakeTokens(3, 57)
+    languages = Languages("xx", "yy") if kind in TOKENIZER_CLASSES else Languages()
+    return read_huggingface(folder, tokens, LANGUAGES.get, languages)
+
+
+def as_ours(read: HuggingFaceModel) -> JanusTransformer:
+    """The model with the weights of the folder, in evaluation mode."""
+    model = build_on_meta(read.config)
+    assign_weights(model, dict(read.weights()))
+    return model.eval()
