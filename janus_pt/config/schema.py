@@ -124,6 +124,11 @@ class ModelConfig(Section):
     symbol; it writes none of them. BART's are eos and bos, Marian's is pad. Behind every target is eos."""
 
     @property
+    def head_size(self) -> int:
+        """Elements of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def key_value_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_key_value_heads or self.num_attention_heads

@@ -1,6 +1,6 @@
 """Our models as folders of CTranslate2, which decodes P_AR with quantised weights on CPU and GPU.
 
-The library's specification of a Transformer is filled directly: no other library's form lies between.
+The library's specification of a Transformer is filled directly: no other form lies between.
 Sources: `ctranslate2/specs/transformer_spec.py` and `attention_spec.py` of 4.8.5.
 """
 
@@ -58,8 +58,8 @@ def write_ctranslate2(
 
     Args:
         config: one that has nothing `unsupported`.
-        state: weights of `JanusTransformer(config)`, whole. It is emptied on the way: a weight is in
-            memory once.
+        state: weights of `JanusTransformer(config)`, whole. It is emptied on the way: a weight is
+            in memory once.
         vocabularies: the target's tokens by id, then the source's if it has its own vocabulary.
         quantization: one of `QUANTIZATIONS`; by default the weights keep their type, except
             float64, which becomes float32.

@@ -29,8 +29,8 @@ DROPPED = ("encoder.version", "decoder.version", ".embed_positions._float_tensor
 BOS, PAD, EOS, UNK = range(4)
 """Ids in every dictionary of fairseq."""
 OFFSETS = {"janus_pretrain_loss": 1, "janus_loss": 0, "ar_loss": 0, "cmlm_loss": 0}
-"""By the authors' losses: `model.ar_position_offset`. In their data for translation the AR query that
-predicts token p sits at p - 1, in those for pretraining at p."""
+"""By the authors' losses: `model.ar_position_offset`. In their translation data the AR query that
+predicts token p sits at p - 1, in their pretraining data at p."""
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_accurate": "gelu_tanh", "swish": "silu"}
 
 
@@ -64,7 +64,7 @@ def unsupported(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def convert_fairseq(checkpoint: FairseqCheckpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Our configuration, and the weights under our names, of a checkpoint with nothing `unsupported`.
+    """Configuration and weights, as ours, of a checkpoint that has nothing `unsupported`.
 
     Raises:
         UserError: it has no length table, an output projection of its own, or positions that are
@@ -142,7 +142,7 @@ def our_state(weights: Mapping[str, Tensor], longest: int | None = None) -> dict
 
 
 def _take_tables(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """The table of targets, and of sources if that is another one; all names of them leave `weights`.
+    """The table of targets, and of sources if they have their own; all of these leave `weights`.
 
     fairseq stores shared tables under each of their names, or under one.
     """

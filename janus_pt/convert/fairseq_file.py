@@ -68,20 +68,19 @@ def read_fairseq(path: Path) -> FairseqCheckpoint:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    # Files older than torch 1.6 are no archives, and cannot be mapped.
-    is_archive = zipfile.is_zipfile(path)
     try:
+        # Files older than torch 1.6 are no archives, and cannot be mapped.
+        is_archive = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except torch.serialization.pickle.UnpicklingError as error:
+    # Of a damaged file torch raises whatever its bytes happen to mean.
+    except Exception as error:
         refused = _REFUSED.search(str(error))
         if refused is None:
-            raise UserError(f"{path}: damaged, or no file of torch; copy it again") from None
+            reason = f"damaged, or no file of torch ({type(error).__name__})"
+            raise UserError(f"{path}: {reason}; copy it again") from None
         reason = f"holds an object of {refused[1]}, which is not loaded: it could run any code"
         raise UserError(f"{path}: {reason}. Save the model without it") from None
-    # What torch raises for files that are cut short, or no pickles.
-    except (RuntimeError, EOFError, KeyError, ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{path}: damaged, or no file of torch; copy it again") from None
 
 
 def _settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

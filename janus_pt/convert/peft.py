@@ -1,7 +1,7 @@
 """LoRA adapters in the form of the library peft (0.21), on the Hugging Face form of their base.
 
-Files: adapter_config.json with the keys of peft's `LoraConfig`, and adapter_model.safetensors, whose
-tensors have our names behind a prefix.
+Files: adapter_config.json with the keys of peft's `LoraConfig`, and adapter_model.safetensors,
+whose tensors have our names behind a prefix.
 """
 
 from __future__ import annotations

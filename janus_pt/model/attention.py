@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.cost import AllReduces, Cost, Elements, linear_size
 from janus_pt.model.dropout import dropout as drop
+from janus_pt.model.flex import attend_blocks
 from janus_pt.model.kv_cache import KeysValues
 from janus_pt.model.layer_factory import Layers
 from janus_pt.model.padding import join_samples, split_samples
@@ -50,7 +49,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
         hidden_size = config.hidden_size
-        self.head_size = hidden_size // config.num_attention_heads
+        self.head_size = config.head_size
         self.dropout = config.attention_dropout
         key_size = config.key_value_heads * self.head_size
         self.q_proj = layers.column_without_reduce(hidden_size, hidden_size)
@@ -133,13 +132,12 @@ def attend(
         return queries
     if isinstance(mask, SampleMask):
         return _attend_by_sample(queries, keys, values, mask, dropout)
-    # Fewer heads of keys than of queries: the kernels read each as often as it is needed.
-    is_grouped = keys.shape[1] != queries.shape[1]
     if isinstance(mask, BlockMask):
-        flex = _flex_attention(queries.device.type)
-        return flex(queries, keys, values, block_mask=mask, enable_gqa=is_grouped)
+        return attend_blocks(queries, keys, values, mask)
     if queries.device.type == "cpu" and queries.requires_grad:
         return _attend_stepwise(queries, keys, values, mask, dropout)
+    # Fewer heads of keys than of queries: the kernels read each as often as it is needed.
+    is_grouped = keys.shape[1] != queries.shape[1]
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=is_grouped
     )
@@ -192,12 +190,6 @@ def _repeat_heads(keys: Tensor, values: Tensor, num_heads: int) -> KeysValues:
     if group_size == 1:
         return keys, values
     return keys.repeat_interleave(group_size, dim=1), values.repeat_interleave(group_size, dim=1)
-
-
-@cache
-def _flex_attention(device_type: str) -> Any:
-    """FlexAttention compiled to a kernel on accelerators; on a CPU the eager form, which only tests use."""
-    return flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=True)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import Mask, SampleMask, additive
 from janus_pt.model.block_masks import slots_block_mask, source_block_mask
+from janus_pt.model.flex import MIN_HEAD_SIZE
 from janus_pt.model.positions import Rotation, make_rotation
 from janus_pt.packing.padded import PaddedLayout
 from janus_pt.packing.slots import (
@@ -26,9 +27,12 @@ from janus_pt.packing.slots import (
 )
 
 
-def uses_block_masks(device: torch.device, dropout: float) -> bool:
-    """Whether masks are built for FlexAttention: on CUDA, unless attention weights are dropped out."""
-    return device.type == "cuda" and dropout == 0.0
+def uses_block_masks(device: torch.device, dropout: float, head_size: int) -> bool:
+    """Whether masks are built for FlexAttention.
+
+    On CUDA, unless attention weights are dropped out, or heads are too small for its kernels.
+    """
+    return device.type == "cuda" and dropout == 0.0 and head_size >= MIN_HEAD_SIZE
 
 
 @dataclass(frozen=True)

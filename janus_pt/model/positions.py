@@ -130,7 +130,7 @@ class Rotary(Positions):
 
     def rotation(self, config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Angles `position · LONGEST_WAVE^(-2i / head_size)` for i below `head_size / 2`."""
-        head_size = config.hidden_size // config.num_attention_heads
+        head_size = config.head_size
         # Angles in float32 at least: bfloat16 does not tell neighbouring positions above 256 apart.
         precise = torch.promote_types(dtype, torch.float32)
         pairs = torch.arange(head_size // 2, dtype=precise, device=positions.device)

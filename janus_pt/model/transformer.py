@@ -60,7 +60,7 @@ class JanusTransformer(nn.Module):
     def uses_block_masks(self, source: Source) -> bool:
         """Whether masks for this source, if it is packed, are FlexAttention's; others are dense."""
         dropout = self.config.attention_dropout if self.training else 0.0
-        return uses_block_masks(source.tokens.device, dropout)
+        return uses_block_masks(source.tokens.device, dropout, self.config.head_size)
 
     def encoder_masks(self, source: Source, dtype: torch.dtype) -> EncoderMasks:
         """What the encoder's layers read."""

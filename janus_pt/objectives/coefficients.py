@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from janus_pt.objectives.fused_loss import Terms
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
+from janus_pt.packing.transfer import to_device
 
 
 def term_rows(batch: Batch, terms: Terms) -> list[int]:
@@ -31,5 +33,5 @@ def coefficients(loss: ObjectiveLoss, rows: Tensor, target_tokens: Tensor | int)
         # The length's term, the last, is a mean over sentences in any case.
         normalisers[:-1] = target_tokens
     # A term may have no rows in a step; then its sum is 0 as well.
-    weights = rows.new_tensor(loss.weights)
+    weights = to_device(torch.tensor(loss.weights, dtype=rows.dtype), rows.device)
     return (weights / normalisers.clamp(min=1)).float()

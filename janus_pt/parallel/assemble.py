@@ -20,7 +20,7 @@ from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.engine import Engine, build_engine
 from janus_pt.parallel.materialize import drop_other_stages, materialize
 from janus_pt.parallel.parameter_groups import build_optimizer, is_trained
-from janus_pt.parallel.pipeline import Pipeline
+from janus_pt.parallel.pipeline import Pipeline, announce_no_shapes, is_pipeline
 from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers, vocab_shard
 
@@ -53,7 +53,7 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
 
     # Compare before the engine takes over: it broadcasts the first data-parallel rank's weights,
     # which would hide a difference, and ZeRO-3 leaves no rank a whole parameter.
-    check_identical(parameter_fingerprints(model))
+    check_identical(*parameter_fingerprints(model))
 
     # Last, because DeepSpeed moves the parameters to the device, casts them, and with ZeRO replaces
     # their memory: nothing may change them from outside afterwards.
@@ -65,7 +65,10 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
         config.deepspeed,
         parallel_state.get_data_parallel_world_size(),
     )
-    return build_engine(module, build_optimizer(config.optimizer, model), settings)
+    engine = build_engine(module, build_optimizer(config.optimizer, model), settings)
+    if is_pipeline(engine):
+        announce_no_shapes(engine)
+    return engine
 
 
 def build_model(

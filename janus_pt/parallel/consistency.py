@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,26 +18,53 @@ from janus_pt.utils.errors import UserError
 Fingerprints = Mapping[str, str]
 """Things by name, each with a fingerprint of its content. Ranks that name the same thing must have
 the same fingerprint of it."""
+TABLES = ("embed_tokens", "embed_source")
+"""Parameters that several stages of a pipeline hold."""
 
 
-def check_identical(fingerprints: Fingerprints) -> None:
+def check_identical(*sets: Fingerprints) -> None:
     """Compare the fingerprints of all ranks; all take part.
+
+    A set is a unit: two ranks that have a thing of it in common have all of it in common.
 
     Raises:
         UserError: on every rank, naming the first thing that differs and the ranks that differ.
     """
-    # Objects are gathered, so each rank compares all and raises the same error: none goes on alone.
+    # A digest of each set first: the names of a large model's parameters, from a thousand ranks, are
+    # hundreds of megabytes.
+    digests = {_digest(sorted(things)): _digest(sorted(things.items())) for things in sets}
+    by_rank = _gather(digests)
+    if _first_difference(by_rank) is None:
+        return
+    by_rank = _gather({thing: value for things in sets for thing, value in things.items()})
+    difference = _first_difference(by_rank)
+    assert difference is not None, "the sets' digests differ, so do some of their things"
+    raise _error(*difference, by_rank)
+
+
+def _digest(things: object) -> str:
+    return hashlib.sha256(repr(things).encode()).hexdigest()
+
+
+def _gather(fingerprints: Fingerprints) -> list[Fingerprints]:
+    """The fingerprints of every rank. All ranks get all of them, so all come to the same result."""
     by_rank: list[Fingerprints] = [{}] * dist.get_world_size()
     dist.all_gather_object(by_rank, dict(fingerprints))
+    return by_rank
+
+
+def _first_difference(by_rank: Sequence[Fingerprints]) -> tuple[str, int] | None:
+    """A thing that is not the same on all ranks that name it, and the first rank that names it."""
     first_ranks: dict[str, int] = {}
     for rank, mapping in enumerate(by_rank):
         for thing, value in mapping.items():
             first = first_ranks.setdefault(thing, rank)
             if value != by_rank[first][thing]:
-                raise _difference(thing, first, by_rank)
+                return thing, first
+    return None
 
 
-def _difference(thing: str, first: int, by_rank: Sequence[Fingerprints]) -> UserError:
+def _error(thing: str, first: int, by_rank: Sequence[Fingerprints]) -> UserError:
     expected = by_rank[first][thing]
     others = [
         str(rank)
@@ -58,18 +86,21 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def parameter_fingerprints(model: nn.Module) -> Fingerprints:
-    """Fingerprints of all parameters of this rank."""
+def parameter_fingerprints(model: nn.Module) -> list[Fingerprints]:
+    """Fingerprints of this rank's parameters, in sets for `check_identical`."""
     tensor_rank = parallel_state.get_tensor_model_parallel_rank()
-    fingerprints = {}
+    sets: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for name, parameter in model.named_parameters():
-        thing = f"parameter {name}"
+        thing, kind = f"parameter {name}", "whole"
         # Each tensor-parallel rank has its own part of a split parameter. Only ranks with the same
         # part, which are data-parallel ones, must agree.
         if partition_dim(parameter) is not None:
-            thing += f", part {tensor_rank}"
-        fingerprints[thing] = _fingerprint(parameter)
-    return fingerprints
+            thing, kind = f"{thing}, part {tensor_rank}", "split"
+        # Stages of a pipeline have a table in common, and nothing else.
+        if name.startswith(TABLES):
+            kind = name
+        sets[kind][thing] = _fingerprint(parameter)
+    return list(sets.values())
 
 
 def _fingerprint(parameter: nn.Parameter) -> str:

@@ -36,6 +36,7 @@ DECIDED_BY = {
     "pipeline.pipe_partitioned": "parallel.pipeline_parallel_size",
     "pipeline.grad_partitioned": "parallel.pipeline_parallel_size",
     "steps_per_print": "run.log_every",
+    "timers.throughput": "run.log_every",
 }
 """DeepSpeed's keys that a `deepspeed` block may not set, and our key that decides each."""
 
@@ -70,6 +71,8 @@ def derived_deepspeed_config(
         # parallelism.
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": NEVER,
+        # Its timer makes the host wait for the device twice a micro-batch. We report throughput.
+        "timers": {"throughput": {"enabled": False}},
     }
     # Sums of many bfloat16 gradients lose small ones; only ZeRO-0 cannot add them up in float32.
     if bfloat16 and parallel.zero_stage > 0:

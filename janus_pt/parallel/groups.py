@@ -71,9 +71,8 @@ def initialize(
         deepspeed.ops.__compatible_ops__[op] = False
     timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if on_cpu else get_accelerator().communication_backend_name()
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        _join_after_restart(backend, timeout)
-    # It takes over a group that is there already. Without MPI it need not look for MPI's variables.
+    _join(backend, timeout)
+    # It takes over the group that is there. Without MPI it need not look for MPI's variables.
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
     )
@@ -82,7 +81,11 @@ def initialize(
         # of them: so they are compared first.
         before_division()
         parallel_state.initialize_model_parallel(
-            tensor_parallel_size, pipeline_parallel_size, distributed_timeout_minutes=timeout_s / 60
+            tensor_parallel_size,
+            pipeline_parallel_size,
+            distributed_timeout_minutes=timeout_s / 60,
+            # Groups on the host that nobody uses; each connects every two of its ranks.
+            create_gloo_process_groups=False,
         )
     return device()
 
@@ -93,12 +96,19 @@ def _be_the_only_process() -> None:
     )
 
 
-def _join_after_restart(backend: str, timeout: timedelta) -> None:
-    """Join the group after torchrun has started its ranks again."""
+def _join(backend: str, timeout: timedelta) -> None:
+    """Join the group of all ranks.
+
+    DeepSpeed's own way binds the group to the device. Then NCCL splits each later group off this
+    one, on every rank, members or not: thousands of collectives at the start of a large job.
+    """
+    if dist.is_initialized():
+        return
     store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=timeout)))
-    # torchrun keeps the store, and in it the addresses of the ranks that have ended, to which gloo
-    # would connect. Another prefix leaves them behind.
-    fresh = dist.PrefixStore(f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    # When torchrun starts its ranks again it keeps the store, and in it the addresses of the ranks
+    # that have ended, to which gloo would connect. Another prefix leaves them behind.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    fresh = dist.PrefixStore(f"start_{start}", store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=ranks, timeout=timeout)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -48,8 +48,18 @@ class Stage(nn.Module):
         self.seeds: Iterator[Seed] = iter(())
         self.batches: Iterator[Batch] = iter(())
         """The micro-batches on the device, in the order of the forward passes."""
+        self.carry_shapes: Iterator[list[int]] = iter(())
+        """Shapes of the previous stage's hidden states, in the same order."""
         self.batch: Batch
         """The micro-batch of the last forward pass."""
+
+    def carry_shape(self, batch: Batch) -> list[int]:
+        """The shape `[1, source (+ slots), hidden]` of the hidden states that `forward` takes."""
+        config = self.model.config
+        width = batch.source.tokens.shape[1]
+        if self.layers[0] > slot_embedding(config):
+            width += batch.slots.table.shape[1]
+        return [1, width, config.hidden_size]
 
     def forward(self, carry: Tensor) -> Tensor | LastOutputs:
         """Hidden states `[1, source + slots, hidden]`, or the last stage's `LastOutputs`.
@@ -121,7 +131,7 @@ class Pipeline(PipelineModule):
                 loss_fn=self._loss,
                 # One entry for each stage: "uniform" gives every stage its own.
                 partition_method="uniform",
-                # Micro-batches differ in length, so each is sent with its shape.
+                # Micro-batches differ in length, so DeepSpeed makes buffers for each.
                 dynamic_shape=True,
             )
         self.loss = loss
@@ -185,6 +195,14 @@ class StageEngine(Engine, Protocol):
     """The members of `deepspeed.runtime.pipe.engine.PipelineEngine` that this package uses."""
 
     module: Pipeline
+    device: torch.device
+    _send_tensor_meta: Callable[[Tensor, int], None]
+    """Announces the shape of a tensor to another stage."""
+    _recv_tensor_meta: Callable[[int], Tensor]
+    """The buffer for a tensor whose shape another stage has announced."""
+
+    def _allocate_or_extend_buffers(self, idx: int, shape: list[int], dtype: torch.dtype) -> Tensor:
+        """A buffer of this shape, in memory kept under the number `idx`."""
 
     def train_batch(self, data_iter: Iterator[MicroBatch]) -> Tensor:
         """Forward and backward of a step's micro-batches through all stages, and the update."""
@@ -202,6 +220,24 @@ class StageEngine(Engine, Protocol):
 def is_pipeline(engine: Engine) -> TypeGuard[StageEngine]:
     """Whether the engine drives one stage of a pipeline."""
     return isinstance(engine, PipelineEngine)
+
+
+def announce_no_shapes(engine: StageEngine) -> None:
+    """Keep the stages from sending each other shapes, which the host would wait for.
+
+    DeepSpeed sends a message with the shape before each tensor, and the receiver reads it on the
+    host: it stops until the stage before has come that far. Each stage reads the batches itself, and
+    so knows the shapes.
+    """
+    stage = engine.module.stage
+    dtype = torch.bfloat16 if engine.bfloat16_enabled() else torch.float32
+
+    def buffer(sender: int) -> Tensor:
+        shape = next(stage.carry_shapes)
+        return engine._allocate_or_extend_buffers(0, shape, dtype)
+
+    engine._send_tensor_meta = lambda tensor, receiver: None
+    engine._recv_tensor_meta = buffer
 
 
 def train_batches(
@@ -243,9 +279,12 @@ def _begin(
 ) -> Iterator[MicroBatch]:
     """Make the batches known to the stage, and give DeepSpeed an iterator over as many."""
     module = engine.module
+    module.stage.carry_shapes = (module.stage.carry_shape(batch) for batch in batches)
     # Moved to the device one by one, as the forward passes come to them.
     module.stage.batches = (batch.to(engine.device) for batch in batches)
     module.coefficients = coefficients
     module.sums = torch.zeros_like(coefficients)
-    # DeepSpeed insists on an input tensor for the first stage. The stage reads its own batch.
-    return ((batch.source.tokens, ()) for batch in batches)
+    # DeepSpeed insists on an input tensor for the first stage, and moves it to the device. The stage
+    # reads its own batch.
+    nothing = torch.empty(0, device=engine.device)
+    return ((nothing, ()) for _ in batches)

@@ -19,6 +19,7 @@ from megatron.core.tensor_parallel.layers import (
 from torch import Tensor, nn
 
 from janus_pt.config.schema import padded_vocab_size
+from janus_pt.model.dropout import seed_generators
 from janus_pt.model.layer_factory import Layers, mark_copied_input, partition_dim
 from janus_pt.objectives.fused_loss import VocabShard
 
@@ -134,7 +135,7 @@ def tp_rng_fork() -> Iterator[None]:
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed + parallel_state.get_tensor_model_parallel_rank())
+        seed_generators(seed + parallel_state.get_tensor_model_parallel_rank())
         yield
 
 

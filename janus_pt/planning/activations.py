@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from janus_pt.config.schema import ModelConfig, ParallelConfig, PrecisionConfig
 from janus_pt.model.cost import Cost, Workload
 from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, head_layer, slot_embedding
+from janus_pt.model.masks import uses_block_masks
 from janus_pt.objectives.expected_sizes import SampleSizes
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.parallel.stages import layer_costs
@@ -110,8 +113,10 @@ def _layer_bytes(cost: Cost, tensor_parallel: int, width: int, on_cpu: bool) -> 
 
 
 def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
-    """Bytes of the masks as numbers, where no block mask is used (`masks.uses_block_masks`)."""
-    if not batch.on_cpu and model.attention_dropout == 0:
+    """Bytes of the masks as numbers, where no block mask is used."""
+    # Evaluation, which drops nothing out, needs less than training: it does not count.
+    device = torch.device("cpu" if batch.on_cpu else "cuda")
+    if uses_block_masks(device, model.attention_dropout, model.head_size):
         return 0.0
     sizes = batch.sizes
     decoder_mask = sizes.pairs

@@ -42,8 +42,6 @@ from janus_pt.parallel.stages import layer_costs, pipeline_layers
 from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width
 from janus_pt.planning.parameters import stage_parameters, table_parameters, trained_on_rank
 
-HEADER = 1024
-"""Bytes with which DeepSpeed announces the shape of what a stage hands on."""
 REUSE_DISTANCE = 1_000_000_000
 """ZeRO-3 keeps weights gathered from the forward to the backward pass where fewer others are used in between
 (DeepSpeed's `stage3_max_reuse_distance`)."""
@@ -193,8 +191,8 @@ def _boundary_traffic(
 
     payload = calls = 0.0
     if head_layer(model) not in layers:
-        payload += states(layers.stop) + HEADER
-        calls += 2
+        payload += states(layers.stop)
+        calls += 1
     if SOURCE_EMBEDDING not in layers:
         payload += states(layers.start)
         calls += 1

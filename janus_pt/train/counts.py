@@ -13,6 +13,7 @@ from torch import Tensor
 from janus_pt.objectives.coefficients import term_rows
 from janus_pt.objectives.fused_loss import Terms
 from janus_pt.packing.batch import Batch
+from janus_pt.packing.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,6 @@ def global_counts(batches: Iterable[Batch], terms: Terms, device: torch.device) 
     for batch in batches:
         counted.append([*term_rows(batch, terms), *astuple(batch_sizes(batch))])
     # Counts are exact in float64 up to 2**53, so the order of adding does not matter.
-    values = torch.tensor(counted, dtype=torch.float64).sum(0).to(device)
+    values = to_device(torch.tensor(counted, dtype=torch.float64).sum(0), device)
     dist.all_reduce(values, group=parallel_state.get_data_parallel_group())
     return Counts(values)

@@ -44,7 +44,7 @@ def restore(run: Run, before_step: int | None = None) -> None:
     state = load(run.engine, path, job_layout(config.parallel, dist.get_world_size()))
     # With ZeRO-3 no rank has whole parameters between steps.
     if config.parallel.zero_stage < 3:
-        check_identical(parameter_fingerprints(run.module.model))
+        check_identical(*parameter_fingerprints(run.module.model))
     saved = state["fingerprint"]
     check_fingerprint(saved, run.fingerprint(), config.precision.dtype, str(path))
     run.loader.load_state_dict(state["loader"])

@@ -60,8 +60,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "RMSNorm": {"norm": "rms_norm"},
     "gated SiLU": {"feed_forward": "gated", "activation": "silu"},
     "rotary": {"positions": "rotary"},
-    # The first of a target is pad, whose row is not zero here: CTranslate2's converter of Marian would
-    # start from a vector of zeros instead.
+    # Targets begin with pad, whose row is not zero here: CTranslate2's converter of Marian would start
+    # from zeros instead.
     "Marian": {
         "positions": "marian",
         "scale_embedding": True,
@@ -173,7 +173,7 @@ def is_tie(model: JanusTransformer, source: list[int], mine: list[int], other: l
 
 
 def teacher_forced(model: JanusTransformer, source: list[int], tokens: list[int]) -> Any:
-    """Log-probabilities in float64 of what follows each prefix of `tokens`, `[tokens + 1, vocab]`."""
+    """Log-probabilities in float64 after each prefix of `tokens`, `[tokens + 1, vocab]`."""
     exact = deepcopy(model).double()
     decoder = IncrementalDecoder(exact, read_sources(exact, as_source([source])))
     prefix = exact.config.target_frame.prefix
@@ -299,7 +299,7 @@ def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
     engine = ctranslate2.Translator(str(tmp_path / "int8"), compute_type="int8")
     assert engine.translate_batch([["▁the"]], max_decoding_length=5)[0].hypotheses[0]
     assert sizes["int8"] < 0.4 * sizes["float32"]
-    # CTranslate2 quantises in place, and the weights were mapped from the export's file: it is whole.
+    # CTranslate2 quantises in place what is mapped from the export's file: that is still whole.
     load_export(tmp_path / "export")
 
 

@@ -1,10 +1,12 @@
-"""Checkpoints as fairseq writes them, made from the golden weights, converted, and compared with the
+"""Checkpoints as fairseq writes them, made from the golden weights, are converted; outputs are the
 numbers that the authors' code computed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pickle
+import random
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,28 @@ def test_other_files_end_in_one_message(damage: Any, tmp_path: Path) -> None:
     damage(path)
     with pytest.raises(UserError, match=r"model\.pt: "):
         read_fairseq(path)
+
+
+def test_random_damage_ends_in_one_message(tmp_path: Path) -> None:
+    """Bytes changed at random places: the file is read, or refused."""
+    write_fairseq(tmp_path)
+    path = tmp_path / "model.pt"
+    rng = random.Random(1)
+    for content in (path.read_bytes(), in_old_form(path)):
+        for _ in range(150):
+            damaged = bytearray(content)
+            for _ in range(rng.choice([1, 20])):
+                damaged[rng.randrange(6000)] = rng.randrange(256)
+            path.write_bytes(damaged)
+            with contextlib.suppress(UserError):
+                read_fairseq(path)
+
+
+def in_old_form(path: Path) -> bytes:
+    """The checkpoint as torch wrote it before 1.6."""
+    content = torch.load(path, weights_only=False)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
 
 
 UNSUPPORTED: dict[str, Any] = {

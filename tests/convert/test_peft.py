@@ -1,4 +1,5 @@
-"""The library peft itself loads our adapters, and we load its own; logits are compared on transformers' BART."""
+"""The library peft itself loads our adapters, and we load its own; logits are compared on
+transformers' BART."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import additive, attend
-from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_layer
+from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_generators, seed_layer
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.masks import EncoderMasks, LayerMasks, readable
 from janus_pt.model.transformer import JanusTransformer
@@ -83,6 +83,15 @@ def test_seeded_dropout_is_a_function_of_the_seed_and_differs_between_layers() -
         seed_layer((1, 2, 3), layer)
         draws.append(torch.rand(4))
     assert len({tuple(draw.tolist()) for draw in draws}) == 3
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 + 5, 2**64 - 1])
+def test_generators_are_seeded_as_torch_does(seed: int) -> None:
+    torch.manual_seed(seed)
+    expected = torch.get_rng_state()
+    torch.rand(3)
+    seed_generators(seed)
+    assert torch.equal(torch.get_rng_state(), expected)
 
 
 def test_a_computed_table_in_float32_leaves_the_model_in_bfloat16() -> None:

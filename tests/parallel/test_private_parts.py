@@ -65,6 +65,16 @@ def test_pipelines_find_their_ties_through_the_methods_we_override() -> None:
     assert "ds_pipe_replicated" in inspect.getsource(deepspeed.runtime.utils)
 
 
+def test_stages_announce_shapes_by_the_methods_we_replace() -> None:
+    """parallel/pipeline.py: each stage knows the shapes from the batch."""
+    sends = inspect.getsource(PipelineEngine._exec_send_activations)
+    receives = inspect.getsource(PipelineEngine._exec_recv_activations)
+    assert "self._send_tensor_meta(outputs, self.next_stage)" in sends
+    assert "self.pipe_recv_buf = self._recv_tensor_meta(self.prev_stage)" in receives
+    buffers = inspect.signature(PipelineEngine._allocate_or_extend_buffers)
+    assert list(buffers.parameters) == ["self", "idx", "shape", "dtype"]
+
+
 @pytest.mark.parametrize("layer", [ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding])
 def test_megatron_still_stores_an_extra_state(layer: type) -> None:
     """parallel/tensor.py turns it off for linear layers; if it is gone, so can our class be."""

@@ -224,13 +224,16 @@ def alike() -> list[str]:
         good = parameter_fingerprints(model)
         model.encoder.layers[1].fc2.bias[2] += rank * 1e-6  # replicated
     for claims in (
-        {"the configuration": "same"},
+        [{"the configuration": "same"}],
         good,
-        {"the configuration": str(rank)},
+        [{"the configuration": str(rank)}],
         parameter_fingerprints(model),
+        # As of two stages: one thing in common, in a set of its own.
+        [{"table": "same"}, {f"layer {rank}": str(rank)}],
+        [{"table": str(rank)}, {f"layer {rank}": "same"}],
     ):
         try:
-            check_identical(claims)
+            check_identical(*claims)
             messages.append("")
         except UserError as error:
             messages.append(str(error))
@@ -243,6 +246,7 @@ def test_ranks_that_differ_are_named() -> None:
     assert first == second and first[:2] == ["", ""]
     assert first[2].startswith("the configuration: not the same on all ranks: 1 differ from 0")
     assert first[3].startswith("parameter encoder.layers.1.fc2.bias: not the same")
+    assert first[4] == "" and first[5].startswith("table: not the same on all ranks")
 
 
 def test_tensor_parallel_ranks_are_neighbours() -> None:

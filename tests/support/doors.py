@@ -43,7 +43,7 @@ def write_adapter(folder: Path, adapter: AdapterConfig, base: Path) -> None:
 
 
 def write_fairseq(folder: Path) -> JanusTransformer:
-    """`model.pt`, `dict.txt` and `codes` of a random model as the authors' code leaves them; the model."""
+    """`model.pt`, `dict.txt` and `codes` as the authors' code leaves them; the random model."""
     size = 24
     model = tiny_model(3, torch.float32, vocab_size=size, ar_position_offset=0, **FAIRSEQ_IDS)
     config = model.config
