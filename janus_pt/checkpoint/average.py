@@ -14,6 +14,7 @@ from janus_pt.checkpoint.restore import convert
 from janus_pt.checkpoint.store import CHECKPOINTS, STATE, best_of, steps_in
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
+from janus_pt.export.run_origin import run_origin
 from janus_pt.export.write_run import write_adapters, write_whole
 from janus_pt.utils.errors import UserError
 
@@ -37,16 +38,18 @@ def export_mean(checkpoints: Sequence[Path], target: Path, tokenizers: Sequence[
     converted = [convert(checkpoint) for checkpoint in checkpoints]
     _check_same_model(checkpoints)
     config = _config(checkpoints[0])
+    steps = sorted(int(_state(checkpoint)["step"]) for checkpoint in checkpoints)
+    origin = run_origin(config, steps)
     models = [
         universal.weights(folder, config.model, config.optimizer, config.adapter)
         for folder in converted
     ]
     means = mean_of(models)
     if config.adapter is not None:
-        write_adapters(target, dict(means), config.adapter, config.run)
+        write_adapters(target, dict(means), config.adapter, config.run, origin)
     else:
         files = tokenizers or tokenizer_files(config.data)
-        write_whole(target, means, config.model, config.optimizer, config.run, files)
+        write_whole(target, means, config.model, config.optimizer, config.run, files, origin)
     return target
 
 

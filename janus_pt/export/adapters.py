@@ -21,7 +21,9 @@ from janus_pt.config.exported import (
     read_description,
     read_export_config,
 )
+from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, Origin, read_origin
 from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.export.card import model_card
 from janus_pt.export.checks import stored_shapes
 from janus_pt.export.folder import (
     Export,
@@ -44,6 +46,7 @@ def save_adapter(
     adapter: AdapterConfig,
     base: str | Path,
     mlflow_run_id: str | None = None,
+    origin: Origin = UNKNOWN_ORIGIN,
 ) -> None:
     """Write a folder of adapters; it appears whole or not at all.
 
@@ -52,22 +55,26 @@ def save_adapter(
         state: all that is trained with `adapter`, full tensors.
         base: folder of the exported model they were trained on.
         mlflow_run_id: the run that trained them.
+        origin: for the model card.
 
     Raises:
         UserError: `directory` holds something else, or `base` is no exported model.
     """
-    with staged_export(directory, {ADAPTER_WEIGHTS, ADAPTER_CONFIG}) as folder:
+    with staged_export(directory, {ADAPTER_WEIGHTS, ADAPTER_CONFIG, CARD}) as folder:
         # safetensors refuses views with gaps.
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(contiguous, folder / ADAPTER_WEIGHTS)
+        base_config = read_export_config(base)
         content = AdapterExportConfig(
             base_model_name_or_path=str(Path(base).resolve()),
-            base_model_sha256=read_export_config(base).model_sha256,
+            base_model_sha256=base_config.model_sha256,
             adapter=adapter,
             adapter_sha256=file_hash(folder / ADAPTER_WEIGHTS),
             mlflow_run_id=mlflow_run_id,
         )
         write_description(folder / ADAPTER_CONFIG, content)
+        card = model_card(base_config.model, origin, adapter)
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
@@ -91,12 +98,11 @@ def load_pretrained(directory: str | Path, merge: bool = True) -> Export:
         name: weight.to(dtype)
         for name, weight in _read_weights(folder, config, base.config).items()
     }
+    trained = replace(base, mlflow_run_id=config.mlflow_run_id, origin=read_origin(folder))
     # Bottlenecks are not linear: there is no weight they could be added to.
     if merge and adapter.kind == "lora":
-        state = dict(merged(base.state.items(), weights, adapter))
-        return replace(base, state=state, mlflow_run_id=config.mlflow_run_id)
-    state = {**base.state, **weights}
-    return replace(base, state=state, adapter=adapter, mlflow_run_id=config.mlflow_run_id)
+        return replace(trained, state=dict(merged(base.state.items(), weights, adapter)))
+    return replace(trained, state={**base.state, **weights}, adapter=adapter)
 
 
 def trained_shapes(base: ModelConfig, adapter: AdapterConfig) -> Shapes:

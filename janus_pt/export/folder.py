@@ -2,6 +2,7 @@
 
 No pickle anywhere. The tokenizer's file is the one the corpus was built with, `tokenizer.model` or another of
 `tokenizer.FILE_NAMES`. A model whose sources have a tokenizer of their own has `source_tokenizer.model`, too.
+`README.md` is the model card (`card.py`); nothing depends on it, and older exports have none.
 
 config.json is `config.exported.ExportConfig`. The weights are the unsharded model's, the vocabulary
 without padding.
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from janus_pt.config.exported import CONFIG, EXPORT_AGAIN, ExportConfig, read_export_config
+from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, Origin, read_origin
 from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
+from janus_pt.export.card import model_card
 from janus_pt.export.checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export.stream import write_tensors
 from janus_pt.model.meta import assign_weights, build_on_meta, full_shapes
@@ -42,6 +45,8 @@ class Export:
     adapter: AdapterConfig | None = None
     """Which adapters `state` has besides the model's own weights."""
     mlflow_run_id: str | None = None
+    origin: Origin = UNKNOWN_ORIGIN
+    """What its model card says."""
 
     def model(self) -> JanusTransformer:
         """The model with these very tensors (no copy), in evaluation mode."""
@@ -57,6 +62,7 @@ def save_export(
     config: ModelConfig,
     tokenizers: str | Path | Sequence[str | Path | Tokenizer],
     mlflow_run_id: str | None = None,
+    origin: Origin = UNKNOWN_ORIGIN,
 ) -> None:
     """Write an export folder; it appears whole or not at all, and replaces an older export.
 
@@ -67,6 +73,7 @@ def save_export(
         tokenizers: the one, or its file, that the ids of `config` belong to; where sources have
             their own (as with `source_vocab_size`) both, the source's last.
         mlflow_run_id: the run that trained the model.
+        origin: for the model card.
 
     Raises:
         UserError: the parts do not fit each other, or `directory` holds something else.
@@ -75,7 +82,7 @@ def save_export(
     loaded = [item if isinstance(item, Tokenizer) else load_tokenizer(item) for item in given]
     # Before the weights, which may take minutes to gather and write.
     check_tokenizers(loaded, config)
-    with staged_export(directory, {CONFIG, WEIGHTS, *FOLDER_FILE_NAMES}) as folder:
+    with staged_export(directory, {CONFIG, WEIGHTS, CARD, *FOLDER_FILE_NAMES}) as folder:
         weights = state.items() if isinstance(state, Mapping) else state
         _write_weights(folder / WEIGHTS, weights, config)
         names = save_tokenizers(folder, loaded)
@@ -91,6 +98,7 @@ def save_export(
             mlflow_run_id=mlflow_run_id,
         )
         write_description(folder / CONFIG, contents)
+        (folder / CARD).write_text(model_card(config, origin), encoding="utf-8")
 
 
 @contextmanager
@@ -113,7 +121,8 @@ def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
     if not folder.is_dir():
         return False
     existing = {path.name for path in folder.iterdir()}
-    if not existing <= names:
+    # A card alone belongs to anything.
+    if not existing <= names or existing == {CARD}:
         return False
     # Names do not suffice: models of other projects have a `config.json`, too.
     if existing and CONFIG in names:
@@ -155,7 +164,8 @@ def load_export(directory: str | Path) -> Export:
             f"{weights}: damaged, its sha256 is not the one in {CONFIG}; {EXPORT_AGAIN}"
         )
     state = load_file(weights)
-    return Export(contents.model, state, tokenizers, mlflow_run_id=contents.mlflow_run_id)
+    run_id, origin = contents.mlflow_run_id, read_origin(folder)
+    return Export(contents.model, state, tokenizers, mlflow_run_id=run_id, origin=origin)
 
 
 def _load_tokenizers(folder: Path, contents: ExportConfig) -> list[Tokenizer]:

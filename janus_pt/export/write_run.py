@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from janus_pt.config.origin import Origin
 from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, RunConfig
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
@@ -27,19 +28,25 @@ def write_whole(
     optimizer: OptimizerConfig,
     run: RunConfig,
     tokenizers: Sequence[Path],
+    origin: Origin,
 ) -> None:
     """Write the whole model of a run without adapters, its frozen weights included.
 
     Args:
         trained: float32 weights by name.
-        tokenizers: as `save_export` takes them.
+        tokenizers, origin: as `save_export` takes them.
     """
     weights = _with_frozen(trained, model, optimizer, run)
-    save_export(target, weights, model, tokenizers, mlflow_run_id(Path(run.output_dir)))
+    run_id = mlflow_run_id(Path(run.output_dir))
+    save_export(target, weights, model, tokenizers, run_id, origin)
 
 
 def write_adapters(
-    target: Path, trained: Mapping[str, Tensor], adapter: AdapterConfig, run: RunConfig
+    target: Path,
+    trained: Mapping[str, Tensor],
+    adapter: AdapterConfig,
+    run: RunConfig,
+    origin: Origin,
 ) -> None:
     """Write the adapters of a run alone.
 
@@ -48,7 +55,8 @@ def write_adapters(
     """
     # The limits see to it: adapters are trained on an exported model.
     assert run.init_from is not None
-    save_adapter(target, trained, adapter, run.init_from, mlflow_run_id(Path(run.output_dir)))
+    run_id = mlflow_run_id(Path(run.output_dir))
+    save_adapter(target, trained, adapter, run.init_from, run_id, origin)
 
 
 def write_merged(
@@ -57,6 +65,7 @@ def write_merged(
     adapter: AdapterConfig,
     run: RunConfig,
     tokenizers: Sequence[Path],
+    origin: Origin,
 ) -> None:
     """Write the whole model with the LoRA weights of a run added to the weights of `run.init_from`."""
     assert run.init_from is not None
@@ -66,7 +75,7 @@ def write_merged(
     typed = {name: weight.to(dtype) for name, weight in trained.items()}
     whole = merged(base.state.items(), typed, adapter)
     run_id = mlflow_run_id(Path(run.output_dir))
-    save_export(target, whole, base.config, tokenizers, run_id)
+    save_export(target, whole, base.config, tokenizers, run_id, origin)
 
 
 def mlflow_run_id(run_folder: Path) -> str | None:

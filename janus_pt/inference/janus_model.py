@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from janus_pt.config.origin import UNKNOWN_ORIGIN, Origin
 from janus_pt.config.schema import ModelConfig
 from janus_pt.export.adapters import load_pretrained
 from janus_pt.export.folder import save_export
@@ -36,6 +37,7 @@ class JanusModel:
         tokenizer: of the target, and of the source if that has none of its own.
         source_tokenizer: of the source.
         mlflow_run_id: the MLflow run that has trained the model, if it is known.
+        origin: what else is known of where the model comes from.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class JanusModel:
         source_tokenizer: Tokenizer | None = None,
         *,
         mlflow_run_id: str | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
     ) -> None:
         """`source_tokenizer`: for sources that have their own."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.source_tokenizer = tokenizer if source_tokenizer is None else source_tokenizer
         self.mlflow_run_id = mlflow_run_id
+        self.origin = origin
         self._tokenizers = [tokenizer]
         if source_tokenizer is not None:
             self._tokenizers.append(source_tokenizer)
@@ -98,7 +102,8 @@ class JanusModel:
             quantize_int8(model)
         elif next(model.parameters()).device.type == "cpu":
             lay_out_for_cpu(model)
-        return cls(model, *export.tokenizers, mlflow_run_id=export.mlflow_run_id)
+        run_id, origin = export.mlflow_run_id, export.origin
+        return cls(model, *export.tokenizers, mlflow_run_id=run_id, origin=origin)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Export the model; see `janus_pt.export.folder.save_export`.
@@ -120,7 +125,8 @@ class JanusModel:
                 "save_pretrained: bottleneck adapters cannot be merged; "
                 "copy the folder of the adapters"
             )
-        save_export(directory, state, self.config, self._tokenizers, self.mlflow_run_id)
+        run_id, origin = self.mlflow_run_id, self.origin
+        save_export(directory, state, self.config, self._tokenizers, run_id, origin)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
         """Token ids of a source text, without bos and eos; ids are taken as they are.

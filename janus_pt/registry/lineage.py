@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import janus_pt
 from janus_pt.config.exported import ExportConfig
+from janus_pt.config.origin import CorpusOrigin, Origin
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def lineage_tags(
-    export: ExportConfig, run_id: str | None, training_run: MlflowRun | None
+    export: ExportConfig, origin: Origin, run_id: str | None, training_run: MlflowRun | None
 ) -> dict[str, str]:
     """Tags of a model: hashes of its parts, its training run, that run's corpora and code.
 
     Args:
+        origin: what its model card says.
         run_id: the run that trained it.
         training_run: that run, if the store has it.
     """
@@ -28,12 +29,15 @@ def lineage_tags(
         "tokenizer_sha256": export.tokenizer_sha256,
         "source_tokenizer_sha256": export.source_tokenizer_sha256,
         "training_run": run_id,
+        "init_from_sha256": origin.init_from_sha256,
+        "base_model": origin.base_model,
+        "license": origin.license,
+        "corpora": ", ".join(_corpus(corpus) for corpus in origin.corpora),
     }
     if training_run is not None:
         from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
         tags["training_git_commit"] = training_run.data.tags.get(MLFLOW_GIT_COMMIT)
-        tags["corpora"] = ", ".join(_corpus(found) for found in corpora_of(training_run))
     return {name: value for name, value in tags.items() if value}
 
 
@@ -42,6 +46,6 @@ def corpora_of(run: MlflowRun) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs)
 
 
-def _corpus(found: DatasetInput) -> str:
+def _corpus(corpus: CorpusOrigin) -> str:
     """Name and whole fingerprint."""
-    return f"{found.dataset.name} {json.loads(found.dataset.profile)['fingerprint']}"
+    return f"{corpus.name} {corpus.fingerprint or 'unknown'}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from janus_pt.config.exported import read_export_config
+from janus_pt.config.origin import CARD, FENCE
 from janus_pt.config.schema import TrackingConfig
 from janus_pt.export.write_run import mlflow_run_id
 from janus_pt.inference.janus_model import JanusModel
@@ -114,7 +115,7 @@ def register(
         # A run may have exported its model before MLflow had taken the run.
         run_id = loaded.mlflow_run_id or mlflow_run_id(Path(model).resolve().parent)
         trained = _training_run(client, run_id)
-        tags = lineage_tags(read_export_config(export), run_id, trained)
+        tags = lineage_tags(read_export_config(export), loaded.origin, run_id, trained)
         import mlflow
 
         parent = trained.info.run_id if trained else None
@@ -125,6 +126,8 @@ def register(
             log_evaluations(reports, logged.model_id)
         # Last: a version is there with everything that belongs to it, or not at all.
         version = mlflow.register_model(logged.model_uri, name, tags=tags)
+        _, _, card = (export / CARD).read_text("utf-8").split(FENCE, 2)
+        client.update_model_version(name, version.version, card)
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
         return version

@@ -13,7 +13,17 @@ import janus_pt
 
 CODE = Path(janus_pt.__file__).parent
 """The folder of the package."""
-PACKAGES = ("filelock", "numpy", "pydantic", "safetensors", "sentencepiece", "torch", "tqdm")
+PACKAGES = (
+    "filelock",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "sentencepiece",
+    "tabulate",
+    "tokenizers",
+    "torch",
+    "tqdm",
+)
 """What `janus_pt.registry.pyfunc` imports, besides MLflow, which adds itself."""
 
 

@@ -55,15 +55,20 @@ def out_of_patience(run: Run) -> bool:
     return run.step - run.best[0]["step"] >= most_steps
 
 
+def exported_step(run: Run) -> int:
+    """The step whose weights the run exports at its end."""
+    if run.config.run.patience == 0 or not run.best:
+        return run.step
+    return int(run.best[0]["step"])
+
+
 def return_to_best(run: Run) -> None:
     """With `run.patience`, load the weights of the best checkpoint; all ranks take part.
 
     Raises:
         UserError: that checkpoint is not there any more.
     """
-    if run.config.run.patience == 0 or not run.best:
-        return
-    step = int(run.best[0]["step"])
+    step = exported_step(run)
     if step == run.step:
         return
     # The checkpoint may be the one that is being written.

@@ -16,11 +16,17 @@ from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.data.loader import valid_batches
+from janus_pt.export.run_origin import run_origin
 from janus_pt.export.write_run import write_adapters, write_merged, write_whole
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.gather import full_weights
-from janus_pt.train.early_stopping import out_of_patience, record_validation, return_to_best
+from janus_pt.train.early_stopping import (
+    exported_step,
+    out_of_patience,
+    record_validation,
+    return_to_best,
+)
 from janus_pt.train.report.reporter import Reporter
 from janus_pt.train.run import example_functions, prepare
 from janus_pt.train.schedule import learning_rate
@@ -198,17 +204,20 @@ def export(run: Run) -> Path:
     config = run.config
     model_folder, adapter_folder = run.folder / "export", run.folder / "adapter"
     tokenizers = tokenizer_files(config.data)
+    origin = run_origin(config, [exported_step(run)])
     weights = full_weights(run.module.model, run.engine.device)
     if dist.get_rank() > 0:
         # Gathering a weight is a collective: the other ranks go through all of them, too.
         deque(weights, maxlen=0)
     elif config.adapter is None:
-        write_whole(model_folder, weights, config.model, config.optimizer, config.run, tokenizers)
+        write_whole(
+            model_folder, weights, config.model, config.optimizer, config.run, tokenizers, origin
+        )
     else:
         trained = dict(weights)
-        write_adapters(adapter_folder, trained, config.adapter, config.run)
+        write_adapters(adapter_folder, trained, config.adapter, config.run, origin)
         if config.adapter.kind == "lora":
-            write_merged(model_folder, trained, config.adapter, config.run, tokenizers)
+            write_merged(model_folder, trained, config.adapter, config.run, tokenizers, origin)
     # No rank ends while the first one writes.
     dist.barrier()
     # Bottlenecks stay beside the layers of their base, so there is no whole model.

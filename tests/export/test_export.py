@@ -19,6 +19,7 @@ import janus_pt.export.folder
 import janus_pt.utils.files
 from janus_pt import JanusModel
 from janus_pt.config.exported import CONFIG
+from janus_pt.config.origin import CARD
 from janus_pt.export.folder import WEIGHTS, load_export, save_export
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import load_tokenizer
@@ -77,6 +78,7 @@ def test_round_trip(
     model = model_for(tokenizer_path, dtype, **shape)
     save_export(tmp_path / "a" / "b", model.state_dict(), model.config, tokenizer_path)
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == [
+        CARD,
         CONFIG,
         WEIGHTS,
         TOKENIZER,

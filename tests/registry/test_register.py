@@ -167,6 +167,7 @@ def test_the_registry_shows_where_the_model_comes_from(registered: Registered, c
         assert tags["model_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
         assert tags["training_git_commit"] == git.stdout.strip()
     assert client.get_run(version.run_id).data.tags["mlflow.parentRunId"] == trained
+    assert "janus model" in version.description and fingerprint in version.description
     for run_id in (trained, version.run_id):
         [corpus] = client.get_run(run_id).inputs.dataset_inputs
         assert corpus.dataset.digest == fingerprint[:36]
