@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from janus_pt.config.exported import ADAPTER_CONFIG
 from janus_pt.config.schema import AdapterConfig
+from janus_pt.convert.huggingface_out import unsupported
 from janus_pt.convert.peft import (
     LENGTH_HEAD,
     LENGTH_HEAD_FILE,
@@ -48,8 +49,10 @@ def export_to_peft(adapter: str | Path, base: str, output: str | Path) -> None:
     Raises:
         UserError: `adapter` cannot be expressed, with its key, or `output` is not empty.
     """
-    description, _, state = load_adapter(adapter)
+    description, base_config, state = load_adapter(adapter)
     _check(str(adapter), description.adapter)
+    for key, reason in unsupported(base_config):
+        raise UserError(f"{adapter}: its base's model.{key}: {reason}")
     head = f"{LENGTH_HEAD}.weight"
     heads = {head: state.pop(head)} if head in state else {}
     config = peft_config(description.adapter, adapted_layers(state), base)

@@ -19,6 +19,7 @@ from janus_pt.convert.ctranslate2 import (
     write_ctranslate2,
 )
 from janus_pt.export.folder import load_export
+from janus_pt.export.from_huggingface import convert_huggingface
 from janus_pt.export.to_ctranslate2 import add_arguments, export_to_ctranslate2, run
 from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
 from janus_pt.generate.constraints import Rules
@@ -28,6 +29,8 @@ from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import framed
 from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
+from tests.convert.test_huggingface_commands import SAVE as HUGGING_FACE
+from tests.convert.test_huggingface_commands import TEXTS as HUGGING_FACE_TEXTS
 from tests.support.doors import write_export
 from tests.support.models import as_source, tiny_model
 
@@ -80,6 +83,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "source_prefix": (),
         "source_suffix": (EOS, 5),
         "target_prefix": (6,),
+        "ar_position_offset": 0,
+    },
+    "M2M-100": {
+        "pre_layer_norm": True,
+        "embedding_layer_norm": False,
+        "positions": "sinusoidal",
+        "scale_embedding": True,
+        "activation": "relu",
+        "source_prefix": (5,),
+        "target_prefix": (EOS, 6),
         "ar_position_offset": 0,
     },
     "all new kinds": {
@@ -287,6 +300,32 @@ def test_texts_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     expected = model.generate(TEXTS, mode="ar", max_length=12)
     assert found == [generation.text for generation in expected]
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_from_hugging_face_to_ctranslate2(name: str, tmp_path: Path) -> None:
+    """Whole folders of BART and Marian, with their tokenizers: texts in, texts out."""
+    HUGGING_FACE[name](tmp_path / "theirs")
+    convert_huggingface(tmp_path / "theirs", tmp_path / "export")
+    given = export_to_ctranslate2(tmp_path / "export", tmp_path / "ct2")
+    model = JanusModel.from_pretrained(tmp_path / "export", device="cpu")
+    prefix = given.pop("target_prefix", [])
+    assert not given and prefix == (["<s>"] if name == "BART" else [])
+    source, target = model.source_tokenizer.vocabulary.tokens, model.tokenizer.vocabulary.tokens
+    texts = [model.source_tokenizer.encode(text) for text in HUGGING_FACE_TEXTS]
+    engine = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32")
+    results = engine.translate_batch(
+        [[source[token] for token in text] for text in texts],
+        target_prefix=[prefix] * len(texts),
+        beam_size=1,
+        min_decoding_length=1 + len(prefix),
+        max_decoding_length=12 + len(prefix),
+    )
+    expected = model.generate(HUGGING_FACE_TEXTS, max_length=12)
+    for result, generation in zip(results, expected, strict=True):
+        found = result.hypotheses[0][len(prefix) :]
+        assert found == [target[token] for token in generation.tokens]
+        assert model.tokenizer.segmenter.join(found) == generation.text
 
 
 def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:

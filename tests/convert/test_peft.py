@@ -229,6 +229,17 @@ def test_weights_that_are_a_pickle_are_not_opened(base: Path, tmp_path: Path) ->
         import_from_peft(theirs, base / "export", tmp_path / "again")
 
 
+@pytest.mark.parametrize("key, value", [("ar_stream", "query"), ("norm", "rms_norm")])
+def test_a_base_that_hugging_face_has_no_class_for_is_refused(
+    key: str, value: str, tmp_path: Path
+) -> None:
+    write_export(tmp_path / "export", **{key: value})
+    write_adapter(tmp_path / "ours", AdapterConfig(r=3), tmp_path / "export")
+    with pytest.raises(UserError, match=rf"its base's model\.{key}: "):
+        export_to_peft(tmp_path / "ours", "bart", tmp_path / "theirs")
+    assert not (tmp_path / "theirs").exists()
+
+
 @pytest.mark.parametrize(
     "key, adapter",
     [
