@@ -154,6 +154,9 @@ def test_an_adapter_that_peft_made(rslora: bool, base: Path, tmp_path: Path) -> 
     import_from_peft(tmp_path / "theirs", base / "export", tmp_path / "ours")
     found = our_log_probs(tmp_path / "ours")
     torch.testing.assert_close(found, log_probs_of(model), rtol=0, atol=1e-6)
+    export_to_peft(tmp_path / "ours", str(base / "bart"), tmp_path / "back")
+    weights = (tmp_path / "back" / ADAPTER_WEIGHTS).read_bytes()
+    assert weights == (tmp_path / "theirs" / ADAPTER_WEIGHTS).read_bytes()
 
 
 REFUSED: dict[str, Any] = {
