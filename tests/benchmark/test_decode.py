@@ -135,7 +135,7 @@ def test_mistakes_are_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_script(monkeypatch, "launchers/benchmark.py", "fly") == 2
-    assert "invalid choice: 'fly' (choose from" in capsys.readouterr().err
+    assert "there is no command 'fly'; commands: " in capsys.readouterr().err
     (tmp_path / "short").write_text("one\n")
     files = (
         "--model",
