@@ -6,9 +6,10 @@ in JSON, which is YAML, too, and needs no parser that could be told to make obje
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from janus_pt.config.schema import Section
 
@@ -47,17 +48,38 @@ class Origin(Section):
 
 
 UNKNOWN_ORIGIN = Origin()
+LICENSE = re.compile(r"^license: *[\"']?([\w.+-]+)[\"']? *$", re.MULTILINE)
 
 
 def read_origin(folder: str | Path) -> Origin:
     """What the card of an export says; nothing if there is none, or one that somebody has changed."""
+    _, _, known = _front_matter(folder).partition(f"\n{KEY}: ")
     try:
-        path = Path(folder, CARD)
-        if path.stat().st_size > MAX_CARD_BYTES:
-            return UNKNOWN_ORIGIN
-        _, front_matter, _ = path.read_text("utf-8").split(FENCE, 2)
-        _, known = front_matter.split(f"{KEY}: ", 1)
-        return Origin.model_validate_json(known.splitlines()[0])
+        return Origin.model_validate_json(known.partition("\n")[0])
     # A card is for people: a model is no worse for a wrong one.
-    except (OSError, ValueError, IndexError):
+    except ValidationError:
         return UNKNOWN_ORIGIN
+
+
+def base_origin(folder: str | Path) -> Origin:
+    """What still holds of an export's origin for a model that began with it."""
+    origin = read_origin(folder)
+    return Origin(base_model=origin.base_model, license=origin.license)
+
+
+def read_license(folder: str | Path) -> str | None:
+    """The licence that the card of another project's model names, if it has one."""
+    found = LICENSE.search(_front_matter(folder))
+    return found[1] if found else None
+
+
+def _front_matter(folder: str | Path) -> str:
+    """What stands between the fences of a card; "" if there is no such thing."""
+    path = Path(folder, CARD)
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            return ""
+        before, front_matter, _ = path.read_text("utf-8").split(FENCE, 2)
+    except (OSError, ValueError):
+        return ""
+    return "" if before else f"\n{front_matter}"

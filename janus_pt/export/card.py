@@ -102,7 +102,7 @@ def _title(origin: Origin, adapter: AdapterConfig | None) -> str:
 def _summary(origin: Origin) -> str:
     text = "An encoder-decoder Transformer in the format of janus_pt."
     if origin.base_model:
-        text += f" Its weights began as those of {origin.base_model}."
+        text += f" It began with the weights of {origin.base_model}."
     return text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from janus_pt.config.origin import Origin
 from janus_pt.convert.fairseq import convert_fairseq, unsupported
 from janus_pt.convert.fairseq_file import read_fairseq
 from janus_pt.convert.fairseq_tokenizer import from_fairseq, read_dictionary
@@ -79,4 +80,4 @@ def import_from_fairseq(
     tokenizers = [
         dictionary.tokenizer(count) for dictionary, count in zip(dictionaries, rows, strict=False)
     ]
-    save_export(output, state, config, tokenizers)
+    save_export(output, state, config, tokenizers, origin=Origin(base_model=path.name))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from janus_pt.config.origin import Origin, read_license
 from janus_pt.convert.huggingface import CONFIG, check_keys, vocab_sizes
 from janus_pt.convert.huggingface_files import read_json
 from janus_pt.convert.huggingface_frames import Languages
@@ -63,8 +64,14 @@ def convert_huggingface(
     tokenizers = _tokenizers(folder)
     target = tokenizers[0]
     read = read_huggingface(folder, target, target.token_id, languages or Languages())
-    save_export(output, read.weights(), read.config, tokenizers)
+    save_export(output, read.weights(), read.config, tokenizers, origin=_origin(folder))
     return read
+
+
+def _origin(folder: Path) -> Origin:
+    """What the folder says of the model; it has been trained left to right."""
+    name = read_json(folder / CONFIG).get("_name_or_path") or folder.resolve().name
+    return Origin(objective="ar", base_model=str(name), license=read_license(folder))
 
 
 def _tokenizers(folder: Path) -> list[Tokenizer]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from janus_pt.config.exported import ADAPTER_CONFIG, read_export_config
+from janus_pt.config.origin import base_origin
 from janus_pt.config.schema import AdapterConfig, ModelConfig
 from janus_pt.convert.peft import (
     LENGTH_HEAD_FILE,
@@ -62,7 +63,7 @@ def import_from_peft(adapter: str | Path, base: str | Path, output: str | Path) 
         value = f"{problem['loc'][0]}: {problem['msg']}"
         raise UserError(f"{folder / ADAPTER_CONFIG}: {value}") from None
     _check_tensors(folder / ADAPTER_WEIGHTS, state, ours, base_config)
-    save_adapter(output, state, ours, base)
+    save_adapter(output, state, ours, base, origin=base_origin(base))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from janus_pt.config.exported import read_export_config
-from janus_pt.config.origin import UNKNOWN_ORIGIN, CorpusOrigin, Origin, read_origin
+from janus_pt.config.origin import UNKNOWN_ORIGIN, CorpusOrigin, Origin, base_origin
 from janus_pt.config.schema import Config
 from janus_pt.data.manifest import Manifest, read_manifest
 from janus_pt.utils.errors import UserError
@@ -34,7 +34,7 @@ def run_origin(config: Config, steps: Sequence[int]) -> Origin:
         }
         evaluation = found or evaluation
     began = config.run.init_from
-    base = read_origin(began) if began else UNKNOWN_ORIGIN
+    base = base_origin(began) if began else UNKNOWN_ORIGIN
     return Origin(
         objective=config.objective.name,
         steps=list(steps),
@@ -48,7 +48,7 @@ def run_origin(config: Config, steps: Sequence[int]) -> Origin:
 
 
 def _records(path: Path, last_step: int) -> list[dict[str, float]]:
-    """Numbers of the metrics file to a step; a line that is torn, and nulls, are left out."""
+    """Numbers of the metrics file to a step; a torn line and nulls are skipped."""
     if not path.is_file():
         return []
     records = []

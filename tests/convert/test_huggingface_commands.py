@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 import transformers
 
+from janus_pt.config.origin import Origin, read_origin
 from janus_pt.export.from_huggingface import convert_huggingface
 from janus_pt.export.to_huggingface import export_to_huggingface
 from janus_pt.inference.janus_model import JanusModel
@@ -69,7 +70,10 @@ SAVE = {"BART": save_bart, "Marian": save_marian}
 @pytest.mark.parametrize("name", SAVE)
 def test_texts_there_and_back(tmp_path: Path, name: str) -> None:
     original = SAVE[name](tmp_path / "theirs")
+    (tmp_path / "theirs/README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     convert_huggingface(tmp_path / "theirs", tmp_path / "ours")
+    origin = read_origin(tmp_path / "ours")
+    assert origin == Origin(objective="ar", base_model="theirs", license="apache-2.0")
     ours = JanusModel.from_pretrained(tmp_path / "ours")
     found = ours.generate(TEXTS, max_length=12, min_length=1)
 

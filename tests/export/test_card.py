@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from janus_pt import JanusModel
-from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, CorpusOrigin, Origin
+from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, CorpusOrigin, Origin, read_license
 from janus_pt.config.schema import AdapterConfig, Config
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.card import model_card
@@ -88,6 +88,23 @@ def test_a_folder_with_a_readme_alone_is_not_replaced(export: Path, tmp_path: Pa
     with pytest.raises(UserError, match="no exported model"):
         save_adapter(other, {}, AdapterConfig(kind="lora"), export)
     assert (other / CARD).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\ntags:\n- x\n---\n# BART\n", "apache-2.0"),
+        ("---\nlicense: 'mit'\n---\n", "mit"),
+        ("---\nlicense:\n- mit\n- x\n---\n", None),
+        ("license: mit\n", None),
+        ("text\n---\nlicense: mit\n---\n", None),
+    ],
+)
+def test_the_licence_of_another_projects_model(
+    tmp_path: Path, card: str, license: str | None
+) -> None:
+    (tmp_path / CARD).write_text(card)
+    assert read_license(tmp_path) == license
 
 
 def test_what_is_unknown_is_not_invented() -> None:
