@@ -158,8 +158,10 @@ def _read_sentencepiece(content: bytes, origin: str) -> Tokenizer:
 def _read_hugging_face(content: bytes, values: dict[str, Any], origin: str) -> Tokenizer:
     segmenter = HuggingFaceSegmenter(values, origin)
     mask = segmenter.added_tokens.get(MASK, {})
-    codes = {token["id"] for token in segmenter.added_tokens.values() if token["special"]}
-    vocabulary = Vocabulary.by_name(segmenter.pieces, frozenset(codes), mask.get("lstrip", True))
+    # By name: what the file says of their ids the library does not believe.
+    special = {name for name, token in segmenter.added_tokens.items() if token["special"]}
+    codes = frozenset(n for n, piece in enumerate(segmenter.pieces) if piece in special)
+    vocabulary = Vocabulary.by_name(segmenter.pieces, codes, mask.get("lstrip", True))
     _check_special(vocabulary, origin)
     return Tokenizer(content, HUGGING_FACE, origin, segmenter, vocabulary)
 

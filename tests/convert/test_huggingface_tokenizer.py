@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import unicodedata
 from collections.abc import Callable
@@ -16,36 +15,19 @@ import transformers
 from janus_pt.convert.huggingface_tokenizer import from_huggingface
 from janus_pt.convert.tokenizer_size import fitted, with_mask
 from janus_pt.utils.errors import UserError
-from tests.tokenizer.texts import ODD, SPELLED, bart_json, lines
+from tests.tokenizer.texts import (
+    ODD,
+    SPELLED,
+    bart_json,
+    lines,
+    marian_folder,
+    spm,
+    vocabulary,
+)
 
 TEXTS = [*lines(), *ODD]
 NORMAL = [text for text in lines() if unicodedata.normalize("NFKC", text) == text]
 """Texts that SentencePiece's normalisation leaves as they are."""
-
-
-def spm(size: int, part: int = 1, **settings: Any) -> bytes:
-    """A SentencePiece model as Marian's and mBART's: it normalises, and spells no characters in bytes."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines()[::part]),
-        model_writer=model,
-        vocab_size=size,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **settings,
-    )
-    return model.getvalue()
-
-
-def pieces(model: bytes) -> list[str]:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return [processor.id_to_piece(number) for number in range(processor.vocab_size())][3:]
-
-
-def vocabulary(*models: bytes, first: list[str], last: list[str]) -> dict[str, int]:
-    """Ids of all pieces, which are not the order of either model; a few are missing."""
-    union = sorted({piece for model in models for piece in pieces(model)}, reverse=True)
-    return {token: number for number, token in enumerate([*first, *union[::-1][:-4], *last])}
 
 
 def theirs(tokenizer: Any, texts: list[str] | None, **arguments: Any) -> list[list[int]]:
@@ -59,20 +41,7 @@ def theirs(tokenizer: Any, texts: list[str] | None, **arguments: Any) -> list[li
 @pytest.fixture(scope="module", params=["shared", "two"])
 def marian(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two SentencePiece models, with one vocabulary or two."""
-    folder = tmp_path_factory.mktemp("marian")
-    source, target = spm(100), spm(90, part=2)
-    (folder / "source.spm").write_bytes(source)
-    (folder / "target.spm").write_bytes(target)
-    first, last = ["</s>", "<unk>"], [">>fra<<", ">>deu<<", "<pad>"]
-    if request.param == "shared":
-        both = vocabulary(source, target, first=first, last=last)
-        (folder / "vocab.json").write_text(json.dumps(both))
-        return folder
-    own = {"vocab.json": source, "target_vocab.json": target}
-    for name, model in own.items():
-        (folder / name).write_text(json.dumps(vocabulary(model, first=first, last=last)))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"separate_vocabs": True}))
-    return folder
+    return marian_folder(tmp_path_factory.mktemp("marian"), request.param == "two")
 
 
 def test_marian(marian: Path) -> None:

@@ -36,11 +36,12 @@ from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import read_manifest
 from janus_pt.data_prep.verify_shards import ShardCheck, check_shard
 from janus_pt.export.folder import WEIGHTS, load_export, save_export
-from janus_pt.tokenizer import load_tokenizer
+from janus_pt.tokenizer import load_tokenizer, read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.corpora import write_corpus
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
 from tests.support.runs import write_run_config
+from tests.tokenizer.texts import bart_json
 
 SECONDS, MEMORY = 10, 2**30
 Reader = Callable[[bytes], None]
@@ -114,6 +115,21 @@ def export_reader(folder: Path, name: str) -> tuple[bytes, Reader]:
     return original, read
 
 
+def tokenizer_reader(content: bytes) -> tuple[bytes, Reader]:
+    """The reader of a tokenizer's file; what it has taken must work."""
+
+    def read(changed: bytes) -> None:
+        tokenizer = read_tokenizer(changed)
+        ids = tokenizer.encode("the slot <mask> \u65e5 </s>")
+        assert all(0 <= token < tokenizer.vocab_size for token in ids)
+        tokenizer.decode(ids)
+        for token in ids:
+            tokenizer.piece(token)
+            tokenizer.continues_character(token)
+
+    return content, read
+
+
 READERS: dict[str, Callable[[Path], tuple[bytes, Reader]]] = {
     "config": config_reader,
     "manifest": lambda folder: corpus_reader(folder, "manifest.json"),
@@ -121,6 +137,7 @@ READERS: dict[str, Callable[[Path], tuple[bytes, Reader]]] = {
     "tar": lambda folder: corpus_reader(folder, "shard-000000.tar"),
     "safetensors": lambda folder: export_reader(folder, WEIGHTS),
     "export config": lambda folder: export_reader(folder, CONFIG),
+    "tokenizer.json": lambda _: tokenizer_reader(bart_json(300)),
 }
 
 STRANGE = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from functools import cache
+from pathlib import Path
 
+import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
@@ -75,3 +78,43 @@ def bart_json(vocab_size: int = 450, *, add_prefix_space: bool = False) -> bytes
         "add_prefix_space": add_prefix_space,
     }
     return json.dumps(content).encode()
+
+
+@cache
+def spm(size: int, part: int = 1, **settings: str) -> bytes:
+    """A SentencePiece model as Marian's and mBART's: it normalises, and spells no characters in bytes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines()[::part]),
+        model_writer=model,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **settings,
+    )
+    return model.getvalue()
+
+
+def vocabulary(*models: bytes, first: list[str], last: list[str]) -> dict[str, int]:
+    """Ids of all pieces, in the order of neither model; a few are missing."""
+    processors = [sentencepiece.SentencePieceProcessor(model_proto=model) for model in models]
+    pieces = {p.id_to_piece(number) for p in processors for number in range(3, p.vocab_size())}
+    return {token: number for number, token in enumerate([*first, *sorted(pieces)[:-4], *last])}
+
+
+def marian_folder(folder: Path, own_vocabularies: bool = False) -> Path:
+    """A Marian tokenizer's files: two SentencePiece models, with one vocabulary or two."""
+    folder.mkdir(exist_ok=True)
+    models = {"source": spm(100), "target": spm(90, part=2)}
+    for side, model in models.items():
+        (folder / f"{side}.spm").write_bytes(model)
+    first, last = ["</s>", "<unk>"], [">>fra<<", ">>deu<<", "<pad>"]
+    if not own_vocabularies:
+        both = vocabulary(*models.values(), first=first, last=last)
+        (folder / "vocab.json").write_text(json.dumps(both))
+        return folder
+    for side, name in (("source", "vocab.json"), ("target", "target_vocab.json")):
+        own = vocabulary(models[side], first=first, last=last)
+        (folder / name).write_text(json.dumps(own))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"separate_vocabs": True}))
+    return folder
