@@ -9,8 +9,7 @@
   for peft:              janus-pt convert peft lora --base model_hf --output lora_peft
   from peft:             janus-pt convert from-peft lora_peft --base model --output lora
   in MLflow's registry:  janus-pt convert mlflow model --name summary --alias champion
-  from fairseq:          janus-pt convert fairseq --checkpoint model.pt --dictionary dict.txt \
-                             --codes codes --output model
+  from fairseq:          janus-pt convert fairseq --checkpoint nmt.pt --dictionary dict.txt --codes codes --output model
 
 The first writes `universal_1000` beside the checkpoint. Training with --resume auto takes it when
 the layout has changed; without it, one process would convert at the start while all others wait.

@@ -5,7 +5,7 @@
 
 Every command it runs is printed first; each can be run by hand. A second call goes on where the
 first one stopped. No GPU is needed, and nothing is downloaded: the text is the documentation that is
-installed with Python.
+installed with Python. Needs the extra: pip install 'janus_pt[tasks]'
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from janus_pt.commands.demo_table import DECODINGS, demo_table
+from janus_pt.utils.extras import require
 
 RANKS = 2
 MAX_TOKENS = 62
@@ -101,6 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo in `--output` and `--runs`."""
+    # For the table at the end; a missing package must not be found only then.
+    require("rouge_score", "tasks")
     start = time.monotonic()
     folder = args.output
     pretrained = args.runs / "demo_pretrain"

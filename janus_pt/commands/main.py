@@ -44,7 +44,7 @@ COMMANDS = {
     "convert": module_group(
         "janus_pt.commands.convert",
         "checkpoints to other layouts and formats",
-        f"{GUIDES}/finetuning.md",
+        f"{GUIDES}/other_tools.md",
     ),
     "distill": module_command(
         "janus_pt.commands.distill", "a teacher's outputs as a corpus", f"{GUIDES}/tasks.md"
