@@ -40,12 +40,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-docs: $(VENV)/.docs
+docs: setup
 	$(BIN)/mkdocs build
-
-$(VENV)/.docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
-	touch $@
 
 clean:
 	rm -rf $(DEMO) runs site

@@ -23,7 +23,6 @@ FETCHED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mkdocs", reason="make docs installs it")
     folder = tmp_path_factory.mktemp("site")
     # `strict` in mkdocs.yml makes every warning an error.
     call = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]

@@ -68,6 +68,25 @@ def test_bash_completes_commands_flags_and_values(parser: Parser, tmp_path: Path
     assert candidates("janus-pt", "finetune", "--res") == {"--resume"}
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-gpus", "0"], "--num-gpus must be at least 1, but is 0"),
+        (["--num-gpus", "2", "--dry-run"], "plan for: --world-size"),
+        (["--world-size", "2"], "to plan for with --dry-run"),
+    ],
+)
+def test_wrong_flags_of_processes_start_none(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    call = ("launchers/pretrain.py", "--config", "janus_tiny", *flags)
+    assert run_script(monkeypatch, *call) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_scripts_of_a_checkout_are_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
