@@ -184,7 +184,9 @@ def common_changes(
             if "dropout" not in key:
                 changes.append(f"model.{key}={json.dumps(value)}")
     if tokenizer is not None:
-        changes.append(f"model.vocab_size={load_tokenizer(tokenizer).vocab_size}")
+        loaded = load_tokenizer(tokenizer)
+        changes.append(f"model.vocab_size={loaded.vocab_size}")
+        changes += [f"model.{name}={value}" for name, value in loaded.model_ids.items()]
     return changes
 
 

@@ -69,8 +69,8 @@ def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
 def pack_blocks(tokenizer: Tokenizer, text: str, max_tokens: int) -> Iterator[list[int]]:
     """Yield the token ids of `text` in blocks of whole sentences, as many as fit in `max_tokens`.
 
-    A sentence that is too long alone is cut between tokens, never inside a character. The decoded blocks, in order,
-    are the text; only white space where it is cut is dropped.
+    A sentence that is too long alone is cut between tokens, never inside a character. Where the tokenizer `keeps_text`
+    the decoded blocks, in order, are the text; only white space where it is cut is dropped.
     """
     sentences = split_sentences(text.strip())
     # As continuations: a tokenizer puts a space before the first word of a text, and a block has only one first word.

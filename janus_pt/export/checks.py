@@ -140,15 +140,20 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, vocab_size: int)
             f"{tokenizer.origin}: its vocab_size is {tokenizer.vocab_size}, the model's is "
             f"{vocab_size}; it belongs to another model"
         )
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
-        model_id, tokenizer_id = getattr(config, name), getattr(tokenizer, name)
+    for name in wrong_ids(tokenizer, config):
+        raise UserError(
+            f"{tokenizer.origin}: its {name} is {getattr(tokenizer, name)}, the model's is "
+            f"{getattr(config, name)}; it belongs to another model"
+        )
+
+
+def wrong_ids(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, int]:
+    """Special ids of the model that are not the tokenizer's, by key; and what they should be."""
+    wrong = {}
+    for name, value in tokenizer.model_ids.items():
+        model_id = getattr(config, name)
         # The authors' models use unk as their mask symbol.
         mask_is_unk = name == "mask_token_id" and model_id == tokenizer.unk_token_id
-        # Where the tokenizer has no such token, another special one takes its place: in Marian's
-        # models pad is bos. An ordinary token would be lost.
-        stands_in = tokenizer_id is None and model_id in tokenizer.special_ids
-        if model_id != tokenizer_id and not mask_is_unk and not stands_in:
-            raise UserError(
-                f"{tokenizer.origin}: its {name} is {tokenizer_id}, the model's is {model_id}; it "
-                "belongs to another model"
-            )
+        if model_id != value and not mask_is_unk:
+            wrong[name] = value
+    return wrong

@@ -87,16 +87,21 @@ def find_folder(task: Task, data: Path, split: str) -> Path:
 
 
 def shorten(text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
-    """The text, or its longest beginning that has at most `max_tokens` tokens."""
+    """The text, or its longest beginning of whole characters that has at most `max_tokens` tokens.
+
+    The beginning is as the tokenizer decodes it, which may normalise.
+    """
     tokens = tokenizer.encode(text)
     if len(tokens) <= max_tokens:
         return text
     # The beginning of a text by itself may have more tokens than it had within the text: then one
     # token fewer is tried. An empty beginning has none, so this ends.
-    kept = max_tokens
-    beginning = tokenizer.decode(tokens[:kept])
+    kept = max_tokens + 1
+    beginning = text
     while len(tokenizer.encode(beginning)) > max_tokens:
         kept -= 1
+        while kept and tokenizer.continues_character(tokens[kept]):
+            kept -= 1
         beginning = tokenizer.decode(tokens[:kept])
     return beginning
 

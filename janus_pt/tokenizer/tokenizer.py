@@ -69,6 +69,21 @@ class Tokenizer:
         return len(self.vocabulary.tokens)
 
     @property
+    def model_ids(self) -> dict[str, int]:
+        """The special ids of `ModelConfig` by key: where there is no such token, pad stands in for bos (as in Marian's
+        models), and unk for mask (as in the authors')."""
+        # Every tokenizer has pad and eos, see `files.py`.
+        pad, eos = cast(int, self.pad_token_id), cast(int, self.eos_token_id)
+        unk = pad if self.unk_token_id is None else self.unk_token_id
+        return {
+            "pad_token_id": pad,
+            "bos_token_id": pad if self.bos_token_id is None else self.bos_token_id,
+            "eos_token_id": eos,
+            "unk_token_id": unk,
+            "mask_token_id": unk if self.mask_token_id is None else self.mask_token_id,
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()

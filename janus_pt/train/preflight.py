@@ -10,7 +10,7 @@ from torch import Tensor
 from janus_pt.checkpoint.store import CHECKPOINTS, LATEST
 from janus_pt.config.schema import DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.corpus import Corpus, open_corpus, tokenizer_files
-from janus_pt.export.checks import check_tokenizers
+from janus_pt.export.checks import check_tokenizers, wrong_ids
 from janus_pt.export.folder import Export, load_export
 from janus_pt.parallel.consistency import check_identical, code_fingerprint
 from janus_pt.tokenizer import load_tokenizer
@@ -62,10 +62,15 @@ def check_corpora(
             problems.append(
                 f"{path}: was made with another tokenizer than {paths[0]}; rebuild one of them"
             )
-    if problems:
-        raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
     # All corpora have the same.
     tokenizers = [load_tokenizer(path) for path in tokenizer_files(data)]
+    for name, value in wrong_ids(tokenizers[0], model).items():
+        reason = (
+            f"model.{name} is {getattr(model, name)}, its tokenizer has {value}; set it to {value}"
+        )
+        problems.append(f"{paths[0]}: {reason}")
+    if problems:
+        raise UserError("\n  ".join(["the corpora do not fit the configuration:", *problems]))
     check_tokenizers(tokenizers, model)
     return corpora
 

@@ -20,6 +20,7 @@ from janus_pt.tokenizer import read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.models import SHAPE, tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
+from tests.tokenizer.texts import bart_json
 
 SOURCES = ["the slot reads the query", "the slot reads the query", "the mask and  the beam"]
 TARGETS = ["a token", "a pass", "a length"]
@@ -157,6 +158,17 @@ def test_shorten_gives_the_longest_beginning() -> None:
         short = shorten(text, tokenizer, limit)
         assert text.startswith(short) and limit - 1 <= len(tokenizer.encode(short)) <= limit
     assert shorten(text, tokenizer, 100) == text
+
+
+@pytest.mark.parametrize(
+    "content", [bart_json(), bart_json(add_prefix_space=True), tokenizer_bytes()]
+)
+def test_shorten_cuts_no_character(content: bytes) -> None:
+    tokenizer = read_tokenizer(content)
+    text = "the \u65e5\u672c \U0001f600\U0001f600 mask"
+    for limit in range(len(tokenizer.encode(text)) + 1):
+        short = shorten(text, tokenizer, limit).strip()
+        assert text.startswith(short) and len(tokenizer.encode(short)) <= limit
 
 
 def test_decoding_options() -> None:

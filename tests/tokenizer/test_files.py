@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from janus_pt.checks import read_config
 from janus_pt.convert.huggingface_tokenizer import from_huggingface
 from janus_pt.convert.tokenizer_size import with_mask
 from janus_pt.data.corpus import open_corpus
@@ -30,9 +31,10 @@ from janus_pt.tokenizer import (
     mapped_tokenizer,
     read_tokenizer,
 )
+from janus_pt.train.preflight import check_corpora
 from janus_pt.utils.errors import UserError
 from tests.support.models import tiny_model, tokenizer_bytes
-from tests.support.runs import ROOT
+from tests.support.runs import ROOT, write_run_config
 from tests.tokenizer.texts import bart_json, lines, marian_folder
 
 KINDS = ["tokenizer.model", "tokenizer.json", "tokenizer.mapped.json"]
@@ -46,21 +48,13 @@ def tokenizer_of(kind: str, folder: Path) -> Tokenizer:
     return with_mask(from_huggingface(marian_folder(folder / "marian"))[0])
 
 
-def ids_of(tokenizer: Tokenizer) -> dict[str, int]:
-    """The special ids of a model's configuration; where there is none, pad or unk stands in."""
-    pad, unk, bos = tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id
-    ids = dict(pad_token_id=pad, unk_token_id=unk, bos_token_id=pad if bos is None else bos)
-    ids.update(eos_token_id=tokenizer.eos_token_id, mask_token_id=tokenizer.mask_token_id)
-    return ids
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_keeps_the_file(tmp_path: Path, kind: str) -> None:
     tokenizer = tokenizer_of(kind, tmp_path)
     # Any name will do.
     tokenizer.save(tmp_path / "file")
     assert load_tokenizer(tmp_path / "file").file_name == kind
-    model = tiny_model(vocab_size=tokenizer.vocab_size, max_positions=64, **ids_of(tokenizer))
+    model = tiny_model(vocab_size=tokenizer.vocab_size, max_positions=64, **tokenizer.model_ids)
     save_export(tmp_path / "export", model.state_dict(), model.config, tmp_path / "file")
     assert (tmp_path / "export" / kind).read_bytes() == tokenizer.content
     janus = JanusModel.from_pretrained(tmp_path / "export")
@@ -85,7 +79,7 @@ def test_exports_of_older_releases_are_read(tmp_path: Path) -> None:
 def test_ids_that_are_missing_need_a_special_one_in_their_place(tmp_path: Path) -> None:
     (target, source) = from_huggingface(marian_folder(tmp_path))
     shape = dict(vocab_size=target.vocab_size)
-    ids = {**ids_of(target), "mask_token_id": 1}
+    ids = target.model_ids
     check_tokenizers([target, source], tiny_model(**shape, **ids).config)
     for name in ("bos_token_id", "mask_token_id"):
         wrong = tiny_model(**shape, **{**ids, name: 7}).config
@@ -108,7 +102,7 @@ def test_two_tokenizers_of_one_vocabulary_must_have_the_same_tokens() -> None:
 
 def test_special_ids_must_be_equal_on_both_sides(tmp_path: Path) -> None:
     (target, source) = from_huggingface(marian_folder(tmp_path, own_vocabularies=True))
-    shape = {**ids_of(target), "mask_token_id": 1, "vocab_size": target.vocab_size}
+    shape = {**target.model_ids, "vocab_size": target.vocab_size}
     own = tiny_model(**shape, source_vocab_size=source.vocab_size).config
     with pytest.raises(UserError, match=r"source\.spm: its pad_token_id is"):
         check_tokenizers([target, source], own)
@@ -157,6 +151,22 @@ def test_pairs_with_two_tokenizers_of_one_vocabulary(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample["source"], source.encode(lines()[7]))
     np.testing.assert_array_equal(sample["target"], target.encode(lines()[-8]))
     assert list(verify(tmp_path / "pairs", workers=1)) == []
+    # Before a training: the model must have the tokenizer's ids.
+    data = {
+        "data__train": [{"path": str(tmp_path / "pairs")}],
+        "data__valid": str(tmp_path / "pairs"),
+    }
+    data.update(objective__recipe="translation", model__vocab_size=target.vocab_size)
+    config = read_config(write_run_config(tmp_path, **data))
+    pad = target.pad_token_id
+    wrong = (
+        rf"model\.pad_token_id is 0, its tokenizer has {pad}; set it to {pad}\n.*bos_token_id is 1"
+    )
+    with pytest.raises(UserError, match=wrong):
+        check_corpora(config.data, config.model, config.objective)
+    ids = {f"model__{name}": value for name, value in target.model_ids.items()}
+    config = read_config(write_run_config(tmp_path, **data, **ids))
+    assert len(check_corpora(config.data, config.model, config.objective)) == 2
 
 
 # --- unfit files ----------------------------------------------------------------------------------
