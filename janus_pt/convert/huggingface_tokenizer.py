@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from janus_pt.convert.tokenizer_size import fitted
 from janus_pt.convert.tokenizers_json import Merge, byte_level_json
 from janus_pt.tokenizer import (
     MASK,
@@ -61,18 +60,12 @@ LANGUAGES = {
 Json = dict[str, Any]
 
 
-def from_huggingface(
-    folder: Path, vocab_size: int | None = None, source_vocab_size: int | None = None
-) -> list[Tokenizer]:
+def from_huggingface(folder: Path) -> list[Tokenizer]:
     """The target's tokenizer; then the source's, if that has its own (Marian).
 
-    The ids are the original's. No token is added: Marian's have no `<s>` and no `<mask>`. No
-    language is read from text, except Marian's `>>fra<<` at its beginning.
-
-    Args:
-        vocab_size: rows of the model's token table: the tokenizers get fillers, or lose special
-            tokens behind them, as the `<mask>` of some of BART's models.
-        source_vocab_size: rows of the source's table, if it has its own.
+    The ids are the original's. No token is added: Marian's have no `<s>` and no `<mask>`; and a
+    model may have more or fewer rows, see `tokenizer_size.py`. No language is read from text,
+    except Marian's `>>fra<<` at its beginning.
 
     Raises:
         UserError: there is no tokenizer of a known kind, or its files do not fit each other.
@@ -87,11 +80,7 @@ def from_huggingface(
             f"{folder}: no tokenizer here: neither tokenizer.json, nor vocab.json and merges.txt, "
             f"nor {SENTENCEPIECE_FILE}, nor source.spm, target.spm and vocab.json"
         )
-    tokenizers = fitting[0](folder, config)
-    if vocab_size is None:
-        return tokenizers
-    sizes = [vocab_size, source_vocab_size or vocab_size]
-    return [fitted(tokenizer, size) for tokenizer, size in zip(tokenizers, sizes, strict=False)]
+    return fitting[0](folder, config)
 
 
 def _marian(folder: Path, config: Json) -> list[Tokenizer]:

@@ -32,7 +32,8 @@ class HuggingFaceSegmenter(Segmenter):
         """Take the content of a tokenizer.json; `UserError`, which `origin` begins, if it is unfit."""
         try:
             self._tokenizer = _build(content)
-            self._continuing = _build(_without_first_space(content))
+            continuing = _without_first_space(content)
+            self._continuing = self._tokenizer if continuing == content else _build(continuing)
             self.pieces = _pieces(content, self._tokenizer)
             self.added_tokens = {token["content"]: token for token in content["added_tokens"]}
         except BaseException as error:
@@ -73,7 +74,7 @@ class HuggingFaceSegmenter(Segmenter):
 
 def _build(content: dict[str, Any]) -> tokenizers.Tokenizer:
     """The library's object, in which no text gives a special token."""
-    _check_model(content["model"])
+    _check_model(content.get("model"))
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     if content["model"].get("type") == "Unigram":
         hidden = _hide_special_tokens(content)
@@ -86,8 +87,10 @@ def _build(content: dict[str, Any]) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _check_model(model: dict[str, Any]) -> None:
+def _check_model(model: Any) -> None:
     """Refuse, by their names, settings under which the library fails or chooses at random."""
+    if not isinstance(model, dict):
+        raise ValueError('it has no "model"')
     # The oldest files do not say it, and are BPE.
     kind = model.get("type", "BPE")
     if kind not in KINDS:

@@ -75,8 +75,10 @@ def test_marian_with_equal_models_has_one_tokenizer(marian: Path, tmp_path: Path
     for name in ("source.spm", "target.spm", "vocab.json"):
         content = (marian / name.replace("target.spm", "source.spm")).read_bytes()
         (tmp_path / name).write_bytes(content)
-    (tokenizer,) = from_huggingface(tmp_path, 500)
-    assert tokenizer.vocab_size == 500 and tokenizer.piece(499) == "<unused499>"
+    (tokenizer,) = from_huggingface(tmp_path)
+    longer = fitted(tokenizer, 500)
+    assert longer.vocab_size == 500 and longer.piece(499) == "<unused499>"
+    assert longer.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
 
 
 # --- mBART, mBART-50, M2M-100 ---------------------------------------------------------------------

@@ -194,7 +194,7 @@ def word_piece() -> bytes:
         (b"{", "not JSON"),
         (b"{" * 100_000, "not JSON"),
         (b"[]", "neither a SentencePiece model nor a tokenizer.json"),
-        (b"{}", "no tokenizer.json that can be used"),
+        (b"{}", 'no tokenizer.json that can be used: it has no "model"'),
         (edited(lambda c: c.pop("model")), "no tokenizer.json that can be used"),
         (edited(lambda c: c["model"]["vocab"].pop("the")), "no tokenizer.json that can be used"),
         (edited(lambda c: c["model"]["vocab"].update(zz=700)), "no token has the id"),
