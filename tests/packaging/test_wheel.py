@@ -8,19 +8,20 @@ added by a `.pth` file, since installing torch would take minutes. Such a path i
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from janus_pt import JanusModel
 from janus_pt.config.shipped import shipped_configs
-from janus_pt.tokenizer import Tokenizer
+from janus_pt.tokenizer import read_tokenizer
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.support.ranks import free_port
 from tests.support.runs import ROOT, write_run_config
@@ -89,7 +90,7 @@ def programs(wheel: Path, folder: Path) -> Path:
 def reader(folder: Path) -> Path:
     """A user's folder, with a model."""
     place = folder / "user"
-    tokenizer = Tokenizer(tokenizer_bytes())
+    tokenizer = read_tokenizer(tokenizer_bytes())
     shape = {"vocab_size": tokenizer.vocab_size, "max_positions": 64, "ar_stream": "content"}
     model = tiny_model(5, **shape)
     JanusModel(model, tokenizer).save_pretrained(place / "model")
@@ -104,12 +105,17 @@ def test_the_source_distribution_builds_the_wheel_of_the_checkout(
     (direct,) = (folder / "direct").glob("*.whl")
     contents = [files_of(path) for path in (wheel, direct)]
     assert contents[0] == contents[1]
-    names = set(contents[0])
-    # One name in site-packages, which holds all code of the checkout.
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"janus_pt"}
-    code = {str(path.relative_to(ROOT)) for path in (ROOT / "janus_pt").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == code
+    # One name in site-packages, which holds all code of the checkout, and the files it reads.
+    names = {name for name in contents[0] if not name.startswith("janus_pt-")}
+    assert names == set(files_below(ROOT / "janus_pt"))
     assert {f"janus_pt/configs/{name}.json" for name in shipped_configs()} < names
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Files of a folder of the checkout and of folders it links to, without byte code."""
+    for place, _, files in os.walk(folder, followlinks=True):
+        if Path(place).name != "__pycache__":
+            yield from (str(Path(place, file).relative_to(ROOT)) for file in files)
 
 
 def files_of(wheel: Path) -> dict[str, bytes]:
@@ -129,15 +135,21 @@ def test_the_repository_is_out_of_sight(programs: Path, reader: Path) -> None:
 
 def test_help_is_there_at_once(programs: Path, reader: Path) -> None:
     output_of(programs / "janus-pt", "--help", cwd=reader)  # writes the byte code
-    start = time.perf_counter()
+    before = children_seconds()
     text = output_of(programs / "janus-pt", "--help", cwd=reader)
-    assert time.perf_counter() - start < 1
+    assert children_seconds() - before < 0.5
     assert "pretrain" in text and "convert" in text
     watched = (programs / "python", "-X", "importtime", "-m", "janus_pt", "--help")
     done = subprocess.run(watched, cwd=reader, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "janus_pt.commands.main" in imported
     assert imported.isdisjoint({"torch", "numpy", "pydantic", "deepspeed"})
+
+
+def children_seconds() -> float:
+    """Time of the processor that ended processes took: a busy machine makes it no longer."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_a_model_decodes_as_in_the_checkout(programs: Path, reader: Path) -> None:
