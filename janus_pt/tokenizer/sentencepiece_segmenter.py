@@ -18,6 +18,8 @@ from janus_pt.utils.errors import UserError
 
 _ANCHOR = "\n"
 """A text that no piece joins with the text behind it."""
+SPACE = "\u2581"
+"""SentencePiece's sign for a space."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -39,6 +41,7 @@ class SentencePieceSegmenter(Segmenter):
                 f"{origin}: neither a SentencePiece model nor a tokenizer.json; "
                 "`janus-pt prep train-tokenizer` makes one"
             ) from None
+        self._known = set(self.pieces)
         self._anchor_length = len(self.processor.encode(_ANCHOR))
 
     def cut(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
@@ -57,7 +60,11 @@ class SentencePieceSegmenter(Segmenter):
         return [pieces[self._anchor_length :] for pieces in anchored]
 
     def join(self, pieces: Sequence[str]) -> str:
-        return str(self.processor.decode_pieces(list(pieces)))
+        text = str(self.processor.decode_pieces(list(pieces)))
+        # Pieces of another model, as the source's in Marian's shared vocabulary, come as they are.
+        text = text.replace(SPACE, " ")
+        is_other = bool(pieces) and pieces[0] not in self._known
+        return text.removeprefix(" ") if is_other else text
 
     def readable(self, piece: str) -> str:
         return piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_marian(marian: Path) -> None:
         text = original.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         # theirs strips it; where an unknown character ended the text there is a space.
         assert target.decode([target.pad_token_id, *ids, 0]).strip() == text
+    # What a model may write: pieces of either side, in any order.
+    rng = random.Random(1)
+    for _ in range(200):
+        ids = rng.choices(range(target.vocab_size), k=rng.randrange(1, 12))
+        ids = [token for token in ids if token not in target.special_ids]
+        text = original.decode(ids, clean_up_tokenization_spaces=False)
+        assert target.decode(ids).strip() == text
     assert target.shares_ids(source) == (not (marian / "target_vocab.json").exists())
 
 
