@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 PAGES = [
     "README.md",
+    "docs/index.md",
     *(
         f"docs/guides/{n}.md"
         for n in ("corpora", "cluster", "tasks", "finetuning", "decoding", "other_tools")
@@ -61,6 +62,8 @@ SMALLER: dict[str, str] = {
     f"--set model.vocab_size={VOCABULARY}",
 }
 ELSEWHERE: dict[str, str] = {
+    "pip install ": "tests/packaging installs the wheel",
+    "janus-pt demo": "CI runs it",
     "make ": "CI runs it, and this test is part of what it runs",
     "source .venv/bin/activate": "the tests run in that environment",
     "sbatch ": "needs Slurm; test_the_slurm_script_is_a_shell_script",
@@ -70,7 +73,7 @@ ELSEWHERE: dict[str, str] = {
     "convert export": "averages five validated checkpoints; tests/train/test_early_stopping.py",
     "curl ": "test_the_server_answers_as_the_guide_asks",
 }
-EXPORTS = ("teacher", "multi30k_ende", "bang", "janus")
+EXPORTS = ("demo_finetune", "teacher", "multi30k_ende", "bang", "janus")
 """Run folders that pages take for granted; they get the README's fine-tuned model."""
 
 
