@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.origin import FENCE, KEY, Origin
@@ -39,6 +39,13 @@ TEMPLATE = """\
 
 ## Decoding
 
+{decoding}
+
+## Licence
+
+{license}
+"""
+DECODING = """\
 ```python
 from janus_pt import JanusModel
 
@@ -48,24 +55,33 @@ print(model.generate(["a text"], mode="{mode}")[0].text)
 
 Defaults:
 
-{decoding}
+{defaults}"""
+TRANSFORMERS_DECODING = """\
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-## Licence
+model = AutoModelForSeq2SeqLM.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+print(tokenizer.batch_decode(model.generate(**tokenizer(["a text"], return_tensors="pt"))))
+```
 
-{license}
-"""
+Left to right only. Defaults are in `generation_config.json`."""
 
 
-def model_card(config: ModelConfig, origin: Origin, adapter: AdapterConfig | None = None) -> str:
+def model_card(
+    config: ModelConfig,
+    origin: Origin,
+    adapter: AdapterConfig | None = None,
+    library: Literal["janus_pt", "transformers"] = "janus_pt",
+) -> str:
     """The whole file. The same model and origin give the same text.
 
     Args:
         adapter: of a folder that holds adapters alone.
+        library: which loads the folder.
     """
-    front_matter = "".join(
-        f"{key}: {json.dumps(value)}\n" for key, value in _front_matter(origin).items()
-    )
-    modes = OBJECTIVES[origin.objective].modes if origin.objective in OBJECTIVES else tuple(MODES)
+    values = _front_matter(origin, library)
+    front_matter = "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
     body = TEMPLATE.format(
         title=_title(origin, adapter),
         summary=_summary(origin),
@@ -73,16 +89,15 @@ def model_card(config: ModelConfig, origin: Origin, adapter: AdapterConfig | Non
         training=_table(_training(origin)),
         corpora=_corpora(origin),
         evaluation=_table(_numbers(origin.evaluation)) or f"{UNKNOWN.capitalize()}.",
-        mode=modes[0],
-        decoding=_table((f"`{mode}`", _defaults(mode)) for mode in modes),
+        decoding=_decoding(origin) if library == "janus_pt" else TRANSFORMERS_DECODING,
         license=_license(origin),
     )
     return f"{FENCE}{front_matter}{FENCE}\n{body}"
 
 
-def _front_matter(origin: Origin) -> dict[str, Any]:
+def _front_matter(origin: Origin, library: str) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "library_name": "janus_pt",
+        "library_name": library,
         "pipeline_tag": "text2text-generation",
         "tags": ["janus_pt", "encoder-decoder", "non-autoregressive"],
     }
@@ -100,7 +115,7 @@ def _title(origin: Origin, adapter: AdapterConfig | None) -> str:
 
 
 def _summary(origin: Origin) -> str:
-    text = "An encoder-decoder Transformer in the format of janus_pt."
+    text = "An encoder-decoder Transformer, trained or converted with janus_pt."
     if origin.base_model:
         text += f" It began with the weights of {origin.base_model}."
     return text
@@ -126,11 +141,13 @@ def _shape(config: ModelConfig, adapter: AdapterConfig | None) -> list[tuple[str
 def _training(origin: Origin) -> list[tuple[str, str]]:
     steps = ", ".join(f"{step:,}" for step in origin.steps)
     mean = f"the mean of the checkpoints after {steps}"
-    began = f"the weights with the sha256 {origin.init_from_sha256}"
+    began = "new weights" if origin.steps else UNKNOWN
+    if origin.init_from_sha256:
+        began = f"the weights with the sha256 {origin.init_from_sha256}"
     return [
         ("objective", origin.objective or UNKNOWN),
         ("updates", (mean if len(origin.steps) > 1 else steps) or UNKNOWN),
-        ("began with", began if origin.init_from_sha256 else UNKNOWN),
+        ("began with", began),
         *_numbers(origin.losses),
     ]
 
@@ -149,6 +166,12 @@ def _corpora(origin: Origin) -> str:
 
 def _numbers(values: Mapping[str, float]) -> list[tuple[str, str]]:
     return [(name, f"{value:.4g}") for name, value in values.items()]
+
+
+def _decoding(origin: Origin) -> str:
+    modes = OBJECTIVES[origin.objective].modes if origin.objective in OBJECTIVES else tuple(MODES)
+    defaults = _table((f"`{mode}`", _defaults(mode)) for mode in modes)
+    return DECODING.format(mode=modes[0], defaults=defaults)
 
 
 def _defaults(mode: str) -> str:

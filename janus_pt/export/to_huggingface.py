@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from janus_pt.config.origin import CARD
 from janus_pt.convert.huggingface import CONFIG
 from janus_pt.convert.huggingface_files import SAFETENSORS
 from janus_pt.convert.huggingface_generation import GENERATION_CONFIG
@@ -20,6 +21,7 @@ from janus_pt.convert.huggingface_out import (
 )
 from janus_pt.convert.huggingface_tokenizer_out import write_huggingface_tokenizers
 from janus_pt.export.adapters import load_pretrained
+from janus_pt.export.card import model_card
 from janus_pt.export.stream import write_tensors
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import staged_new_folder
@@ -70,6 +72,8 @@ def export_to_huggingface(model: str | Path, output: str | Path) -> bool:
         written = write_huggingface_tokenizers(folder, export.tokenizers, config, model_type)
         _write_json(folder / CONFIG, huggingface_config(config, dtype))
         _write_json(folder / GENERATION_CONFIG, generation_config(config))
+        card = model_card(config, export.origin, library="transformers")
+        (folder / CARD).write_text(card, encoding="utf-8")
         weights = huggingface_weights(config, state)
         write_tensors(folder / SAFETENSORS, weights, shapes, METADATA)
     return written

@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from huggingface_hub import ModelCard
 
 from janus_pt.config.origin import Origin, read_origin
 from janus_pt.export.from_huggingface import convert_huggingface
@@ -78,6 +79,8 @@ def test_texts_there_and_back(tmp_path: Path, name: str) -> None:
     found = ours.generate(TEXTS, max_length=12, min_length=1)
 
     export_to_huggingface(tmp_path / "ours", tmp_path / "back")
+    card = ModelCard.load(tmp_path / "back/README.md")
+    assert card.data.library_name == "transformers" and card.data.license == "apache-2.0"
     for folder, model in (("theirs", original), ("back", None)):
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
         if model is None:

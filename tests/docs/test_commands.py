@@ -34,7 +34,15 @@ PAGES = [
     "docs/index.md",
     *(
         f"docs/guides/{n}.md"
-        for n in ("corpora", "cluster", "tasks", "finetuning", "decoding", "other_tools")
+        for n in (
+            "corpora",
+            "cluster",
+            "tasks",
+            "finetuning",
+            "decoding",
+            "other_tools",
+            "mlflow",
+        )
     ),
 ]
 BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
@@ -71,6 +79,9 @@ ELSEWHERE: dict[str, str] = {
     "torchrun --nnodes=2": "needs several nodes; tests/parallel/test_hosts.py starts two hosts",
     "janus-pt claims": "minutes of training; tests/claims runs it from end to end",
     "convert export": "averages five validated checkpoints; tests/train/test_early_stopping.py",
+    "mlflow ui": "a server that runs until it is stopped",
+    "mlflow models serve": "tests/registry/test_register.py serves a model and asks it",
+    "curl localhost:5001": "the same",
     "curl ": "test_the_server_answers_as_the_guide_asks",
 }
 EXPORTS = ("demo_finetune", "teacher", "multi30k_ende", "bang", "janus")
@@ -201,7 +212,7 @@ def test_the_server_answers_as_the_guide_asks(place: Path) -> None:
     port = free_port()
     model = place / "runs/finetune/export"
     call = [sys.executable, "-m", "janus_pt", "serve", "--model", str(model)]
-    (request,) = (c.text for c in commands() if c.text.startswith("curl "))
+    (request,) = (c.text for c in commands() if c.text.startswith("curl localhost:8000"))
     with subprocess.Popen([*call, "--port", str(port)], env=environment()) as server:
         try:
             wait_until_healthy(port)

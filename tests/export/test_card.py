@@ -42,7 +42,6 @@ def export(tmp_path: Path) -> Path:
 
 def test_the_hub_library_reads_it(export: Path) -> None:
     card = ModelCard.load(export / CARD)
-    card.validate = None  # type: ignore[method-assign]  # it asks the hub
     assert card.data.library_name == "janus_pt" and card.data.license == "mit"
     assert card.data.base_model == "someone/bart-tiny"
     parameters = sum(p.numel() for p in tiny_model(vocab_size=300).parameters())

@@ -22,6 +22,7 @@ from janus_pt.train.report.mlflow_store import resolve_store
 from janus_pt.train.report.tracking import Tracker, flatten
 from janus_pt.utils.redact import redact
 from tests.support.models import tiny_model, tokenizer_bytes
+from tests.support.runs import ROOT
 
 WAIT_S = 60
 """On a loaded machine, MLflow's import and its first answer take tens of seconds."""
@@ -83,6 +84,12 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
     ]
 
 
+def revision() -> str | None:
+    """The git revision of this tree, by git; None where it is no checkout."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
 def wait_for(condition: Any) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
@@ -112,6 +119,7 @@ def test_run_is_read_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPa
 
     [run] = runs(uri)
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
+    assert run.data.tags.get("mlflow.source.git.commit") == revision()
     assert history(uri, run_id, "loss/ar") == [(step, 1 / step) for step in range(1, 7)]
     assert history(uri, run_id, "valid/loss/ar") == [(5, 0.25)]
     assert (

@@ -6,6 +6,7 @@ import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+import janus_pt
 from janus_pt.data.corpus import Corpus
 from janus_pt.utils.redact import redact
 
@@ -42,5 +43,10 @@ def training_input(corpus: Corpus) -> DatasetInput:
 def source_tags() -> dict[str, str]:
     """The tags that MLflow's own `start_run` sets: program, user, git revision where there is one."""
     from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.git_utils import get_git_commit
+    from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-    return dict(resolve_tags())
+    tags = dict(resolve_tags())
+    # MLflow looks where the program lies: the command `janus-pt` lies in no repository.
+    commit = tags.get(MLFLOW_GIT_COMMIT) or get_git_commit(janus_pt.__file__)
+    return {**tags, MLFLOW_GIT_COMMIT: commit} if commit else tags
