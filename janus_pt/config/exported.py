@@ -1,7 +1,8 @@
 """What the folders of exported models and of adapters say of themselves: their `config.json` files.
 
-config.json: {"format": "janus_pt model", "version": 1, "model": {ModelConfig}, "tokenizer_file",
-"tokenizer_sha256", "source_tokenizer_file", "source_tokenizer_sha256", "model_sha256", "mlflow_run_id"}.
+config.json: {"format": "janus_pt model", "version": 1, "model_type": "janus_pt", "model": {ModelConfig},
+"tokenizer_file", "tokenizer_sha256", "source_tokenizer_file", "source_tokenizer_sha256", "model_sha256",
+"mlflow_run_id"}.
 
 adapter_config.json: {"format": "janus_pt adapter", "version": 1, "base_model_name_or_path",
 "base_model_sha256", "adapter": {AdapterConfig}, "adapter_sha256", "mlflow_run_id"}.
@@ -20,6 +21,7 @@ from janus_pt.utils.errors import UserError
 
 FORMAT, ADAPTER_FORMAT = "janus_pt model", "janus_pt adapter"
 VERSION, ADAPTER_VERSION = 1, 1
+MODEL_TYPE = "janus_pt"
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
 EXPORT_AGAIN = "copy or export the model again"
@@ -34,6 +36,8 @@ class ExportConfig(Section):
 
     format: str = FORMAT
     version: int = VERSION
+    model_type: str = MODEL_TYPE
+    """Tells transformers, where janus_pt.hf has been imported, which class loads the folder."""
     model: ModelConfig
     tokenizer_file: FileName = "tokenizer.model"
     tokenizer_sha256: str

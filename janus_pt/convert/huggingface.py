@@ -166,6 +166,7 @@ HARMLESS = {
     "task_specific_params",
     "torch_dtype",
     "torchscript",
+    "total_flos",
     "transformers_version",
     "use_bfloat16",
     "use_cache",

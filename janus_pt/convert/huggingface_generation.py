@@ -11,8 +11,14 @@ from typing import Any
 
 GENERATION_CONFIG = "generation_config.json"
 
-SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size", "renormalize_logits")
 """Keys that options of ours are called by, too."""
+DEFAULTS = {
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "renormalize_logits": False,
+}
 LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 TOKENS = (
     "bos_token_id",
@@ -22,6 +28,8 @@ TOKENS = (
     "forced_bos_token_id",
     "forced_eos_token_id",
 )
+STOPPING = "early_stopping"
+"""True, or false and absent: our `late_stopping`."""
 BARRED = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 """Lists of tokens that are never written; ours are pad, bos and mask."""
 NEUTRAL: dict[str, Any] = {
@@ -31,7 +39,6 @@ NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "encoder_no_repeat_ngram_size": 0,
-    "renormalize_logits": False,
     "penalty_alpha": None,
     "dola_layers": None,
     "sequence_bias": None,
@@ -47,7 +54,6 @@ NEUTRAL: dict[str, Any] = {
 HARMLESS = {
     "_from_model_config",
     "cache_implementation",
-    "early_stopping",
     "epsilon_cutoff",
     "eta_cutoff",
     "max_time",
@@ -67,7 +73,7 @@ HARMLESS = {
     "use_cache",
 }
 """Keys that change nothing without `do_sample`, or that a note is made of."""
-GENERATION_KEYS = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, "early_stopping"} | {
+GENERATION_KEYS = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, STOPPING} | {
     "temperature",
     "top_k",
     "top_p",
@@ -85,13 +91,15 @@ def generation_problems(values: Mapping[str, Any], barred: set[int]) -> Iterator
     Args:
         barred: tokens that we never write.
     """
-    known = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, *HARMLESS}
+    known = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, *HARMLESS, STOPPING}
     remedy = "outputs would differ; remove the key to convert the model without it"
     for key in sorted(values.keys() - known):
         yield key, f"unknown, so {remedy}"
     for key, neutral in NEUTRAL.items():
         if values.get(key) not in (None, neutral):
             yield key, f"{values[key]!r} has no counterpart here, so {remedy}"
+    if values.get(STOPPING) not in (None, True, False):
+        yield STOPPING, f"{values[STOPPING]!r} has no counterpart here, so {remedy}"
     for key in BARRED:
         listed = values.get(key) or []
         sequences = [token if isinstance(token, list) else [token] for token in listed]
@@ -105,8 +113,7 @@ def as_options(values: Mapping[str, Any], prefix: int) -> dict[str, Any]:
     Args:
         prefix: tokens that the decoder reads before the text; theirs count in lengths.
     """
-    defaults = {"num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram_size": 0}
-    options = {key: values[key] for key in SEARCH if values.get(key) not in (None, defaults[key])}
+    options = {key: values[key] for key in SEARCH if values.get(key) not in (None, DEFAULTS[key])}
     # They count the prefix and eos: all of it in the length, all but the first in new tokens.
     if values.get("max_new_tokens"):
         options["max_length"] = values["max_new_tokens"] - prefix
@@ -120,4 +127,6 @@ def as_options(values: Mapping[str, Any], prefix: int) -> dict[str, Any]:
     options["min_length"] = max(shortest)
     if values.get("forced_eos_token_id") is not None:
         options["forced_eos"] = True
+    if options.get("num_beams") and not values.get(STOPPING):
+        options["late_stopping"] = True
     return options

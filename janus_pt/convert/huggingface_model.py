@@ -42,14 +42,12 @@ class HuggingFaceModel:
 
     Attributes:
         options: of mode "ar", with which it decodes as the original was set to.
-        early_stopping: what the original was set to; ours is "true".
     """
 
     config: ModelConfig
     _weights: HuggingFaceWeights
     _names: dict[str, str]
     options: dict[str, Any]
-    early_stopping: Any
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Our names and tensors, one after another."""
@@ -88,8 +86,7 @@ def read_huggingface(
     config = weights.adapt(config)
     names = weights.map(config)
     options = as_options(files.generation, len(config.target_frame.prefix))
-    stopping = files.generation.get("early_stopping")
-    return HuggingFaceModel(config, weights, names, options, stopping)
+    return HuggingFaceModel(config, weights, names, options)
 
 
 def _read_files(folder: Path, config: dict[str, Any]) -> Files:

@@ -45,8 +45,6 @@ def run(args: argparse.Namespace) -> None:
     if model.config.mask_token_id == model.config.unk_token_id:
         print("the model has no mask symbol: <unk> serves as one")
     print(f"decode as the original does: {_command(args.output, model.options)}")
-    if model.options.get("num_beams", 1) > 1 and model.early_stopping is not True:
-        print("its early_stopping is not true, as ours is: a few outputs of beam search may differ")
 
 
 def convert_huggingface(

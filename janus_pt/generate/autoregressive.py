@@ -36,6 +36,9 @@ class AutoregressiveOptions(DecodingOptions):
     """Width of the beam search; 1 is greedy search."""
     length_penalty: float = 1.0
     """The score is the log-probability over the number of tokens, eos counted, to this power."""
+    late_stopping: bool = False
+    """Beam search goes on until no output would be better than the finished ones if it ended, as Hugging Face's does
+    unless its `early_stopping` is true; by default, as fairseq's, until `num_beams` outputs are finished."""
     num_return_sequences: Positive = 1
     """Outputs for each input, best first."""
     no_repeat_ngram_size: Count = 0
@@ -43,6 +46,9 @@ class AutoregressiveOptions(DecodingOptions):
     forced_eos: bool = False
     """The end of an output of `max_length` costs nothing, as with Hugging Face's `forced_eos_token_id`; by default it
     costs its log-probability."""
+    renormalize_logits: bool = False
+    """Tokens that are barred leave their probability to the others, as in CTranslate2 and with Hugging Face's option of
+    this name."""
     do_sample: bool = False
     """Draw each token instead of searching."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -99,9 +105,18 @@ def autoregressive(
         options.no_repeat_ngram_size,
         source.tokens.device,
         options.forced_eos,
+        options.renormalize_logits,
     )
     if options.num_beams > 1:
-        return beam_search(model, source, rules, longest, options.num_beams, options.length_penalty)
+        return beam_search(
+            model,
+            source,
+            rules,
+            longest,
+            options.num_beams,
+            options.length_penalty,
+            options.late_stopping,
+        )
     return _greedy_or_sampled(model, source, rules, longest, options)
 
 

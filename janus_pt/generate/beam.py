@@ -23,12 +23,16 @@ def beam_search(
     longest: int,
     num_beams: int,
     length_penalty: float,
+    late_stopping: bool,
 ) -> Hypotheses:
     """The `num_beams` best hypotheses found for each source, best first.
 
     A step looks at the 2 · `num_beams` best continuations. An eos among the first `num_beams` of
     them finishes a hypothesis; the best others go on. A sentence is done when `num_beams`
     hypotheses are finished, and leaves the batch; at the maximum length all hypotheses must end.
+
+    With `late_stopping` better hypotheses replace finished ones, until the best that goes on would
+    be worse than all of them if it ended here.
     """
     config = model.config
     memory = read_sources(model, source)
@@ -49,7 +53,12 @@ def beam_search(
         # Step 3: put the hypotheses that end among the first num_beams aside.
         ends = (token == config.eos_token_id) & total.isfinite()
         normaliser = (step + config.scored_frame) ** length_penalty
-        complete = finished.add(beams, step, parent, total, ends, normaliser)
+        if late_stopping:
+            worst = finished.keep_best(beams, step, parent, total, ends, normaliser)
+            best_going = total.masked_fill(ends, -torch.inf).amax(dim=1)
+            complete = best_going / normaliser <= worst
+        else:
+            complete = finished.add(beams, step, parent, total, ends, normaliser)
         num_complete = int(complete.sum())
         if step == longest or num_complete == len(complete):
             break
@@ -181,6 +190,39 @@ class _Finished:
         self.scores[row, place] = total / normaliser
         self.lengths[row, place] = step
         return count >= num_beams
+
+    def keep_best(
+        self,
+        beams: _Beams,
+        step: int,
+        parent: Tensor,
+        total: Tensor,
+        ends: Tensor,
+        normaliser: float,
+    ) -> Tensor:
+        """Of the finished hypotheses and those that end now, keep the best; arguments as for `add`.
+
+        Returns:
+            The lowest score of each active sentence; -inf if it has places left.
+        """
+        num_beams = beams.tokens.shape[1]
+        row = beams.index
+        self.passes[row] += 1
+        parent, total, ends = parent[:, :num_beams], total[:, :num_beams], ends[:, :num_beams]
+        new = (total / normaliser).masked_fill(~ends, -torch.inf)
+        scores, chosen = torch.cat((self.scores[row, :num_beams], new), dim=1).topk(num_beams)
+        tokens, prefixes = beams.select(parent)
+        lengths = torch.full_like(parent, step)
+        for kept, added in (
+            (self.tokens, tokens),
+            (self.prefixes, prefixes),
+            (self.lengths, lengths),
+        ):
+            both = torch.cat((kept[row, :num_beams], added), dim=1)
+            sentence = torch.arange(len(row), device=row.device)[:, None]
+            kept[row, :num_beams] = both[sentence, chosen]
+        self.scores[row, :num_beams] = scores
+        return scores.amin(dim=1)
 
     def hypotheses(self, num_beams: int) -> Hypotheses:
         """All of them, best first."""

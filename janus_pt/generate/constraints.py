@@ -48,16 +48,19 @@ class Rules:
         no_repeat_ngram_size: int,
         device: torch.device,
         forced_eos: bool = False,
+        renormalize: bool = False,
     ) -> None:
         """`shortest`, `longest`: tokens of an output; `no_repeat_ngram_size`: 0 for no such rule.
 
-        `forced_eos`: eos at the longest length has probability 1.
+        `forced_eos`: eos at the longest length has probability 1. `renormalize`: what is left has
+        probability 1 together.
         """
         self._eos = config.eos_token_id
         self._shortest = shortest
         self._longest = longest
         self._ngram_size = no_repeat_ngram_size
         self._forced_eos = forced_eos
+        self._renormalize = renormalize
         # What the decoder has read counts, as in other libraries; eos must be free to come.
         prefix = [token for token in config.target_frame.prefix if token != self._eos]
         self._prefix = torch.tensor(prefix, device=device)
@@ -75,12 +78,16 @@ class Rules:
         Returns:
             `log_probs`. At the longest length only eos is left.
         """
+        self._forbid(log_probs, written)
+        return log_probs.log_softmax(dim=1) if self._renormalize else log_probs
+
+    def _forbid(self, log_probs: Tensor, written: Tensor) -> None:
         step = written.shape[1]
         if step == self._longest:
             end = 0.0 if self._forced_eos else log_probs[:, self._eos].clone()
             log_probs.fill_(-torch.inf)
             log_probs[:, self._eos] = end
-            return log_probs
+            return
         forbidden = self._forbidden_early if step < self._shortest else self._forbidden
         log_probs.index_fill_(1, forbidden, -torch.inf)
         if self._ngram_size:
@@ -88,7 +95,6 @@ class Rules:
             # Of fewer than n tokens there is no n-gram yet that could come again.
             if read.shape[1] >= self._ngram_size:
                 self._forbid_repetitions(log_probs, read)
-        return log_probs
 
     def _forbid_repetitions(self, log_probs: Tensor, written: Tensor) -> None:
         """Forbid every token that would end an n-gram for the second time."""

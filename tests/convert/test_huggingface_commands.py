@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 import transformers
 from huggingface_hub import ModelCard
@@ -19,50 +15,11 @@ from janus_pt.export.to_huggingface import export_to_huggingface
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tokenizer import read_tokenizer
 from janus_pt.utils.errors import UserError
-from tests.support.huggingface import make_huggingface
+from tests.support.huggingface import save_bart, save_marian
 from tests.support.models import tiny_model, tokenizer_bytes
 from tests.tokenizer.texts import bart_json, lines
 
 TEXTS = [line for line in lines()[:40] if len(line) < 60]
-
-
-def save_bart(folder: Path) -> Any:
-    """A BART with a byte-level tokenizer of 450 tokens."""
-    model = make_huggingface(
-        "BART", folder, torch.float32, vocab_size=450, max_position_embeddings=90
-    )
-    (folder / "tokenizer.json").write_bytes(bart_json(450))
-    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    settings = {"tokenizer_class": "BartTokenizer", **names, "mask_token": "<mask>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return model
-
-
-def save_marian(folder: Path) -> Any:
-    """A Marian model whose two SentencePiece models share a vocabulary."""
-    tokens = set()
-    for side, size in (("source", 90), ("target", 80)):
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines()),
-            model_writer=model,
-            vocab_size=size,
-            hard_vocab_limit=False,
-            minloglevel=2,
-        )
-        folder.mkdir(exist_ok=True)
-        (folder / f"{side}.spm").write_bytes(model.getvalue())
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-        tokens |= {processor.id_to_piece(i) for i in range(3, processor.vocab_size())}
-    vocabulary = ["</s>", "<unk>", *sorted(tokens), "<pad>"]
-    ids = {token: number for number, token in enumerate(vocabulary)}
-    (folder / "vocab.json").write_text(json.dumps(ids))
-    pad = ids["<pad>"]
-    changes = dict(vocab_size=len(ids), pad_token_id=pad, decoder_start_token_id=pad)
-    model = make_huggingface("Marian", folder, torch.float32, **changes, max_position_embeddings=90)
-    settings = {"tokenizer_class": "MarianTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return model
 
 
 SAVE = {"BART": save_bart, "Marian": save_marian}

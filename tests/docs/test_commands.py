@@ -24,6 +24,7 @@ import pytest
 
 from janus_pt.config.schema import AdapterConfig
 from tests.support.doors import write_adapter, write_export, write_fairseq
+from tests.support.huggingface import save_bart
 from tests.support.ranks import free_port
 from tests.support.runs import ROOT, environment
 
@@ -42,6 +43,7 @@ PAGES = [
             "decoding",
             "other_tools",
             "mlflow",
+            "huggingface",
         )
     ),
 ]
@@ -66,6 +68,7 @@ SMALLER: dict[str, str] = {
     "--config janus_base": f"{SMALL_MODEL} {SMALL_RUN} --set precision.dtype=float32 "
     f"--set model.vocab_size={VOCABULARY}",
     "--config summary_tiny": SMALL_RUN,
+    "--config bart_janus_base": f"{SMALL_RUN} --set precision.dtype=float32",
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
 }
@@ -146,6 +149,7 @@ def write_models(folder: Path) -> None:
     write_export(folder / "model", ar_position_offset=0)
     write_adapter(folder / "lora", AdapterConfig(), folder / "model")
     write_fairseq(folder)
+    save_bart(folder / "bart", max_position_embeddings=1024)
 
 
 def made_small(text: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from torch import nn
@@ -14,6 +17,7 @@ from janus_pt.convert.huggingface_frames import Languages
 from janus_pt.convert.huggingface_model import HuggingFaceModel, read_huggingface
 from janus_pt.model.meta import assign_weights, build_on_meta
 from janus_pt.model.transformer import JanusTransformer
+from tests.tokenizer.texts import bart_json, lines
 
 SIZES: dict[str, Any] = dict(
     vocab_size=61,
@@ -120,3 +124,46 @@ def as_ours(read: HuggingFaceModel) -> JanusTransformer:
     model = build_on_meta(read.config)
     assign_weights(model, dict(read.weights()))
     return model.eval()
+
+
+def save_bart(folder: Path, max_position_embeddings: int = 90) -> Any:
+    """A BART with a byte-level tokenizer of 450 tokens."""
+    model = make_huggingface(
+        "BART",
+        folder,
+        torch.float32,
+        vocab_size=450,
+        max_position_embeddings=max_position_embeddings,
+    )
+    (folder / "tokenizer.json").write_bytes(bart_json(450))
+    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    settings = {"tokenizer_class": "BartTokenizer", **names, "mask_token": "<mask>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
+def save_marian(folder: Path) -> Any:
+    """A Marian model whose two SentencePiece models share a vocabulary."""
+    tokens = set()
+    for side, size in (("source", 90), ("target", 80)):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines()),
+            model_writer=model,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        folder.mkdir(exist_ok=True)
+        (folder / f"{side}.spm").write_bytes(model.getvalue())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        tokens |= {processor.id_to_piece(i) for i in range(3, processor.vocab_size())}
+    vocabulary = ["</s>", "<unk>", *sorted(tokens), "<pad>"]
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    pad = ids["<pad>"]
+    changes = dict(vocab_size=len(ids), pad_token_id=pad, decoder_start_token_id=pad)
+    model = make_huggingface("Marian", folder, torch.float32, **changes, max_position_embeddings=90)
+    settings = {"tokenizer_class": "MarianTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
