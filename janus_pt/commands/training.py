@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from janus_pt.launch import add_training_arguments, run_process
 from janus_pt.utils.errors import UserError
+
+LAUNCHER_OPTIONS = ("num_gpus", "hostfile", "master_port")
+"""Flags for DeepSpeed's launcher, by its names; all others go to the processes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,34 +37,33 @@ def train(command: str, args: argparse.Namespace) -> None:
     Raises:
         UserError: no process is asked for, or several with --dry-run.
     """
-    flags = _launcher_flags(args)
-    if not flags:
+    values = dict(vars(args))
+    launcher_flags = _as_flags({f"--{name}": values.pop(name) for name in LAUNCHER_OPTIONS})
+    if not launcher_flags:
         run_process(args)
         return
     if args.num_gpus is not None and args.num_gpus < 1:
         raise UserError(f"--num-gpus must be at least 1, but is {args.num_gpus}")
-    if args.dry_run:
-        raise UserError("--dry-run plans in one process; give the number to plan for: --world-size")
+    if args.dry_run or args.world_size is not None:
+        raise UserError(
+            "--dry-run and --world-size plan in one process: leave out the launcher's flags"
+        )
     # The ranks get their number by the environment, not by --local_rank.
     module = ("--module", "--no_local_rank", "janus_pt")
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, *module]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *launcher_flags, *module]
+    own_flags = _as_flags({f"--{name.replace('_', '-')}": values[name] for name in values})
     # In place of this process: signals and exit code are the launcher's.
-    os.execv(sys.executable, [*launcher, command, *_training_flags(args)])
+    os.execv(sys.executable, [*launcher, command, *own_flags])
 
 
-def _launcher_flags(args: argparse.Namespace) -> list[str]:
-    values = {
-        "--num_gpus": args.num_gpus,
-        "--hostfile": args.hostfile,
-        "--master_port": args.master_port,
-    }
-    return [f"{flag}={value}" for flag, value in values.items() if value is not None]
-
-
-def _training_flags(args: argparse.Namespace) -> list[str]:
-    """The flags of `add_training_arguments` as the user gave them."""
-    flags = [f"--config={args.config}", f"--resume={args.resume}"]
-    flags += [f"--set={change}" for change in args.set]
-    if args.replay is not None:
-        flags.append(f"--replay={args.replay}")
+def _as_flags(values: Mapping[str, Any]) -> list[str]:
+    """The command line of flags with these values; None and False: the flag was not given."""
+    flags = []
+    for flag, value in values.items():
+        if value is True:
+            flags.append(flag)
+        elif isinstance(value, list):
+            flags += [f"{flag}={item}" for item in value]
+        elif value is not None and value is not False:
+            flags.append(f"{flag}={value}")
     return flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_bash_completes_commands_flags_and_values(parser: Parser, tmp_path: Path
     ("flags", "message"),
     [
         (["--num-gpus", "0"], "--num-gpus must be at least 1, but is 0"),
-        (["--num-gpus", "2", "--dry-run"], "plan for: --world-size"),
+        (["--num-gpus", "2", "--dry-run"], "plan in one process"),
+        (["--num-gpus", "2", "--world-size", "2"], "plan in one process"),
         (["--world-size", "2"], "to plan for with --dry-run"),
     ],
 )
@@ -85,6 +87,22 @@ def test_wrong_flags_of_processes_start_none(
     call = ("launchers/pretrain.py", "--config", "janus_tiny", *flags)
     assert run_script(monkeypatch, *call) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_processes_get_all_flags_of_their_command(
+    monkeypatch: pytest.MonkeyPatch, parser: Parser
+) -> None:
+    """A real job is started in tests/packaging; here no flag may be lost on the way."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, call: calls.append(call))
+    given = ["--config", "a b.json", "--set", "x=1", "--set", "y=[1, 2]", "--resume", "auto"]
+    given += ["--replay", "dump"]
+    run = ("launchers/finetune.py", *given, "--num_accelerators", 2, "--hostfile", "hosts")
+    assert run_script(monkeypatch, *run) == 0
+    words = calls[0][calls[0].index("janus_pt") + 1 :]
+    assert vars(parser.parse_args(words)) == vars(parser.parse_args(["finetune", *given]))
+    launcher = calls[0][: calls[0].index("janus_pt")]
+    assert "--num_gpus=2" in launcher and "--hostfile=hosts" in launcher
 
 
 def test_scripts_of_a_checkout_are_commands(
