@@ -14,7 +14,7 @@ from tests.support.runs import ROOT
 @pytest.mark.slow
 def test_readers_refuse_broken_input_and_do_nothing_worse() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "3000"],
+        [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "3500"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -22,6 +22,6 @@ def test_readers_refuse_broken_input_and_do_nothing_worse() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     reports = re.findall(r"^(.+): (\d+) inputs, (\d+) refused", done.stdout, re.MULTILINE)
-    assert len(reports) == 6 and all(
+    assert len(reports) == 7 and all(
         int(count) == 500 > int(refused) > 100 for _, count, refused in reports
     ), done.stdout
