@@ -7,11 +7,11 @@ may be in parts that an index lists. Files are mapped, not read whole.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def _open_safetensors(path: Path) -> Opened:
 def _open_pickled(path: Path) -> Opened:
     try:
         content = _load_pickled(path)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: holds more than tensors, so it is not read: {reason}") from None
     # Torch raises these, and EOFError, for files that are cut short.

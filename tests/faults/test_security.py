@@ -125,13 +125,19 @@ def test_a_foreign_checkpoint_file_is_refused_before_it_is_unpickled(
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 
 
+def modules_used(node: ast.ImportFrom) -> list[str]:
+    """The module of a `from` import; none if it gives the name of an exception only."""
+    harmless = [alias.name for alias in node.names] == ["UnpicklingError"]
+    return [] if harmless else [node.module or ""]
+
+
 @pytest.mark.parametrize("room", ["janus_pt", "data_prep", "launchers"])
 def test_no_code_of_ours_can_unpickle(room: str) -> None:
     found = []
     for path in sorted((ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += modules_used(node) if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] in UNSAFE for name in names):
                 found.append(f"{path}:{node.lineno}: imports {names}")
             if isinstance(node, ast.Call):
