@@ -24,7 +24,7 @@ SOURCE_PREFIX = "source_"
 """Of the name of the sources' tokenizer, where they have their own."""
 FOLDER_FILE_NAMES = (*FILE_NAMES, *(SOURCE_PREFIX + name for name in FILE_NAMES))
 MAX_TOKENIZER_BYTES = 64 * 2**20
-"""A larger file is refused before it is read; the largest multilingual ones in use have about 17 MB."""
+"""A larger file is refused before it is read; a tokenizer.json of 50,000 tokens has 4 MB."""
 
 
 class MappedFile(BaseModel):
