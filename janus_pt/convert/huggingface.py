@@ -308,7 +308,7 @@ def _shape_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             reason = f"{decoder!r} differs from encoder_{size}, {encoder!r}"
             yield f"decoder_{size}", f"{reason}; both stacks must have the same here"
     activation = values["activation_function"]
-    if activation not in ACTIVATIONS:
+    if activation not in tuple(ACTIVATIONS):
         yield "activation_function", f"must be one of {', '.join(ACTIVATIONS)}, not {activation!r}"
     if values["model_type"] == "m2m_100" and values["pad_token_id"] != M2M100_PAD:
         yield "pad_token_id", f"is {values['pad_token_id']!r}: {M2M100_POSITIONS}"

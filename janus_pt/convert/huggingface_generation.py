@@ -100,8 +100,16 @@ def generation_problems(values: Mapping[str, Any], barred: set[int]) -> Iterator
             yield key, f"{values[key]!r} has no counterpart here, so {remedy}"
     if values.get(STOPPING) not in (None, True, False):
         yield STOPPING, f"{values[STOPPING]!r} has no counterpart here, so {remedy}"
+    for key in LENGTHS:
+        value = values.get(key)
+        # Python's booleans are integers.
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            yield key, f"should be a whole number, but is {value!r}"
     for key in BARRED:
         listed = values.get(key) or []
+        if not isinstance(listed, list):
+            yield key, f"should be a list, but is {listed!r}"
+            continue
         sequences = [token if isinstance(token, list) else [token] for token in listed]
         if not all(len(tokens) == 1 and tokens[0] in barred for tokens in sequences):
             yield key, f"bars more than pad, bos and mask, so {remedy}"

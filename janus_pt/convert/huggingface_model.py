@@ -21,6 +21,7 @@ from janus_pt.convert.huggingface_generation import (
 )
 from janus_pt.convert.huggingface_weights import HuggingFaceWeights
 from janus_pt.generate.constraints import forbidden_in_ar
+from janus_pt.generate.modes import check_options
 from janus_pt.utils.errors import UserError
 
 
@@ -83,9 +84,14 @@ def read_huggingface(
     barred = set(forbidden_in_ar(config))
     for key, reason in generation_problems(files.generation, barred):
         raise UserError(f"{folder}: {GENERATION_CONFIG}: {key}: {reason}")
+    weights.check_size(config)
     config = weights.adapt(config)
     names = weights.map(config)
     options = as_options(files.generation, len(config.target_frame.prefix))
+    try:
+        check_options("ar", **options)
+    except UserError as error:
+        raise UserError(f"{folder}: {GENERATION_CONFIG}: {error}") from None
     return HuggingFaceModel(config, weights, names, options)
 
 

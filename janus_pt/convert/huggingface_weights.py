@@ -33,6 +33,8 @@ IGNORED = (
     "decoder.embed_positions.weights",
 )
 """Tensors of older files that the library ignores, too."""
+MOST_POSITIONS = 1 << 16
+"""Rows that a computed table may have, whatever the weights hold."""
 SAME_SINES = 1e-6
 """Stored sines that differ by more from the computed ones are others."""
 
@@ -70,6 +72,27 @@ class HuggingFaceWeights:
     def has_output_bias(self) -> bool:
         """Whether the bias of the scores is there, and is not zero."""
         return BIAS in self.names and bool(self.read(BIAS).any())
+
+    def check_size(self, config: ModelConfig) -> None:
+        """Refuse a configuration of a far larger model than the tensors hold.
+
+        First of all: modules of such a size fill the memory, on the meta device, too.
+        """
+        shapes = self.stored.shapes.values()
+        largest = max((size for shape in shapes for size in shape), default=0)
+        sizes = {
+            "d_model": config.hidden_size,
+            "encoder_ffn_dim": config.ffn_hidden_size,
+            "vocab_size": max(config.vocab_size, config.source_vocab_size or 0),
+            "encoder_layers": config.encoder_layers,
+            "decoder_layers": config.decoder_layers,
+            "max_position_embeddings": config.max_positions,
+        }
+        for key, size in sizes.items():
+            if size > max(largest, MOST_POSITIONS):
+                raise UserError(
+                    f"{self.stored.origin}: config.json: {key}: {size} is far more than the weights hold"
+                )
 
     def adapt(self, config: ModelConfig) -> ModelConfig:
         """The configuration with learned positions, if other sines than the computed ones are stored.

@@ -194,7 +194,9 @@ def _start(
     memory: SourceMemory, newest: Tensor, shortest: int, longest: int, config: ModelConfig
 ) -> _Rows:
     """All sentences before the first draft; `newest [sources]` is the token read next."""
-    predicted = lengths_from_head(memory, config).clamp(shortest, longest)
+    # A draft has eos as well, for which P_AR needs no position.
+    longest_draft = min(longest, config.max_positions - config.target_frame.size)
+    predicted = lengths_from_head(memory, config).clamp(shortest, longest_draft)
     tokens = predicted.new_full((len(memory), longest + 2), config.pad_token_id)
     zeros = torch.zeros_like(predicted)
     return _Rows(

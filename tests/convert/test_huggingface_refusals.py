@@ -58,6 +58,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"encoder_attention_heads": 5, "decoder_attention_heads": 5},
         "d_model: must be a multiple of",
     ),
+    "too large": ({"d_model": 4 * 10**12}, "d_model: 4000000000000 is far more than"),
     "vocabulary": ({"vocab_size": 60}, r"model.shared.weight is \(61, 32\), but config.json means"),
     "fewer layers": ({"encoder_layers": 2}, "26 tensors are not the model's|16 tensors are not"),
     "more layers": ({"decoder_layers": 3}, "tensors are missing, as decoder.layers.2"),
@@ -77,6 +78,9 @@ GENERATION: dict[str, tuple[dict[str, Any], str]] = {
     "penalty": ({"repetition_penalty": 1.2}, "repetition_penalty: 1.2 has no counterpart here"),
     "bars": ({"bad_words_ids": [[1], [7]]}, "bad_words_ids: bars more than pad, bos and mask"),
     "stops": ({"early_stopping": "never"}, "early_stopping: 'never' has no counterpart here"),
+    "no number": ({"max_length": "x"}, "max_length: should be a whole number, but is 'x'"),
+    "no list": ({"suppress_tokens": 3}, "suppress_tokens: should be a list, but is 3"),
+    "no beams": ({"num_beams": 0}, "num_beams: input should be greater than 0"),
     "unknown": ({"assistant_model": "x"}, "assistant_model: unknown"),
 }
 

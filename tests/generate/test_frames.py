@@ -144,6 +144,22 @@ def test_all_modes_agree_about_the_frame(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("name", FRAMES)
+def test_drafts_fit_the_position_table(name: str, offset: int) -> None:
+    """Where the length head predicts more than the positions hold."""
+    shape = {"max_positions": 12, "ar_position_offset": offset, "positions": "sinusoidal"}
+    model = tiny_model(7, ar_stream="content", **shape, **FRAMES[name])
+    source = pad_sources([framed(np.arange(7, 10), model.config.source_frame)], 0)
+    with torch.inference_mode():
+        model.embed_length.weight.zero_()
+        model.embed_length.weight[-1] = model.encode(source)[0].mean(0)
+    greedy = check_options("ar").decode(model, source)
+    drafted = check_options("speculative", block_size=3).decode(model, source)
+    length = int(greedy.lengths[0, 0])
+    assert torch.equal(drafted.tokens[0, 0, :length], greedy.tokens[0, 0, :length])
+
+
 @pytest.mark.parametrize(
     ("wrong", "key", "reason"),
     [
