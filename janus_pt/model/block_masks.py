@@ -11,18 +11,74 @@ empty or full, which costs time; never the other way round.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from janus_pt.packing.slots import POSITION, RANK, SEGMENT, START, STOP, UNTIL, Slots, visible
+from janus_pt.config.schema import ModelConfig
+from janus_pt.packing.batch import Batch
+from janus_pt.packing.buffer import pack_tensors
+from janus_pt.packing.slots import (
+    POSITION,
+    RANK,
+    SEGMENT,
+    START,
+    STOP,
+    UNTIL,
+    Blocks,
+    SlotBlocks,
+    Slots,
+    Source,
+    visible,
+)
 
 BLOCK = 128
 """Queries, and keys, of a block: FlexAttention's default."""
+TABLES = (
+    "kv_num_blocks",
+    "kv_indices",
+    "full_kv_num_blocks",
+    "full_kv_indices",
+    "q_num_blocks",
+    "q_indices",
+    "full_q_num_blocks",
+    "full_q_indices",
+)
+"""The tensors of a `BlockMask`, in its order: of each block of queries how many blocks of keys are partial, or full, and
+which; then the same for each block of keys, as the backward pass wants it."""
 NO_SEGMENT = -1
 """Segment of padding, and all fields of what `_in_blocks` adds behind the end of the row."""
+
+
+def prepare_blocks(batch: Batch, config: ModelConfig) -> Batch:
+    """The batch with the blocks of all masks that `config`'s layers have, of whatever device it is on.
+
+    For the CPU: of some hundred small operations, which on a GPU take longer to launch than to run.
+    """
+    slots, source = batch.slots, batch.source
+    # All slots for most layers; those that predict for the last one.
+    firsts = {0, slots.first_predicting}
+    kinds = {False, config.causal_self_attention}
+    blocks = SlotBlocks(
+        columns=_columns(slots),
+        own={
+            (first, causal): _own_blocks(slots, first, causal)
+            for first in firsts
+            for causal in kinds
+        },
+        source={first: _cross_blocks(slots, source, first) for first in firsts},
+    )
+    prepared: Batch = pack_tensors(
+        replace(
+            batch,
+            slots=replace(slots, blocks=blocks),
+            source=replace(source, blocks=_source_blocks(source)),
+        )
+    )
+    return prepared
 
 
 def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMask:
@@ -30,17 +86,13 @@ def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMas
 
     `causal`: no slot reads to its right.
     """
-    queries = slots.table[0, first:]
-    keys = slots.table[0, : slots.num_content]
-    # A contiguous vector a field: the kernel reads them by slot number.
-    query_segment = queries[:, SEGMENT].contiguous()
-    until = queries[:, UNTIL].contiguous()
-    start = queries[:, START].contiguous()
-    stop = queries[:, STOP].contiguous()
-    query_position = queries[:, POSITION].contiguous()
-    key_segment = keys[:, SEGMENT].contiguous()
-    key_rank = keys[:, RANK].contiguous()
-    key_position = keys[:, POSITION].contiguous()
+    columns = _columns(slots)
+    queries = columns[:, first:]
+    keys = columns[:, : slots.num_content]
+    query_segment, until, start, stop, query_position = (
+        queries[field] for field in (SEGMENT, UNTIL, START, STOP, POSITION)
+    )
+    key_segment, key_rank, key_position = (keys[field] for field in (SEGMENT, RANK, POSITION))
 
     def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         allowed: Tensor = visible(
@@ -50,6 +102,44 @@ def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMas
             allowed = allowed & (key_position[k] <= query_position[q])
         return allowed
 
+    prepared = None if slots.blocks is None else slots.blocks.own.get((first, causal))
+    blocks = prepared or _own_blocks(slots, first, causal)
+    return _block_mask(blocks, mask_mod, (queries.shape[1], keys.shape[1]))
+
+
+def cross_block_mask(slots: Slots, source: Source, first: int) -> BlockMask:
+    """Cross-attention: slots from `first` on read the source tokens of their own sample."""
+    segments = _columns(slots)[SEGMENT, first:]
+    samples = source.samples[0]
+
+    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        # Two segments a sample. Padding queries would match padding keys.
+        return (segments[q] >> 1 == samples[k]) & (samples[k] >= 0)
+
+    prepared = None if slots.blocks is None else slots.blocks.source.get(first)
+    blocks = prepared or _cross_blocks(slots, source, first)
+    return _block_mask(blocks, mask_mod, (len(segments), len(samples)))
+
+
+def source_block_mask(source: Source) -> BlockMask:
+    """The encoder's self-attention: source tokens read those of their own sample."""
+    samples = source.samples[0]
+
+    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (samples[q] == samples[k]) & (samples[k] >= 0)
+
+    blocks = source.blocks or _source_blocks(source)
+    return _block_mask(blocks, mask_mod, (len(samples), len(samples)))
+
+
+def _columns(slots: Slots) -> Tensor:
+    """The slots' table with a contiguous row a field, which the kernel reads by slot number."""
+    return slots.table[0].t().contiguous() if slots.blocks is None else slots.blocks.columns
+
+
+def _own_blocks(slots: Slots, first: int, causal: bool) -> Blocks:
+    queries = slots.table[0, first:]
+    keys = slots.table[0, : slots.num_content]
     any_rank, all_ranks = _ranks_in_reach(queries, keys)
     if causal:
         any_position, all_positions = _positions_in_reach(queries, keys)
@@ -57,22 +147,25 @@ def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMas
         all_ranks = all_ranks & all_positions
     # Two segments a sample (`packing/slots.py`); the layout has a row for each sample.
     num_segments = 2 * len(slots.query_layout.indices[0])
-    any_segment, one_segment = _segments_in_common(query_segment, key_segment, num_segments)
-    return _block_mask(
-        any_segment & any_rank, one_segment & all_ranks, mask_mod, (len(queries), len(keys))
+    any_segment, one_segment = _segments_in_common(
+        queries[:, SEGMENT], keys[:, SEGMENT], num_segments
     )
+    return _blocks(any_segment & any_rank, one_segment & all_ranks)
 
 
-def source_block_mask(query_samples: Tensor, key_samples: Tensor, num_samples: int) -> BlockMask:
-    """Queries read the source tokens of their own sample; both are given by sample number, -1 padding."""
+def _cross_blocks(slots: Slots, source: Source, first: int) -> Blocks:
+    return _sample_blocks(slots.samples[0, first:], source)
 
-    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        # Padding queries would match padding keys.
-        is_token = key_samples[k] >= 0
-        return (query_samples[q] == key_samples[k]) & is_token
 
-    any_sample, one_sample = _segments_in_common(query_samples, key_samples, num_samples)
-    return _block_mask(any_sample, one_sample, mask_mod, (len(query_samples), len(key_samples)))
+def _source_blocks(source: Source) -> Blocks:
+    return _sample_blocks(source.samples[0], source)
+
+
+def _sample_blocks(query_samples: Tensor, source: Source) -> Blocks:
+    """Queries, given by sample number, -1 padding, read the source tokens of their own sample."""
+    assert source.layout is not None, "sources of a packed row have a layout"
+    num_samples = len(source.layout.indices[0])
+    return _blocks(*_segments_in_common(query_samples, source.samples[0], num_samples))
 
 
 def _ranks_in_reach(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,24 +257,23 @@ def _in_blocks(table: Tensor) -> Tensor:
     return padded.unflatten(0, (-1, BLOCK))
 
 
+def _blocks(some: Tensor, every: Tensor) -> Blocks:
+    """From `[query blocks, key blocks]`: which hold a visible pair, and which no other."""
+    partial_counts, partial_indices = _ordered(some & ~every)
+    full_counts, full_indices = _ordered(every)
+    mask = BlockMask.from_kv_blocks(
+        partial_counts, partial_indices, full_counts, full_indices, BLOCK_SIZE=BLOCK
+    )
+    return {name: getattr(mask, name) for name in TABLES}
+
+
 def _block_mask(
-    some: Tensor,
-    every: Tensor,
+    blocks: Blocks,
     mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     lengths: tuple[int, int],
 ) -> BlockMask:
-    """The mask, from `[query blocks, key blocks]`: which hold a visible pair, and which no other."""
-    partial_counts, partial_indices = _ordered(some & ~every)
-    full_counts, full_indices = _ordered(every)
-    return BlockMask.from_kv_blocks(
-        partial_counts,
-        partial_indices,
-        full_counts,
-        full_indices,
-        BLOCK_SIZE=BLOCK,
-        mask_mod=mask_mod,
-        seq_lengths=lengths,
-    )
+    tables = [blocks[name] for name in TABLES]
+    return BlockMask(lengths, *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask_mod)
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:

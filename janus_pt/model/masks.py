@@ -10,7 +10,7 @@ from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import Mask, SampleMask, additive
-from janus_pt.model.block_masks import slots_block_mask, source_block_mask
+from janus_pt.model.block_masks import cross_block_mask, slots_block_mask, source_block_mask
 from janus_pt.model.flex import MIN_HEAD_SIZE
 from janus_pt.model.positions import Rotation, make_rotation
 from janus_pt.packing.padded import PaddedLayout
@@ -137,9 +137,7 @@ class DecoderMasks:
     def _cross_mask(self, first: int, layout: PaddedLayout) -> Mask:
         """The slots from `first` on, which `layout` covers, read the source tokens of their sample."""
         if self._block_masks:
-            slot_samples = self._slots.samples[0, first:]
-            num_samples = len(self._source_layout.indices[0])
-            return source_block_mask(slot_samples, self._source.samples[0], num_samples)
+            return cross_block_mask(self._slots, self._source, first)
         return tokens_mask(layout, self._source_layout, self._dtype)
 
 
@@ -153,9 +151,7 @@ def make_encoder_masks(
         is_token = (source.samples >= 0)[:, None, None]
         return EncoderMasks(additive(is_token, dtype), rotation)
     if block_masks:
-        samples = source.samples[0]
-        mask = source_block_mask(samples, samples, len(source.layout.indices[0]))
-        return EncoderMasks(mask, rotation)
+        return EncoderMasks(source_block_mask(source), rotation)
     return EncoderMasks(tokens_mask(source.layout, source.layout, dtype), rotation)
 
 

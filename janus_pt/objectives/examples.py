@@ -8,6 +8,7 @@ from dataclasses import replace
 from numpy.random import Generator
 
 from janus_pt.config.schema import Frame, MaskingConfig, ModelConfig, ObjectiveConfig
+from janus_pt.model.block_masks import prepare_blocks
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.objectives.masking import full_mask, infill, span_mask, uniform_mask
 from janus_pt.objectives.table import OBJECTIVES
@@ -50,8 +51,16 @@ def make_example(
     return rules.example(pair, model, objective)
 
 
-def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) -> Batch:
+def collate_examples(
+    examples: Sequence[Example],
+    objective: ObjectiveConfig,
+    blocks_for: ModelConfig | None = None,
+) -> Batch:
     """The batch of an objective's examples, with R-Drop each of them twice.
+
+    Args:
+        blocks_for: a model that reads the batch with FlexAttention: the blocks of its masks are
+            prepared here.
 
     Raises:
         ValueError: the objective's examples list their streams in another order than its terms.
@@ -67,7 +76,8 @@ def collate_examples(examples: Sequence[Example], objective: ObjectiveConfig) ->
                 f'objective "{objective.name}": its examples have the streams {actual}, but its '
                 f"terms have {expected}: give `Example.predict` in the order of the terms"
             )
-    return collate(examples, objective.draws, terms.suffix_streams)
+    batch = collate(examples, objective.draws, terms.suffix_streams)
+    return batch if blocks_for is None else prepare_blocks(batch, blocks_for)
 
 
 def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:

@@ -75,6 +75,24 @@ def make_slots(
 PADDING = make_slots(0, 0, -1)[0]
 
 
+Blocks = dict[str, Tensor]
+"""Which blocks of a mask FlexAttention reads: the tensors of a `BlockMask`, by their names there."""
+
+
+@dataclass(frozen=True)
+class SlotBlocks:
+    """What FlexAttention's masks of a row are made of; `model/block_masks.py` fills and reads it.
+
+    columns: the slots' table, a contiguous row a field: `[7, slots]`.
+    own: blocks of the masks by which the slots from a first one on read contents, by that first slot
+        and by whether nothing to the right is read. source: by which they read the source, likewise.
+    """
+
+    columns: Tensor
+    own: dict[tuple[int, bool], Blocks]
+    source: dict[int, Blocks]
+
+
 @dataclass(frozen=True)
 class Slots:
     """A batch of packed decoder sequences in one row: all that the model knows of an objective.
@@ -84,6 +102,7 @@ class Slots:
     first_predicting: no slot before this one predicts, so the last layer skips them.
     query_layout, predicting_layout, key_layout: all slots; the slots from `first_predicting` on,
         counted from there; and the content slots. Each has a part for each side in use.
+    blocks: if they were prepared. Columns of tokens may differ from the table's, which is newer.
     """
 
     table: Tensor
@@ -92,6 +111,7 @@ class Slots:
     query_layout: PaddedLayout
     predicting_layout: PaddedLayout
     key_layout: PaddedLayout
+    blocks: SlotBlocks | None = None
 
     def __getitem__(self, field: int) -> Tensor:
         return self.table[..., field]
@@ -141,13 +161,14 @@ class Source:
     """A batch of encoder inputs; all tensors `[rows, length]`, `samples` is -1 at padding.
 
     In training all samples are packed in one row, with a layout of one part. In decoding each has a
-    row to itself.
+    row to itself. `blocks` are of the mask by which tokens read their sample, if they were prepared.
     """
 
     tokens: Tensor
     positions: Tensor
     samples: Tensor
     layout: PaddedLayout | None = None
+    blocks: Blocks | None = None
 
     def to(self, device: torch.device) -> Source:
         """The same source on another device; the copy is asynchronous from pinned memory."""

@@ -14,6 +14,7 @@ from janus_pt.config.reader import to_json
 from janus_pt.config.schema import Config, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.workers import Collate, Prepare
+from janus_pt.model.masks import uses_block_masks
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
@@ -101,9 +102,11 @@ class ExampleFunctions(TypedDict):
 
 def example_functions(model: ModelConfig, objective: ObjectiveConfig) -> ExampleFunctions:
     """The functions that make examples and batches for the objective."""
+    uses_blocks = uses_block_masks(groups.device(), model.attention_dropout, model.head_size)
+    blocks_for = model if uses_blocks else None
     return {
         "prepare": partial(make_example, model=model, objective=objective),
-        "collate": partial(collate_examples, objective=objective),
+        "collate": partial(collate_examples, objective=objective, blocks_for=blocks_for),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from janus_pt.config.schema import ModelConfig
 from janus_pt.model import block_masks
-from janus_pt.model.block_masks import slots_block_mask, source_block_mask
+from janus_pt.model.block_masks import (
+    TABLES,
+    cross_block_mask,
+    prepare_blocks,
+    slots_block_mask,
+    source_block_mask,
+)
 from janus_pt.model.masks import readable
 from janus_pt.packing.batch import Batch, Example, collate
 from janus_pt.packing.padded import ROW_STEP
@@ -142,18 +151,18 @@ def whole_masks(batch: Batch, first: int) -> list[tuple[Tensor, BlockMask]]:
     """The dense masks of the row, and those made of blocks: slots on contents, whole and causal, slots and source on
     source."""
     slots, samples = batch.slots, batch.source.samples[0]
-    readers, count = slots.samples[0, first:], len(batch.lengths)
+    readers = slots.samples[0, first:]
     rows, keys = slots.table[0, first:], slots.table[0, : slots.num_content]
     return [
         (readable(rows, keys), slots_block_mask(slots, first)),
         (readable(rows, keys, causal=True), slots_block_mask(slots, first, causal=True)),
         (
             (readers[:, None] == samples) & (samples >= 0),
-            source_block_mask(readers, samples, count),
+            cross_block_mask(slots, batch.source, first),
         ),
         (
             (samples[:, None] == samples) & (samples >= 0),
-            source_block_mask(samples, samples, count),
+            source_block_mask(batch.source),
         ),
     ]
 
@@ -170,6 +179,24 @@ def test_block_masks_read_what_dense_masks_read(from_first: bool) -> None:
         real = dense.any(-1)
         found = flex_attention(q, k, v, block_mask=blocks)
         torch.testing.assert_close(found[:, :, real], expected[:, :, real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("from_first", [False, True])
+def test_prepared_blocks_are_the_same_and_nothing_is_computed_for_them(from_first: bool) -> None:
+    batch = long_batch([9, 5, 300])
+    first = batch.slots.first_predicting * from_first
+    prepared = prepare_blocks(batch, ModelConfig(vocab_size=100, causal_self_attention=True))
+    # As a worker process hands it on, and a copy to a device.
+    prepared = pickle.loads(pickle.dumps(prepared))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_masks, "_segments_in_common", None)
+        found = whole_masks(prepared, first)
+    for (dense, expected), (_, mask) in zip(whole_masks(batch, first), found, strict=True):
+        for name in TABLES:
+            assert torch.equal(getattr(mask, name), getattr(expected, name))
+        q, k = (torch.arange(n) for n in dense.shape)
+        zero = torch.zeros((), dtype=torch.long)
+        assert torch.equal(mask.mask_mod(zero, zero, q[:, None], k), dense)
 
 
 @settings(max_examples=25, deadline=None)

@@ -29,6 +29,8 @@ class Case:
     objective: dict[str, Any] = field(default_factory=dict)
     dtype_name: str = "bfloat16"
     recompute: bool = False
+    prepared: bool = False
+    """The blocks of FlexAttention's masks come with the batch."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,11 +44,12 @@ class Case:
 
 PATHS: dict[str, dict[str, Any]] = {
     "block masks": {},
+    "prepared block masks": {"prepared": True},
     "dense masks": {"model": {"attention_dropout": 0.1}},
     "recompute": {"recompute": True},
     "float32": {"dtype_name": "float32"},
 }
-ATTENTION_PATHS = ("block masks", "dense masks")
+ATTENTION_PATHS = ("prepared block masks", "dense masks")
 """Paths that depend on the objective; the others are tried with one."""
 MODERN = {
     "norm": "rms_norm",

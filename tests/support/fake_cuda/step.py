@@ -51,7 +51,7 @@ def attend(
     return output
 
 
-def real_batch(model: ModelConfig, objective: ObjectiveConfig) -> Batch:
+def real_batch(model: ModelConfig, objective: ObjectiveConfig, prepared: bool) -> Batch:
     """Random samples of several lengths with the objective's own noise, on the CPU."""
     rng = np.random.default_rng(0)
 
@@ -62,14 +62,15 @@ def real_batch(model: ModelConfig, objective: ObjectiveConfig) -> Batch:
         fields = {name: pair[name] for name in wanted}
         return make_example(fields, rng, model=model, objective=objective)
 
-    return collate_examples([example() for _ in range(4)], objective)
+    examples = [example() for _ in range(4)]
+    return collate_examples(examples, objective, model if prepared else None)
 
 
 def run(case: Case) -> None:
     """Two steps with AdamW and an evaluation, all on the fake device."""
     model_config = ModelConfig.model_validate(case.model)
     objective = ObjectiveConfig.model_validate(case.objective)
-    batch = real_batch(model_config, objective)
+    batch = real_batch(model_config, objective, case.prepared)
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     on_cpu = map_leaves(batch, Tensor, mode.from_tensor)
     with mode:
