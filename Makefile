@@ -15,10 +15,12 @@ export NO_MKDOCS_2_WARNING = 1
 
 setup: $(STAMP)
 
-# torch first: DeepSpeed's build looks at it.
+# torch first: DeepSpeed's build looks at it. Then all pinned packages as they are, since pip's search
+# for versions that fit takes longer than to install them; and what this Python needs besides.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'setuptools>=77' wheel torch
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
