@@ -47,8 +47,8 @@ TABLES = (
     "full_q_num_blocks",
     "full_q_indices",
 )
-"""The tensors of a `BlockMask`, in its order: of each block of queries how many blocks of keys are partial, or full, and
-which; then the same for each block of keys, as the backward pass wants it."""
+"""The tensors of a `BlockMask`, in its order: how many blocks of keys are partial, or full, for each
+block of queries, and which; then the same for each block of keys, as the backward pass wants it."""
 NO_SEGMENT = -1
 """Segment of padding, and all fields of what `_in_blocks` adds behind the end of the row."""
 
