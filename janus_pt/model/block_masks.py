@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ TABLES = (
     "full_q_num_blocks",
     "full_q_indices",
 )
-"""The tensors of a `BlockMask`, in its order: how many blocks of keys are partial, or full, for each
+"""The tensors of a `BlockMask`, by their names there: how many blocks of keys are partial, or full, for each
 block of queries, and which; then the same for each block of keys, as the backward pass wants it."""
 NO_SEGMENT = -1
 """Segment of padding, and all fields of what `_in_blocks` adds behind the end of the row."""
@@ -272,8 +273,10 @@ def _block_mask(
     mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     lengths: tuple[int, int],
 ) -> BlockMask:
-    tables = [blocks[name] for name in TABLES]
-    return BlockMask(lengths, *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask_mod)
+    # A type checker cannot tell which keywords the names are.
+    make: Any = BlockMask
+    mask: BlockMask = make(lengths, **blocks, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask_mod)
+    return mask
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
