@@ -296,7 +296,7 @@ def _problems(values: Mapping[str, Any], kind: Kind) -> Iterator[tuple[str, str]
         yield key, "is missing"
     for key, other in ALIASES.items():
         # A file may have the second name alone; then the first is missing, and named above.
-        if values.get(key, values[other]) != values[other]:
+        if key in values and values[key] != values[other]:
             yield key, f"{values[key]!r} differs from {other}, {values[other]!r}"
     yield from _shape_problems({**kind.defaults, **values})
 

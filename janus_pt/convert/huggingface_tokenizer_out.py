@@ -5,8 +5,7 @@
 | `tokenizer.json` | the same, with the model's frame | PreTrainedTokenizerFast |
 | `tokenizer.model` | `tokenizer.json`, made by transformers | PreTrainedTokenizerFast |
 | `tokenizer.mapped.json`, a Marian model | `source.spm`, `target.spm`, `vocab.json` | MarianTokenizer |
-
-Other mapped tokenizers (mBART's, M2M-100's) came from a folder of theirs, whose files go with the model.
+| `tokenizer.mapped.json`, others (mBART, M2M-100) | `tokenizer.json`, its ids put in place | PreTrainedTokenizerFast |
 """
 
 from __future__ import annotations
@@ -25,12 +24,14 @@ from janus_pt.utils.extras import require
 
 EXTRA = "huggingface"
 SENTENCEPIECE, TOKENIZERS, MAPPED = FILE_NAMES
+UNLIKELY = 100.0
+"""Log-probability of special tokens below that of the rarest piece."""
 
 
 def write_huggingface_tokenizers(
     folder: Path, tokenizers: Sequence[Tokenizer], config: ModelConfig, model_type: str
 ) -> bool:
-    """Write the tokenizer's files; False if the original's must be copied instead.
+    """Write the tokenizer's files; False if no class of theirs cuts texts so: the original's must be copied.
 
     Args:
         tokenizers: the target's, then the source's if it has its own.
@@ -40,9 +41,9 @@ def write_huggingface_tokenizers(
         _write_marian(folder, target, source, config)
         return True
     # Only Marian's class has two tokenizers.
-    if len(tokenizers) > 1 or target.file_name == MAPPED:
+    content = None if len(tokenizers) > 1 else _as_tokenizers(target)
+    if content is None:
         return False
-    content = json.loads(_as_tokenizers(target))
     content["post_processor"] = _post_processor(config.source_frame, target)
     (folder / TOKENIZERS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     settings = {
@@ -91,16 +92,62 @@ def _names(tokenizer: Tokenizer) -> dict[str, str]:
     }
 
 
-def _as_tokenizers(tokenizer: Tokenizer) -> bytes:
-    """A tokenizer.json that cuts texts as the tokenizer does."""
+def _as_tokenizers(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """The content of a tokenizer.json that cuts texts as the tokenizer does; None if there is none."""
+    if tokenizer.file_name == SENTENCEPIECE:
+        return _from_sentencepiece(tokenizer.content, _names(tokenizer))
+    content: dict[str, Any] = json.loads(tokenizer.content)
     if tokenizer.file_name == TOKENIZERS:
-        return tokenizer.content
+        return content
+    model = base64.b64decode(content["model"])
+    if content["segmenter"] == "tokenizers":
+        return _with_ids(json.loads(model), tokenizer)
+    return _with_ids(_from_sentencepiece(model, {}), tokenizer)
+
+
+def _from_sentencepiece(model: bytes, names: dict[str, str]) -> dict[str, Any]:
+    """What transformers makes of a SentencePiece model."""
     transformers = require("transformers", EXTRA)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder) / SENTENCEPIECE)
-        fast = transformers.PreTrainedTokenizerFast.from_pretrained(folder, **_names(tokenizer))
-    text: str = fast.backend_tokenizer.to_str()
-    return text.encode()
+        Path(folder, SENTENCEPIECE).write_bytes(model)
+        fast = transformers.PreTrainedTokenizerFast.from_pretrained(folder, **names)
+    content: dict[str, Any] = json.loads(fast.backend_tokenizer.to_str())
+    return content
+
+
+def _with_ids(content: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """The content with the tokenizer's ids; None if a piece has none: it would be cut otherwise."""
+    tokens = tokenizer.vocabulary.tokens
+    special = tokenizer.special_ids
+    model = content["model"]
+    scores = dict(model["vocab"])
+    control = {token["content"] for token in content["added_tokens"]} | set(SPECIAL_TOKENS.values())
+    if scores.keys() - control - set(tokens):
+        return None
+    if model["type"] == "Unigram":
+        # Special tokens are in a unigram's vocabulary: so low that no text is cut into them.
+        lowest = min(scores.values()) - UNLIKELY
+        model["vocab"] = [
+            [token, lowest if number in special else scores.get(token, lowest)]
+            for number, token in enumerate(tokens)
+        ]
+        model["unk_id"] = tokenizer.unk_token_id
+    else:
+        model["vocab"] = {token: number for number, token in enumerate(tokens)}
+    mask = tokenizer.mask_token_id
+    content["added_tokens"] = [
+        {
+            "id": number,
+            "content": tokens[number],
+            "single_word": False,
+            "lstrip": number == mask and tokenizer.vocabulary.mask_takes_space,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for number in sorted(special)
+    ]
+    return content
 
 
 def _post_processor(frame: Frame, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -167,3 +167,28 @@ def save_marian(folder: Path) -> Any:
     settings = {"tokenizer_class": "MarianTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return model
+
+
+def save_mbart(folder: Path) -> Any:
+    """An mBART with fairseq's order of tokens: four, the pieces, 25 languages, the mask."""
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines()),
+        model_writer=content,
+        vocab_size=90,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / "sentencepiece.bpe.model").write_bytes(content.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=content.getvalue())
+    size = 4 + processor.vocab_size() - 3 + 25 + 1
+    english = size - 1 - 25 + 3
+    model = make_huggingface(
+        "mBART", folder, torch.float32, vocab_size=size, max_position_embeddings=90
+    )
+    settings = {"tokenizer_class": "MBartTokenizer", "src_lang": "de_DE", "tgt_lang": "en_XX"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model.generation_config.decoder_start_token_id = english
+    model.generation_config.save_pretrained(folder)
+    return model
