@@ -46,7 +46,7 @@ def train(command: str, args: argparse.Namespace) -> None:
         raise UserError(f"--num-gpus must be at least 1, but is {args.num_gpus}")
     if args.dry_run or args.world_size is not None:
         raise UserError(
-            "--dry-run and --world-size plan in one process: leave out the launcher's flags"
+            "--dry-run and --world-size plan in one process: remove the launcher's flags"
         )
     # The ranks get their number by the environment, not by --local_rank.
     module = ("--module", "--no_local_rank", "janus_pt")

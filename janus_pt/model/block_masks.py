@@ -123,7 +123,7 @@ def cross_block_mask(slots: Slots, source: Source, first: int) -> BlockMask:
 
 
 def source_block_mask(source: Source) -> BlockMask:
-    """The encoder's self-attention: source tokens read those of their own sample."""
+    """The encoder's self-attention: source tokens read their own sample."""
     samples = source.samples[0]
 
     def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class StepResult:
 def train_step(engine: Engine, batches: Sequence[Batch], step: int, seed: int) -> StepResult:
     """Forward, backward and update; all ranks take part.
 
-    Nothing in here waits for the device, so the host prepares the next step meanwhile.
+    The host waits for the device at the end alone, where DeepSpeed reads the gradient's norm.
     """
     loss = engine.module.loss
     rank = parallel_state.get_data_parallel_rank()

@@ -227,7 +227,7 @@ def test_evaluate_writes_a_row_for_each_mode(
         report,
     )
     arguments = (*arguments, "--mode", "ar,nar", "--set", "nar.iterations=2")
-    assert run_script(monkeypatch, "launchers/evaluate.py", *arguments) == 0
+    assert run_script(monkeypatch, "launchers/evaluate.py", "task", *arguments) == 0
     found = json.loads(report.read_text())
     assert found["sentences"] == 3 and [row["mode"] for row in found["rows"]] == ["ar", "nar"]
     examples = read_split(find_task("glge/squad_qg"), data, "test")
@@ -281,7 +281,7 @@ def test_mistakes_are_told_in_one_line(
         "--output": "out",
         **changes,
     }
-    assert run_script(monkeypatch, "launchers/evaluate.py", *chain(*arguments.items())) == 2
+    assert run_script(monkeypatch, "launchers/evaluate.py", "task", *chain(*arguments.items())) == 2
     told = capfd.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1
     assert {path.name for path in glge.iterdir()} == {"easy", "hard"}, (
