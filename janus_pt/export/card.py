@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from janus_pt.config.exported import (
+    ADAPTER_CONFIG,
+    AdapterExportConfig,
+    read_description,
+    read_export_config,
+)
 from janus_pt.config.objectives import OBJECTIVES
-from janus_pt.config.origin import FENCE, KEY, Origin
+from janus_pt.config.origin import CARD, FENCE, KEY, Origin, read_origin
 from janus_pt.config.schema import AdapterConfig, ModelConfig
 from janus_pt.generate.modes import MODES
 from janus_pt.model.meta import full_shapes
+from janus_pt.utils.files import write_atomically
 from janus_pt.utils.tables import format_table
 
 UNKNOWN = "not recorded"
@@ -93,6 +101,27 @@ def model_card(
         license=_license(origin),
     )
     return f"{FENCE}{front_matter}{FENCE}\n{body}"
+
+
+def add_evaluation(folder: str | Path, scores: Mapping[str, float]) -> None:
+    """Write the card of an exported model, or of adapters, anew with these scores.
+
+    What else people have written into it is lost.
+    """
+    config, adapter = _described(Path(folder))
+    origin = read_origin(folder)
+    evaluation = {**origin.evaluation, **scores}
+    card = model_card(config, origin.model_copy(update={"evaluation": evaluation}), adapter)
+    write_atomically(Path(folder, CARD), card)
+
+
+def _described(folder: Path) -> tuple[ModelConfig, AdapterConfig | None]:
+    """Shape of the model in a folder, and of its adapters where it has these alone."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return read_export_config(folder).model, None
+    description = read_description(folder / ADAPTER_CONFIG, AdapterExportConfig)
+    base = read_export_config(folder / description.base_model_name_or_path)
+    return base.model, description.adapter
 
 
 def _front_matter(origin: Origin, library: str) -> dict[str, Any]:

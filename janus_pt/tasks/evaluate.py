@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from janus_pt.export.card import add_evaluation
 from janus_pt.generate.modes import MODES, check_scored_options
 from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.tasks.metrics import check_metrics, compute
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, help="inputs decoded together; default: the model's"
     )
+    parser.add_argument(
+        "--card", action="store_true", help="write the model's card anew, with these scores"
+    )
     add_json_flag(
         parser, "file for the report; predictions go beside it", "--output", required=True
     )
@@ -65,7 +69,18 @@ def run(args: argparse.Namespace) -> None:
         changes=args.set,
         batch_size=args.batch_size,
     )
+    if args.card:
+        add_evaluation(args.model, card_scores(report))
     print_table(report)
+
+
+def card_scores(report: Mapping[str, Any]) -> dict[str, float]:
+    """A report's metrics by the names that a model card has for them."""
+    scores = {}
+    for row in report["rows"]:
+        for name, value in row["metrics"].items():
+            scores[f"{report['split']}/{report['task']}/{row['mode']}/{name}"] = value
+    return scores
 
 
 def evaluate(

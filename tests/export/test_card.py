@@ -9,10 +9,17 @@ import pytest
 from huggingface_hub import ModelCard
 
 from janus_pt import JanusModel
-from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, CorpusOrigin, Origin, read_license
+from janus_pt.config.origin import (
+    CARD,
+    UNKNOWN_ORIGIN,
+    CorpusOrigin,
+    Origin,
+    read_license,
+    read_origin,
+)
 from janus_pt.config.schema import AdapterConfig, Config
 from janus_pt.export.adapters import save_adapter
-from janus_pt.export.card import model_card
+from janus_pt.export.card import add_evaluation, model_card
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.export.run_origin import run_origin
 from janus_pt.utils.errors import UserError
@@ -75,6 +82,21 @@ def test_a_missing_or_changed_card_changes_nothing(export: Path, content: bytes 
     assert load_export(export).origin == UNKNOWN_ORIGIN
     JanusModel.from_pretrained(export, device="cpu").save_pretrained(export)
     assert ModelCard.load(export / CARD).data.library_name == "janus_pt"
+
+
+def test_scores_are_added_to_the_card_of_a_model_and_of_adapters(
+    export: Path, tmp_path: Path
+) -> None:
+    adapter = AdapterConfig(kind="lora")
+    save_adapter(tmp_path / "lora", {}, adapter, export, origin=ORIGIN)
+    for folder in (export, tmp_path / "lora"):
+        before = read_origin(folder)
+        add_evaluation(folder, {"test/x/ar/bleu": 12.5, "bleu": 30.0})
+        found = read_origin(folder)
+        assert found.evaluation == {**before.evaluation, "test/x/ar/bleu": 12.5, "bleu": 30.0}
+        assert found.model_copy(update={"evaluation": before.evaluation}) == before == ORIGIN
+        assert "12.5" in (folder / CARD).read_text()
+    assert load_export(export).state
 
 
 def test_a_folder_with_a_readme_alone_is_not_replaced(export: Path, tmp_path: Path) -> None:

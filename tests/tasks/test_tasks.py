@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import webdataset
 
+from janus_pt.config.origin import read_origin
 from janus_pt.data.manifest import read_manifest
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.tasks.evaluate import decoding_options, score_texts
@@ -226,7 +227,7 @@ def test_evaluate_writes_a_row_for_each_mode(
         "--output",
         report,
     )
-    arguments = (*arguments, "--mode", "ar,nar", "--set", "nar.iterations=2")
+    arguments = (*arguments, "--mode", "ar,nar", "--set", "nar.iterations=2", "--card")
     assert run_script(monkeypatch, "launchers/evaluate.py", "task", *arguments) == 0
     found = json.loads(report.read_text())
     assert found["sentences"] == 3 and [row["mode"] for row in found["rows"]] == ["ar", "nar"]
@@ -235,6 +236,10 @@ def test_evaluate_writes_a_row_for_each_mode(
         texts = Path(row["predictions"]).read_text().splitlines()
         assert row["metrics"] == score_texts(find_task("glge/squad_qg"), texts, examples).values
         assert row["sentences_per_s"] == pytest.approx(3 / row["seconds"])
+    on_card = read_origin(model_folder).evaluation
+    for row in found["rows"]:
+        for name, value in row["metrics"].items():
+            assert on_card[f"test/glge/squad_qg/{row['mode']}/{name}"] == value
     nar = found["rows"][1]
     assert nar["decoder_passes"] == 2 and nar["options"] == {
         "max_length": 38,
