@@ -25,7 +25,7 @@ from janus_pt.utils.extras import require
 EXTRA = "huggingface"
 SENTENCEPIECE, TOKENIZERS, MAPPED = FILE_NAMES
 UNLIKELY = 100.0
-"""Log-probability of special tokens below that of the rarest piece."""
+"""How far the log-probability of special tokens is below the rarest piece's."""
 
 
 def write_huggingface_tokenizers(
