@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from janus_pt.claims.cells import train_and_decode
 from janus_pt.claims.data import Data, prepare_data
 from janus_pt.claims.plan import (
     SCALES,
@@ -27,8 +26,6 @@ from janus_pt.claims.plan import (
     plan_cells,
     plan_table,
 )
-from janus_pt.claims.report import write_report
-from janus_pt.claims.speed import measure_speed
 from janus_pt.config.exported import read_export_config
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import exclusive_folder
@@ -87,6 +84,11 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(plan_table(cells))
         return
+    # Imported here: the help, the plan and mistakes need no torch.
+    from janus_pt.claims.cells import train_and_decode
+    from janus_pt.claims.report import write_report
+    from janus_pt.claims.speed import measure_speed
+
     waiting = f"{args.output}: another call, or what it left running, is at work there; waiting"
     # One call at a time: two would train the same cell into the same folder.
     with exclusive_folder(args.output, waiting) as lock:

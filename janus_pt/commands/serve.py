@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
-from janus_pt.inference.janus_model import JanusModel
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.extras import require
 
@@ -55,6 +52,9 @@ def run(args: argparse.Namespace) -> None:
     for package in ("fastapi", "prometheus_client"):
         require(package, "serve")
     uvicorn = require("uvicorn", "serve")
+    import torch
+
+    from janus_pt.inference.janus_model import JanusModel
     from janus_pt.inference.server.app import create_app
 
     dtype = getattr(torch, args.dtype) if args.dtype else None

@@ -28,7 +28,8 @@ from tests.support.huggingface import save_bart
 from tests.support.ranks import free_port
 from tests.support.runs import ROOT, environment
 
-pytestmark = pytest.mark.slow
+# All commands together are one fixture: minutes, and more beside other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PAGES = [
     "README.md",
