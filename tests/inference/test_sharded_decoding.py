@@ -41,7 +41,10 @@ def decode(folder: str) -> list[list[tuple[list[int], float]]]:
 @pytest.mark.slow
 def test_two_ranks_write_what_one_does(tmp_path: Path) -> None:
     tokenizer = read_tokenizer(tokenizer_bytes())
-    model = JanusModel(tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64), tokenizer)
+    shape: dict[str, Any] = dict(vocab_size=tokenizer.vocab_size, max_positions=64)
+    # What models of other programs have besides: a bias by token, and more than bos before a target.
+    imported = dict(output_bias=True, target_prefix=(2, 1), positions="marian")
+    model = JanusModel(tiny_model(5, **shape, **imported), tokenizer)
     model.save_pretrained(tmp_path / "export")
     for answer in run_ranks(decode, 2, str(tmp_path / "export")):
         for way, outputs in zip(WAYS, answer, strict=True):
