@@ -1,4 +1,4 @@
-"""A job of one rank for DeepSpeed, without a launcher, for the scripts beside this file."""
+"""A job for DeepSpeed without a launcher, for the scripts beside this file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch.distributed as dist
 CONFIG = {"train_micro_batch_size_per_gpu": 1, "steps_per_print": 1000}
 
 
-def start() -> None:
-    """Make this process rank 0 of 1."""
+def start(rank: int = 0, size: int = 1) -> None:
+    """Make this process one of a job's ranks, all of which run in one folder."""
     # Without it a kernel for collectives on the CPU would be compiled first.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.utils.logger.setLevel("ERROR")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
+    store = dist.FileStore("store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     deepspeed.init_distributed("gloo")
 
 
