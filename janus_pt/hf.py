@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
-from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from janus_pt.config.exported import MODEL_TYPE
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
@@ -32,6 +30,13 @@ from janus_pt.packing.example import framed
 from janus_pt.packing.slots import pad_sources
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.extras import require
+
+# Before the import itself, whose own message names no extra.
+require("transformers", "huggingface")
+
+import transformers  # noqa: E402
+from transformers.modeling_outputs import Seq2SeqLMOutput  # noqa: E402
 
 IGNORED_LABEL = -100
 """Label of places that no loss counts."""

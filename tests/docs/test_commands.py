@@ -69,6 +69,7 @@ SMALLER: dict[str, str] = {
     "--config janus_base": f"{SMALL_MODEL} {SMALL_RUN} --set precision.dtype=float32 "
     f"--set model.vocab_size={VOCABULARY}",
     "--config summary_tiny": SMALL_RUN,
+    "--config tasks/glge_bart_janus": f"{SMALL_RUN} --set precision.dtype=float32",
     "--config bart_janus_base": f"{SMALL_RUN} --set precision.dtype=float32",
     "--config configs/tasks/fairytaleqa.json": f"{SMALL_MODEL} {SMALL_RUN} "
     f"--set model.vocab_size={VOCABULARY}",
