@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from janus_pt.config.messages import Problem, explain, section_at
+from janus_pt.config.run_schema import CheckpointConfig, RunConfig, TrackingConfig, ValidationConfig
 from janus_pt.config.schema import (
     AdapterConfig,
-    CheckpointConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -19,10 +19,7 @@ from janus_pt.config.schema import (
     OptimizerConfig,
     ParallelConfig,
     PrecisionConfig,
-    RunConfig,
     ScheduleConfig,
-    TrackingConfig,
-    ValidationConfig,
 )
 
 

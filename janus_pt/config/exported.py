@@ -16,7 +16,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
+from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.config.section import Section
 from janus_pt.utils.errors import UserError
 
 FORMAT, ADAPTER_FORMAT = "janus_pt model", "janus_pt adapter"

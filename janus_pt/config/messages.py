@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from janus_pt.config.schema import Config, Section
+from janus_pt.config.schema import Config
+from janus_pt.config.section import Section
 from janus_pt.utils.suggest import nearest
 
 KeyPath = tuple[str | int, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from janus_pt.config.schema import Section
+from janus_pt.config.section import Section
 
 CARD = "README.md"
 MAX_CARD_BYTES = 1 << 20

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from janus_pt.config.objectives import OBJECTIVES
-from janus_pt.config.schema import KNOWN_OBJECTIVE, Config, ObjectiveConfig, Section
+from janus_pt.config.schema import KNOWN_OBJECTIVE, Config, ObjectiveConfig
+from janus_pt.config.section import Section
 
 HEAD = """# Configuration
 

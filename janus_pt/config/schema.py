@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
 from janus_pt.config.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, default_values
-
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Depth = Annotated[int, Field(gt=0, le=1000)]
-Weight = Annotated[float, Field(ge=0.0)]
+from janus_pt.config.run_schema import CheckpointConfig, RunConfig, TrackingConfig, ValidationConfig
+from janus_pt.config.section import (
+    Count,
+    Depth,
+    Positive,
+    Probability,
+    Section,
+    Share,
+    TokenIds,
+    Weight,
+)
 
 
 def _known_objective(name: Any) -> Any:
@@ -29,14 +33,6 @@ def _known_objective(name: Any) -> Any:
 
 
 KNOWN_OBJECTIVE = BeforeValidator(_known_objective)
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, strict about types, no unknown keys, no infinities."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Frame(NamedTuple):
@@ -51,7 +47,6 @@ class Frame(NamedTuple):
         return len(self.prefix) + len(self.suffix)
 
 
-TokenIds = Annotated[tuple[Count, ...], Field(strict=False)]
 ROTARY_POSITIONS = ("rotary",)
 """Kinds of `model.positions` that rotate queries and keys, and have no table."""
 
@@ -355,70 +350,6 @@ class PrecisionConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-class CheckpointConfig(Section):
-    """When a checkpoint is written and which are kept."""
-
-    every: Positive = 1000
-    """Steps between two checkpoints; one is always written at the end."""
-    keep_last: Positive = 2
-    keep_best: Annotated[int, Field(ge=0, strict=False)] = 1
-    """Checkpoints with the best validations that are kept as well: the lowest loss, or the highest
-    `validation.metric`."""
-    verify: Literal["full", "quick"] = "full"
-    """Before a checkpoint is loaded: compare hashes, or sizes only. Its files are pickles: `quick` trusts the disk."""
-
-
-class ValidationConfig(Section):
-    """Besides the loss, validation decodes a split of a task and scores it, as `janus-pt evaluate` does."""
-
-    task: str
-    """A row of janus_pt/tasks/table.py, as in docs/guides/tasks.md."""
-    data: str
-    """The task's data folder."""
-    split: str = "dev"
-    mode: str = "ar"
-    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
-    options: dict[str, Any] = {}
-    """Options of the mode; they override the task's row (docs/guides/decoding.md)."""
-    metric: str
-    """The value that says which validation is the best: `bleu`, `rougeL`, ..."""
-    sentences: Positive | None = None
-    """Only the first of the split are decoded."""
-
-
-class TrackingConfig(Section):
-    """MLflow; `metrics.jsonl` in the run folder is written in any case."""
-
-    enabled: bool = True
-    uri: str = "sqlite:///runs/mlflow.db"
-    experiment: str = "janus_pt"
-    system_metrics: bool = True
-
-
-class RunConfig(Section):
-    """The run itself."""
-
-    output_dir: str
-    seed: Count = 1
-    max_steps: Positive
-    log_every: Positive = 10
-    eval_every: Count = 0
-    """Steps between two validations; 0 validates at the end only."""
-    patience: Count = 0
-    """Validations in a row that are not the best so far after which the run ends; 0: it goes on to `max_steps`. What is
-    exported is then the best checkpoint."""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Save and leave, with exit code 11, after so many minutes; under Slurm 5 minutes before its job's end anyway."""
-    max_left_out: Positive = 10
-    """Steps in a row without a finite gradient, each skipped, after which the run saves and stops."""
-    peer_timeout: Annotated[float, Field(ge=1)] = 600.0
-    """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
-    init_from: str | None = None
-    """Export folder whose weights the run starts from."""
-    peak_tflops: Annotated[float, Field(gt=0)] | None = None
-    """The device's peak for MFU; found out when not given."""
-
-
 class Config(Section):
     """The whole file."""
 
@@ -435,5 +366,5 @@ class Config(Section):
     validation: ValidationConfig | None = None
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Added to DeepSpeed's derived configuration; a key that is derived is an error."""

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from janus_pt.config.exported import CONFIG, EXPORT_AGAIN, ExportConfig, read_export_config
 from janus_pt.config.origin import CARD, UNKNOWN_ORIGIN, Origin, read_origin
-from janus_pt.config.schema import AdapterConfig, ModelConfig, Section
+from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.config.section import Section
 from janus_pt.export.card import model_card
 from janus_pt.export.checks import check_shapes, check_tokenizers, stored_shapes
 from janus_pt.export.stream import write_tensors

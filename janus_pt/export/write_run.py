@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from janus_pt.config.origin import Origin
-from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, RunConfig
+from janus_pt.config.run_schema import RunConfig
+from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from janus_pt.export.adapters import save_adapter
 from janus_pt.export.folder import load_export, save_export
 from janus_pt.model.adapters import merged

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config.schema import Count, ModelConfig, Positive
+from janus_pt.config.schema import ModelConfig
+from janus_pt.config.section import Count, Positive
 from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.beam import beam_search
 from janus_pt.generate.constraints import Rules

@@ -9,7 +9,8 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from janus_pt.config.schema import Count, ModelConfig, Positive, Section
+from janus_pt.config.schema import ModelConfig
+from janus_pt.config.section import Count, Positive, Section
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 from janus_pt.utils.errors import UserError

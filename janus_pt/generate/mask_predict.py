@@ -9,7 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config.schema import ModelConfig, Positive
+from janus_pt.config.schema import ModelConfig
+from janus_pt.config.section import Positive
 from janus_pt.generate.ar_scores import score_with_ar
 from janus_pt.generate.constraints import forbidden_in_nar
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses

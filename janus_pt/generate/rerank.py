@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from janus_pt.config.schema import Positive, Share
+from janus_pt.config.section import Positive, Share
 from janus_pt.generate.ar_scores import score_with_ar
 from janus_pt.generate.hypotheses import Hypotheses
 from janus_pt.generate.mask_predict import MaskPredictOptions, hypotheses_by_length

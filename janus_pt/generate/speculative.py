@@ -16,7 +16,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from janus_pt.config.schema import Count, ModelConfig, Positive
+from janus_pt.config.schema import ModelConfig
+from janus_pt.config.section import Count, Positive
 from janus_pt.generate.active_rows import ActiveRows
 from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar
 from janus_pt.generate.hypotheses import (

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from janus_pt.config.exported import read_export_config
 from janus_pt.config.origin import CARD, FENCE
-from janus_pt.config.schema import TrackingConfig
+from janus_pt.config.run_schema import TrackingConfig
 from janus_pt.export.write_run import mlflow_run_id
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.registry.evaluations import log_evaluations, read_evaluation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
-from janus_pt.config.schema import CheckpointConfig, RunConfig
+from janus_pt.config.run_schema import CheckpointConfig, RunConfig
 
 
 def run_problems(sections: Sections) -> Iterator[Problem]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from janus_pt.config.schema import DataConfig, ValidationConfig
+from janus_pt.config.run_schema import ValidationConfig
+from janus_pt.config.schema import DataConfig
 from janus_pt.data.corpus import tokenizer_files
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.model.transformer import JanusTransformer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from janus_pt.config.reference import reference, section_of
-from janus_pt.config.schema import Config, Section
+from janus_pt.config.schema import Config
+from janus_pt.config.section import Section
 from tests.support.runs import ROOT
 
 

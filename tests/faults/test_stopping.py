@@ -105,7 +105,7 @@ def test_what_slurm_or_a_terminal_send_to_a_whole_deepspeed_job_saves_too(tmp_pa
 LOOP = """
 import sys, time
 import torch.distributed as dist
-from janus_pt.config.schema import RunConfig
+from janus_pt.config.run_schema import RunConfig
 from janus_pt.train.watch import stop_requests as signals
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{sys.argv[1]}", rank=0, world_size=1)
 signals.FORWARDED_S = float(sys.argv[3])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus_pt.config.exported import read_export_config
-from janus_pt.config.schema import RunConfig, TrackingConfig
+from janus_pt.config.run_schema import RunConfig, TrackingConfig
 from janus_pt.data.corpus import Corpus
 from janus_pt.export.write_run import MLFLOW_RUN
 from janus_pt.train.report.lineage import source_tags, training_input

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-from janus_pt.config.schema import RunConfig
+from janus_pt.config.run_schema import RunConfig
 from janus_pt.utils.errors import warn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
