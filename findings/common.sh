@@ -11,7 +11,7 @@ finding() {
     cat > "$work/program.py"
 
     if [[ -n ${FINDINGS_VENV:-} ]]; then
-        python=$FINDINGS_VENV/bin/python
+        python=$(cd "$FINDINGS_VENV" && pwd)/bin/python
     else
         python3 -m venv "$work/venv"
         python=$work/venv/bin/python
@@ -22,12 +22,15 @@ finding() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
     "$python" - "$@" <<'PYTHON'
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 for pin in sys.argv[1:]:
     name, tried = pin.split("==")
-    note = "" if version(name).split("+")[0] == tried else f" (tried with {tried})"
-    print(name, version(name), note)
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        sys.exit(f"{name} is not installed in FINDINGS_VENV: run this script without it")
+    print(name, found, "" if found.split("+")[0] == tried else f"(tried with {tried})")
 PYTHON
     echo "output:"
     # Here is no product to import; warnings are shown only if the program fails.
@@ -36,7 +39,7 @@ PYTHON
         echo "It still behaves so."
     else
         tail -n 20 "$work/stderr" >&2
-        echo "CHANGED: it no longer behaves so." >&2
+        echo "It no longer behaves so, or could not run." >&2
         exit 1
     fi
 }
