@@ -2,7 +2,7 @@
 # datatrove's MinHash filter removes documents by their number within a task, and nothing compares the number
 # of tasks with that of the signatures: with another one, other documents go and the duplicates stay.
 . "$(dirname "$0")/common.sh"
-finding datatrove==0.10.1 spacy==3.8.18 regex==2026.11.19 orjson==3.13.0 xxhash==3.8.2 <<'PYTHON'
+finding datatrove==0.10.1 spacy==3.8.18 regex==2026.11.19 orjson==3.13.0 xxhash==3.8.2 tokenizers==0.23.3 <<'PYTHON'
 import gzip
 import json
 from pathlib import Path
