@@ -304,18 +304,21 @@ def test_texts_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", HUGGING_FACE)
 def test_from_hugging_face_to_ctranslate2(name: str, tmp_path: Path) -> None:
-    """Whole folders of BART and Marian, with their tokenizers: texts in, texts out."""
+    """Whole folders of each kind, with their tokenizers: texts in, texts out."""
     HUGGING_FACE[name](tmp_path / "theirs")
     convert_huggingface(tmp_path / "theirs", tmp_path / "export")
     given = export_to_ctranslate2(tmp_path / "export", tmp_path / "ct2")
     model = JanusModel.from_pretrained(tmp_path / "export", device="cpu")
     prefix = given.pop("target_prefix", [])
+    suffix = given.pop("source_suffix", [])
     assert not given and prefix == (["<s>"] if name == "BART" else [])
+    # mBART's sources end with their language.
+    assert suffix == (["</s>", "de_DE"] if name == "mBART" else [])
     source, target = model.source_tokenizer.vocabulary.tokens, model.tokenizer.vocabulary.tokens
     texts = [model.source_tokenizer.encode(text) for text in HUGGING_FACE_TEXTS]
     engine = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32")
     results = engine.translate_batch(
-        [[source[token] for token in text] for text in texts],
+        [[source[token] for token in text] + suffix for text in texts],
         target_prefix=[prefix] * len(texts),
         beam_size=1,
         min_decoding_length=1 + len(prefix),
@@ -325,7 +328,8 @@ def test_from_hugging_face_to_ctranslate2(name: str, tmp_path: Path) -> None:
     for result, generation in zip(results, expected, strict=True):
         found = result.hypotheses[0][len(prefix) :]
         assert found == [target[token] for token in generation.tokens]
-        assert model.tokenizer.segmenter.join(found) == generation.text
+        words = [target[t] for t in generation.tokens if t not in model.tokenizer.special_ids]
+        assert model.tokenizer.segmenter.join(words) == generation.text
 
 
 def test_int8_is_a_quarter_of_the_size(tmp_path: Path) -> None:
