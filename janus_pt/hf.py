@@ -245,7 +245,8 @@ def _ar_options(shape: ModelConfig, given: Mapping[str, Any]) -> DecodingOptions
     """Options of mode "ar" from the options of transformers."""
     sampling = {key: given[key] for key in SAMPLING if key in given}
     others = {key: value for key, value in given.items() if key not in SAMPLING}
-    for key, reason in generation_problems(others, set(forbidden_in_ar(shape))):
+    barred = set(forbidden_in_ar(shape))
+    for key, reason in generation_problems(others, barred, shape.eos_token_id):
         raise UserError(f"{key}: {reason}")
     options = as_options(others, len(shape.target_frame.prefix))
     if "min_length" not in given and "min_new_tokens" not in given:

@@ -80,16 +80,21 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     print(export_mean(checkpoints, args.output, args.tokenizer))
 
 
+HUGGING_FACE = "docs/guides/huggingface.md"
 COMMANDS = {
     "checkpoint": Command("for any layout", add_checkpoint_arguments, convert_checkpoint),
     "export": Command("as an exported model", add_export_arguments, export_checkpoint),
     "huggingface": module_command(
-        "janus_pt.export.from_huggingface", "a BART, mBART, Marian or M2M-100 model"
+        "janus_pt.export.from_huggingface", "a BART, mBART, Marian or M2M-100 model", HUGGING_FACE
     ),
-    "to-huggingface": module_command("janus_pt.export.to_huggingface", "for transformers"),
+    "to-huggingface": module_command(
+        "janus_pt.export.to_huggingface", "for transformers", HUGGING_FACE
+    ),
     "ctranslate2": module_command("janus_pt.export.to_ctranslate2", "for CTranslate2"),
     "peft": module_command("janus_pt.export.to_peft", "a LoRA adapter for peft"),
     "fairseq": module_command("janus_pt.export.from_fairseq", "a model of the authors' code"),
     "from-peft": module_command("janus_pt.export.from_peft", "a LoRA adapter of peft"),
-    "mlflow": module_command("janus_pt.registry.register", "as a registered MLflow model"),
+    "mlflow": module_command(
+        "janus_pt.registry.register", "as a registered MLflow model", "docs/guides/mlflow.md"
+    ),
 }

@@ -16,6 +16,7 @@ Sequence-to-sequence models that decode both ways: left to right, and all at onc
   janus-pt prep build-shards --input books.jsonl --tokenizer tokenizer.model --output corpus
   janus-pt pretrain --config janus_base --num-gpus 8
   janus-pt generate --model runs/janus_base/export --mode nar < in.txt
+  janus-pt convert huggingface --model bart --output mine
 """
 EPILOG = """\
 'janus-pt COMMAND --help' explains a command with examples. A mistake ends with exit code 2 and one

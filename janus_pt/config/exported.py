@@ -91,7 +91,8 @@ def read_description(path: Path, kind: type[Description]) -> Description:
     expected_format = kind.model_fields["format"].default
     expected_version = kind.model_fields["version"].default
     if content.get("format") != expected_format:
-        raise UserError(f'{path}: "format" is not "{expected_format}": this is something else')
+        reason = f'"format" is not "{expected_format}": {_what_it_is(content)}'
+        raise UserError(f"{path}: {reason}")
     if content.get("version") != expected_version:
         version = content.get("version")
         raise UserError(
@@ -103,6 +104,15 @@ def read_description(path: Path, kind: type[Description]) -> Description:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise UserError(f"{path}: {key}: {problem['msg']}; {EXPORT_AGAIN}") from error
+
+
+def _what_it_is(content: dict[str, Any]) -> str:
+    """What a description is that is not ours."""
+    if "model_type" in content:
+        return "a model of Hugging Face comes in with `janus-pt convert huggingface`"
+    if "peft_type" in content:
+        return "an adapter of peft comes in with `janus-pt convert from-peft`"
+    return "this is something else"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

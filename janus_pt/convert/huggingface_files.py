@@ -7,6 +7,7 @@ may be in parts that an index lists. Files are mapped, not read whole.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +20,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import check_content
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 """Behind the name of a file that is in parts."""
 MAX_JSON_BYTES = 64 << 20
 COPY_AGAIN = "copy the folder again"
+
+_REFUSED = re.compile(r"GLOBAL (\S+) was not")
+"""Torch names the class that it does not load."""
 
 Read = Callable[[], Tensor]
 
@@ -81,6 +86,7 @@ def open_weights(folder: Path) -> StoredTensors:
         readers: dict[str, Read] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for part in parts:
+            check_content(part)
             for key, (shape, read) in open_part(part).items():
                 readers[key], shapes[key] = read, shape
         return StoredTensors(str(folder / name), shapes, readers)
@@ -121,8 +127,10 @@ def _open_pickled(path: Path) -> Opened:
     try:
         content = _load_pickled(path)
     except UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: holds more than tensors, so it is not read: {reason}") from None
+        # The rest of the message advises to run what the file holds.
+        refused = _REFUSED.search(str(error))
+        reason = f": {refused[1]}" if refused else ""
+        raise UserError(f"{path}: holds more than tensors, so it is not read{reason}") from None
     # Torch raises these, and EOFError, for files that are cut short.
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -28,6 +28,7 @@ TOKENS = (
     "forced_bos_token_id",
     "forced_eos_token_id",
 )
+ENDS = ("eos_token_id", "forced_eos_token_id")
 STOPPING = "early_stopping"
 """True, or false and absent: our `late_stopping`."""
 BARRED = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -85,11 +86,14 @@ GENERATION_KEYS = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, STOPPING} | {
 """Keys of older `config.json` files that belong here."""
 
 
-def generation_problems(values: Mapping[str, Any], barred: set[int]) -> Iterator[tuple[str, str]]:
+def generation_problems(
+    values: Mapping[str, Any], barred: set[int], eos: int
+) -> Iterator[tuple[str, str]]:
     """Keys whose values have no counterpart here, with the reason.
 
     Args:
         barred: tokens that we never write.
+        eos: the model's; an output ends there, and nowhere else.
     """
     known = {*SEARCH, *LENGTHS, *TOKENS, *BARRED, *NEUTRAL, *HARMLESS, STOPPING}
     remedy = "outputs would differ; remove the key to convert the model without it"
@@ -100,6 +104,9 @@ def generation_problems(values: Mapping[str, Any], barred: set[int]) -> Iterator
             yield key, f"{values[key]!r} has no counterpart here, so {remedy}"
     if values.get(STOPPING) not in (None, True, False):
         yield STOPPING, f"{values[STOPPING]!r} has no counterpart here, so {remedy}"
+    for key in ENDS:
+        if values.get(key) not in (None, eos, [eos]):
+            yield key, f"{values[key]!r} is not the model's eos, {eos}, so {remedy}"
     for key in LENGTHS:
         value = values.get(key)
         # Python's booleans are integers.

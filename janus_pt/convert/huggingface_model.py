@@ -82,7 +82,7 @@ def read_huggingface(
     bias = weights.has_output_bias()
     config = model_config(values, unk, tokens.mask_token_id, around, bias, origin)
     barred = set(forbidden_in_ar(config))
-    for key, reason in generation_problems(files.generation, barred):
+    for key, reason in generation_problems(files.generation, barred, config.eos_token_id):
         raise UserError(f"{folder}: {GENERATION_CONFIG}: {key}: {reason}")
     weights.check_size(config)
     config = weights.adapt(config)

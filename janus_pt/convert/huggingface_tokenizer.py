@@ -210,7 +210,10 @@ def _check_names(config: Json, folder: Path) -> None:
 
 def _tokens(path: Path) -> list[str]:
     """The tokens of a vocab.json by id."""
-    by_id = {number: token for token, number in _json(path).items()}
+    ids = _json(path)
+    if not all(isinstance(number, int) for number in ids.values()):
+        raise UserError(f"{path}: should hold tokens and their ids, but holds something else")
+    by_id = {number: token for token, number in ids.items()}
     missing = next((number for number in range(len(by_id)) if number not in by_id), None)
     if missing is not None:
         raise UserError(f"{path}: no token has the id {missing}; copy it again")

@@ -35,6 +35,8 @@ IGNORED = (
 """Tensors of older files that the library ignores, too."""
 MOST_POSITIONS = 1 << 16
 """Rows that a computed table may have, whatever the weights hold."""
+FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+"""Types of weights. Quantised ones need scales, which our models do not have."""
 SAME_SINES = 1e-6
 """Stored sines that differ by more from the computed ones are others."""
 
@@ -62,8 +64,14 @@ class HuggingFaceWeights:
         return cls(stored, names, kind)
 
     def read(self, name: str) -> Tensor:
-        """A tensor by its name without `model.`."""
-        return self.stored.read(self.names[name])
+        """A tensor by its name without `model.`; `UserError` if it is quantised."""
+        tensor = self.stored.read(self.names[name])
+        if tensor.dtype not in FLOATS:
+            raise UserError(
+                f"{self.stored.origin}: {self.names[name]} is of type {tensor.dtype}; convert the "
+                "model as it was before it was quantised"
+            )
+        return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape."""

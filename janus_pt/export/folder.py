@@ -11,6 +11,7 @@ without padding.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,11 +108,12 @@ def staged_export(directory: str | Path, names: Set[str]) -> Iterator[Path]:
     """Yield a new folder for the files `names`; it replaces `directory` when the block ends.
 
     Raises:
-        UserError: `directory` exists and holds something else.
+        UserError: `directory` exists and holds something else, or no folder can be made there.
     """
     # Resolved: of a link, the folder that it points to is replaced, not the link.
     target = Path(directory).resolve()
-    if target.exists() and not _may_be_replaced(target, names):
+    # Unlike Path.exists, False for a name that is too long: then no folder can be made.
+    if os.path.exists(target) and not _may_be_replaced(target, names):
         raise UserError(f"{target}: exists and is no exported model; choose another folder")
     with staged_folder(target) as folder:
         yield folder
@@ -137,6 +139,9 @@ def _may_be_replaced(folder: Path, names: Set[str]) -> bool:
 def _write_weights(path: Path, items: Iterable[tuple[str, Tensor]], config: ModelConfig) -> None:
     try:
         write_tensors(path, items, full_shapes(config))
+    except UserError:
+        # Of whoever gives the tensors; it is a ValueError, too.
+        raise
     except ValueError as error:
         raise UserError(
             f"the weights to export: tensors do not fit the model in the config: {error}"

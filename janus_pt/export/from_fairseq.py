@@ -1,4 +1,9 @@
-"""`janus-pt convert fairseq`: a checkpoint of the authors' fairseq code as an exported model."""
+"""Convert a checkpoint of the authors' fairseq code into an exported model.
+
+  janus-pt convert fairseq --checkpoint model.pt --dictionary dict.txt --codes codes --output model
+
+The file is a pickle: one that holds anything but tensors and options is refused, and not run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""`janus-pt convert huggingface`: a BART, mBART, Marian or M2M-100 folder as an exported model."""
+"""Convert a BART, mBART, Marian or M2M-100 model of Hugging Face into an exported model.
+
+  hf download facebook/bart-base --local-dir bart
+  janus-pt convert huggingface --model bart --output mine
+  janus-pt generate --model mine --mode ar --num-beams 4 < in.txt
+
+It decodes left to right at once, as the original does. To decode all at once it must be trained:
+janus-pt finetune --set run.init_from=mine, on a corpus that was built with its tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from janus_pt.config.exported import read_export_config
 from janus_pt.config.origin import Origin, read_license
 from janus_pt.convert.huggingface import CONFIG, check_keys, vocab_sizes
 from janus_pt.convert.huggingface_files import read_json
@@ -42,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     model = convert_huggingface(args.model, args.output, languages)
     print(args.output)
     print("the length head is new: train it, with JANUS or any objective of P_NAR, before nar")
+    print(f"build corpora for it with {_tokenizer_flags(args.output)}")
     if model.config.mask_token_id == model.config.unk_token_id:
         print("the model has no mask symbol: <unk> serves as one")
     print(f"decode as the original does: {_command(args.output, model.options)}")
@@ -59,6 +69,9 @@ def convert_huggingface(
             has no counterpart here, or its tokenizer does not fit; or `output` holds something else.
     """
     folder = Path(model)
+    if not folder.is_dir():
+        advice = "to download a model use `hf download NAME --local-dir FOLDER`"
+        raise UserError(f"{folder}: no such folder; {advice}")
     tokenizers = _tokenizers(folder)
     target = tokenizers[0]
     read = read_huggingface(folder, target, target.token_id, languages or Languages())
@@ -88,6 +101,13 @@ def _tokenizers(folder: Path) -> list[Tokenizer]:
             )
         fitting.append(fitted(tokenizer, size))
     return fitting
+
+
+def _tokenizer_flags(output: Path) -> str:
+    """The flags of `janus-pt prep` that name the tokenizers in the folder."""
+    listed = read_export_config(output).tokenizers
+    flags = ("--tokenizer", "--source-tokenizer")
+    return " ".join(f"{flag} {output / name}" for flag, name in zip(flags, listed, strict=False))
 
 
 def _command(output: Path, options: dict[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""`janus-pt convert from-peft`: a LoRA adapter of the library peft as ours, on an exported base."""
+"""Convert a LoRA adapter of the library peft into one of ours, on an exported base.
+
+janus-pt convert from-peft lora_peft --base model --output lora
+janus-pt generate --model lora --mode ar < in.txt
+"""
 
 from __future__ import annotations
 

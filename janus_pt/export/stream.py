@@ -57,7 +57,8 @@ def write_tensors(
             file.seek(offsets[name])
             # As bytes: numpy has no bfloat16.
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            content.numpy().tofile(file)
+            # Not tofile, whose error on a full disk does not say so.
+            file.write(content.numpy())
     if missing:
         first = min(missing)
         raise ValueError(f"{first} is missing, should be {shapes[first]}")

@@ -1,4 +1,10 @@
-"""`janus-pt convert to-huggingface`: an export as a folder that transformers loads without our code."""
+"""Convert an exported model into a folder that transformers loads without our code.
+
+  janus-pt convert to-huggingface runs/finetune/export --output model_hf
+
+It is a BART, mBART, Marian or M2M-100, whichever computes the model; what none of them computes is
+refused by the name of its key. The length head stays behind: they decode left to right only.
+"""
 
 from __future__ import annotations
 

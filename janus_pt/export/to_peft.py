@@ -1,4 +1,8 @@
-"""`janus-pt convert peft`: our LoRA adapter as a folder that the library peft loads."""
+"""Convert a LoRA adapter into a folder that the library peft loads.
+
+janus-pt convert to-huggingface model --output model_hf
+janus-pt convert peft runs/lora/adapter --base model_hf --output lora_peft
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from janus_pt.tokenizer.sentencepiece_segmenter import SentencePieceSegmenter
 from janus_pt.tokenizer.tokenizer import Tokenizer
 from janus_pt.tokenizer.vocabulary import MASK, SPECIAL_TOKENS, Vocabulary
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import check_content
 
 SENTENCEPIECE, HUGGING_FACE, MAPPED = "tokenizer.model", "tokenizer.json", "tokenizer.mapped.json"
 FILE_NAMES = (SENTENCEPIECE, HUGGING_FACE, MAPPED)
@@ -55,6 +56,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         UserError: it is missing, too large, of no known kind, damaged, or lacks a special token.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give the tokenizer's file in it")
     if not path.is_file():
         raise UserError(
             f"{path}: no such tokenizer file (`janus-pt prep train-tokenizer` makes one)"
@@ -71,6 +74,7 @@ def read_bounded(path: Path) -> bytes:
         raise UserError(
             f"{path}: {size:,} bytes is no tokenizer, the limit is {MAX_TOKENIZER_BYTES:,}"
         )
+    check_content(path)
     return path.read_bytes()
 
 

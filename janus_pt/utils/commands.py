@@ -45,16 +45,35 @@ class Parser(argparse.ArgumentParser):
         arguments = sys.argv[1:] if args is None else list(args)
         if self.subparsers and arguments and not arguments[0].startswith("-"):
             self._check_command(arguments[0])
+        if not self.subparsers:
+            self._check_flags(arguments)
         namespace, unknown = super().parse_known_args(arguments, namespace)
         if unknown:
             self._refuse(unknown)
         return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """End with one message. The usage, of dozens of lines for some commands, is in --help."""
+        self.exit(2, f"error: {message} ('{self.prog} --help' lists what there is)\n")
 
     def _check_command(self, name: str) -> None:
         if name not in self.subparsers:
             suggestion = did_you_mean(name, self.subparsers)
             listed = ", ".join(self.subparsers)
             self.error(f"there is no command {name!r}; {suggestion}commands: {listed}")
+
+    def _check_flags(self, arguments: Sequence[str]) -> None:
+        """Before argparse, to which a misspelt flag is a missing one."""
+        flags = [word.partition("=")[0] for word in arguments]
+        # Beginnings of flags are accepted in their place.
+        known = tuple(self._option_string_actions)
+        unknown = [
+            flag
+            for flag in flags
+            if FLAG.fullmatch(flag) and not any(name.startswith(flag) for name in known)
+        ]
+        if unknown:
+            self._refuse(unknown)
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
         flag = unknown[0].partition("=")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,6 +14,11 @@ from typing import BinaryIO
 from filelock import lock_descriptor
 
 from janus_pt.utils.errors import UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The disk is full, or a quota or limit is reached."""
+GIT_LFS = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for a large one."""
 
 
 def sync(path: Path) -> None:
@@ -32,6 +38,13 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"{folder}: no folder can be made there: {error.strerror}; give another"
         ) from None
+
+
+def check_content(path: Path) -> None:
+    """`UserError` if a file is the pointer that git leaves without Git LFS, in place of its content."""
+    with path.open("rb") as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            raise UserError(f"{path}: a pointer of Git LFS: run `git lfs pull` in its folder")
 
 
 def file_hash(path: Path) -> str:
@@ -80,16 +93,27 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
     If the block fails, the new folder vanishes and `target` stays as it was. All files are on disk
     before the folder gets its name. Not for several processes at once.
+
+    Raises:
+        UserError: no folder can be made there, or there is no room for the files.
     """
+    # "." has no name to put another beside.
+    target = target.absolute() if target.name else target.resolve()
     staging = target.with_name(f".{target.name}.partial")
     # A killed process may have left one behind.
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(staging)
     try:
         yield staging
         for path in (*staging.rglob("*"), staging):
             sync(path)
         replace_folder(staging, target)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"{target}: cannot be written: {error.strerror}; make room, or give another folder"
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -99,9 +123,10 @@ def staged_new_folder(target: Path) -> Iterator[Path]:
     """`staged_folder` for a folder that is not there yet, or is empty.
 
     Raises:
-        UserError: `target` holds something.
+        UserError: `target` holds something, or no folder can be made there.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    # Unlike Path.exists, False for a name that is too long: then no folder can be made.
+    if os.path.exists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target}: exists already; choose another folder, or remove it first")
     with staged_folder(target) as folder:
         yield folder

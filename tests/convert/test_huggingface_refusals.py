@@ -12,6 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from janus_pt.config.exported import read_export_config
+from janus_pt.convert.huggingface_files import open_weights
+from janus_pt.convert.huggingface_tokenizer import from_huggingface
+from janus_pt.export.from_huggingface import convert_huggingface
+from janus_pt.tokenizer import load_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.huggingface import as_ours, make_huggingface, read_folder
 
@@ -80,6 +85,11 @@ GENERATION: dict[str, tuple[dict[str, Any], str]] = {
     "stops": ({"early_stopping": "never"}, "early_stopping: 'never' has no counterpart here"),
     "no number": ({"max_length": "x"}, "max_length: should be a whole number, but is 'x'"),
     "no list": ({"suppress_tokens": 3}, "suppress_tokens: should be a list, but is 3"),
+    "another end": ({"eos_token_id": [2, 5]}, r"eos_token_id: \[2, 5\] is not the model's eos, 2"),
+    "forced end": (
+        {"forced_eos_token_id": 10**6},
+        "forced_eos_token_id: 1000000 is not the model's",
+    ),
     "no beams": ({"num_beams": 0}, "num_beams: input should be greater than 0"),
     "unknown": ({"assistant_model": "x"}, "assistant_model: unknown"),
 }
@@ -105,6 +115,11 @@ def untie(weights: Weights) -> None:
     weights["lm_head.weight"] = weights["model.shared.weight"] + 1
 
 
+def quantise(weights: Weights) -> None:
+    name = "model.decoder.layers.0.fc1.weight"
+    weights[name] = weights[name].to(torch.int8)
+
+
 def reshape(weights: Weights) -> None:
     weights["model.encoder.embed_positions.weight"] = torch.ones(30, 32)
 
@@ -115,6 +130,7 @@ def reshape(weights: Weights) -> None:
         (drop, "1 tensors are missing, as encoder.layers.1.fc1.bias"),
         (add, "1 tensors are not the model's, as classification_head.dense.weight"),
         (untie, "lm_head.weight differs from model.shared.weight: such a model is not tied"),
+        (quantise, "model.decoder.layers.0.fc1.weight is of type torch.int8"),
         (reshape, r"model.encoder.embed_positions.weight is \(30, 32\), but .* \(32, 32\)"),
     ],
 )
@@ -123,7 +139,27 @@ def test_weights(folder: Path, damage: Callable[[Weights], None], message: str) 
     damage(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=message):
-        read_folder("BART", folder)
+        dict(read_folder("BART", folder).weights())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tokenizer.json"])
+def test_a_clone_without_its_large_files(folder: Path, name: str) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=f"{name}: a pointer of Git LFS: run `git lfs pull`"):
+        load_tokenizer(folder / name) if name == "tokenizer.json" else open_weights(folder)
+
+
+def test_folders_that_are_not_there_or_not_ours(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="facebook/bart-base: no such folder; to download a model"):
+        convert_huggingface("facebook/bart-base", tmp_path / "ours")
+    with pytest.raises(UserError, match="comes in with `janus-pt convert huggingface`"):
+        read_export_config(folder)
+    (folder / "vocab.json").write_text('{"model": ["a"]}')
+    (folder / "merges.txt").touch()
+    with pytest.raises(UserError, match=r"vocab.json: should hold tokens and their ids"):
+        from_huggingface(folder)
 
 
 def test_files_that_are_no_models(folder: Path, originals: dict[str, Path]) -> None:
