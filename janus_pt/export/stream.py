@@ -58,7 +58,7 @@ def write_tensors(
             # As bytes: numpy has no bfloat16.
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             # Not tofile, whose error on a full disk does not say so.
-            file.write(content.numpy())
+            file.write(content.numpy().data)
     if missing:
         first = min(missing)
         raise ValueError(f"{first} is missing, should be {shapes[first]}")
