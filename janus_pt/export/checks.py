@@ -19,6 +19,7 @@ from janus_pt.model.meta import build_on_meta
 from janus_pt.packing.slots import MASK_RANK
 from janus_pt.tokenizer import Tokenizer
 from janus_pt.utils.errors import UserError
+from janus_pt.utils.files import check_content
 
 FREE_ELEMENTS = 1 << 24
 """Tables up to this size need no weights of their size: a sinusoidal one is computed."""
@@ -35,6 +36,7 @@ def stored_shapes(path: Path) -> Shapes:
         UserError: the file is cut short or of another kind, or its tensors are not of one floating
             type.
     """
+    check_content(path)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: set[str] = set()
     try:

@@ -88,11 +88,15 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         reason = f"no peft adapter here, {path.name} is missing"
         raise UserError(f"{folder}: {reason}; a .bin is a pickle: save it as safetensors")
-    # Says what is wrong with a damaged file.
-    stored_shapes(path)
-    state = our_names(load_file(path))
+    state = our_names(_load(path))
     length_head = folder / LENGTH_HEAD_FILE
-    return state | (load_file(length_head) if length_head.is_file() else {})
+    return state | (_load(length_head) if length_head.is_file() else {})
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; `UserError` says what is wrong with a damaged one."""
+    stored_shapes(path)
+    return load_file(path)
 
 
 def _check_layers(path: Path, layers: Set[str], base: ModelConfig) -> None:

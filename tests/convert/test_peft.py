@@ -14,6 +14,7 @@ from torch import Tensor
 
 from janus_pt.config.exported import ADAPTER_CONFIG
 from janus_pt.config.schema import AdapterConfig
+from janus_pt.convert.peft import LENGTH_HEAD_FILE
 from janus_pt.export.adapters import ADAPTER_WEIGHTS, load_pretrained
 from janus_pt.export.from_peft import import_from_peft
 from janus_pt.export.to_peft import export_to_peft
@@ -230,6 +231,21 @@ def test_weights_that_are_a_pickle_are_not_opened(base: Path, tmp_path: Path) ->
     (theirs / ADAPTER_WEIGHTS).rename(theirs / "adapter_model.bin")
     with pytest.raises(UserError, match="safetensors is missing"):
         import_from_peft(theirs, base / "export", tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", [ADAPTER_WEIGHTS, LENGTH_HEAD_FILE])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x00" * 9, "cut short"), (b"version https://git-lfs.github.com/spec/v1", "of Git LFS")],
+)
+def test_damaged_files_are_named(
+    name: str, content: bytes, message: str, base: Path, tmp_path: Path
+) -> None:
+    theirs = good_peft_folder(base, tmp_path)
+    (theirs / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*{message}"):
+        import_from_peft(theirs, base / "export", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("key, value", [("ar_stream", "query"), ("norm", "rms_norm")])
