@@ -62,6 +62,7 @@ def _hugging_face(config: ModelConfig, length: int, threads: int) -> dict[str, E
     model = transformers.MarianMTModel(shape).eval()
 
     def generate(ids: list[list[int]]) -> Any:
+        """Greedy search of `length` tokens."""
         tokens = torch.tensor(ids)
         return model.generate(
             input_ids=tokens,

@@ -52,13 +52,14 @@ def beam_search(
         token = choice % config.vocab_size
         # Step 3: put the hypotheses that end among the first num_beams aside.
         ends = (token == config.eos_token_id) & total.isfinite()
-        normaliser = (step + config.scored_frame) ** length_penalty
+        scores = total / (step + config.scored_frame) ** length_penalty
+        first = slice(num_beams)
+        endings = _Endings(step, parent[:, first], scores[:, first], ends[:, first])
         if late_stopping:
-            worst = finished.keep_best(beams, step, parent, total, ends, normaliser)
-            best_going = total.masked_fill(ends, -torch.inf).amax(dim=1)
-            complete = best_going / normaliser <= worst
+            worst = finished.keep_best(beams, endings)
+            complete = scores.masked_fill(ends, -torch.inf).amax(dim=1) <= worst
         else:
-            complete = finished.add(beams, step, parent, total, ends, normaliser)
+            complete = finished.add(beams, endings)
         num_complete = int(complete.sum())
         if step == longest or num_complete == len(complete):
             break
@@ -127,6 +128,23 @@ def _start(
     return _Beams(index, tokens, prefixes, total, newest.view(len(memory), num_beams))
 
 
+@dataclass(frozen=True)
+class _Endings:
+    """The best continuations of a step, some of which end a hypothesis.
+
+    Attributes:
+        step: tokens of a hypothesis that ends here.
+        parent: the beam that is continued, `[sentences, beams]`.
+        scores: log-probabilities divided for their length, same shape.
+        ends: whether the continuation is eos, same shape.
+    """
+
+    step: int
+    parent: Tensor
+    scores: Tensor
+    ends: Tensor
+
+
 @dataclass
 class _Finished:
     """Finished hypotheses of all sentences, in the order in which they finished.
@@ -156,27 +174,14 @@ class _Finished:
             passes=torch.zeros_like(beams.index),
         )
 
-    def add(
-        self,
-        beams: _Beams,
-        step: int,
-        parent: Tensor,
-        total: Tensor,
-        ends: Tensor,
-        normaliser: float,
-    ) -> Tensor:
-        """Take the hypotheses of `step` tokens that end among the first `beams` continuations.
-
-        Args:
-            parent, total, ends: `[sentences, 2 · beams]`: the beam that is continued, the
-                log-probability, and whether the continuation is eos.
-            normaliser: divides log-probabilities, so that they are scores.
+    def add(self, beams: _Beams, endings: _Endings) -> Tensor:
+        """Take the hypotheses that end.
 
         Returns:
             Which of the active sentences now have all their hypotheses.
         """
         num_beams = beams.tokens.shape[1]
-        parent, total, ends = parent[:, :num_beams], total[:, :num_beams], ends[:, :num_beams]
+        ends = endings.ends
         self.passes[beams.index] += 1
         # The next free places; the last one for hypotheses that do not end or come too late.
         before = self.count[beams.index]
@@ -186,21 +191,13 @@ class _Finished:
         self.count[beams.index] = count
 
         row = beams.index[:, None]
-        self.tokens[row, place], self.prefixes[row, place] = beams.select(parent)
-        self.scores[row, place] = total / normaliser
-        self.lengths[row, place] = step
+        self.tokens[row, place], self.prefixes[row, place] = beams.select(endings.parent)
+        self.scores[row, place] = endings.scores
+        self.lengths[row, place] = endings.step
         return count >= num_beams
 
-    def keep_best(
-        self,
-        beams: _Beams,
-        step: int,
-        parent: Tensor,
-        total: Tensor,
-        ends: Tensor,
-        normaliser: float,
-    ) -> Tensor:
-        """Of the finished hypotheses and those that end now, keep the best; arguments as for `add`.
+    def keep_best(self, beams: _Beams, endings: _Endings) -> Tensor:
+        """Of the finished hypotheses and the ones that end now, keep the best.
 
         Returns:
             The lowest score of each active sentence; -inf if it has places left.
@@ -208,18 +205,17 @@ class _Finished:
         num_beams = beams.tokens.shape[1]
         row = beams.index
         self.passes[row] += 1
-        parent, total, ends = parent[:, :num_beams], total[:, :num_beams], ends[:, :num_beams]
-        new = (total / normaliser).masked_fill(~ends, -torch.inf)
+        new = endings.scores.masked_fill(~endings.ends, -torch.inf)
         scores, chosen = torch.cat((self.scores[row, :num_beams], new), dim=1).topk(num_beams)
-        tokens, prefixes = beams.select(parent)
-        lengths = torch.full_like(parent, step)
+        tokens, prefixes = beams.select(endings.parent)
+        lengths = torch.full_like(endings.parent, endings.step)
+        sentence = torch.arange(len(row), device=row.device)[:, None]
         for kept, added in (
             (self.tokens, tokens),
             (self.prefixes, prefixes),
             (self.lengths, lengths),
         ):
             both = torch.cat((kept[row, :num_beams], added), dim=1)
-            sentence = torch.arange(len(row), device=row.device)[:, None]
             kept[row, :num_beams] = both[sentence, chosen]
         self.scores[row, :num_beams] = scores
         return scores.amin(dim=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from janus_pt.config.schema import ModelConfig
+from janus_pt.config.schema import Frame, ModelConfig
 from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.constraints import vocabulary_mask
 from janus_pt.generate.hypotheses import score_dtype
@@ -51,6 +51,11 @@ class Refined:
     tokens: Tensor
     scores: Tensor
     passes: Tensor
+
+    def without_frame(self, frame: Frame) -> Refined:
+        """Without the columns of the prefix and of the longest row's eos."""
+        text = slice(len(frame.prefix), -1)
+        return Refined(self.tokens[:, text], self.scores[:, text], self.passes)
 
 
 def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
@@ -126,9 +131,7 @@ def refine(
         masked = _lowest(confidence, num_masked)
         rows.tokens.masked_fill_(masked, model.config.mask_token_id)
     rows.put_back(outputs)
-    # Without the columns of the prefix and of the longest row's eos.
-    text = slice(len(frame.prefix), -1)
-    return Refined(outputs.tokens[:, text], outputs.scores[:, text], outputs.passes)
+    return outputs.without_frame(frame)
 
 
 @dataclass

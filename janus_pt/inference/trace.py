@@ -53,6 +53,7 @@ def trace_mask_predict(
     passes: list[list[TracedToken]] = []
 
     def record(tokens: Tensor, scores: Tensor, written: Tensor) -> None:
+        """Note a pass; arguments as of `refine`'s `look`."""
         # The only row, without its frame. Copied now: refinement writes over the tensors.
         text = slice(len(config.target_frame.prefix), -1)
         ids = tokens[0, text].tolist()

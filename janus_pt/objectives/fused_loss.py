@@ -115,6 +115,7 @@ class _FusedLosses(torch.autograd.Function):
         vocab: VocabShard,
         *hidden: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """The total and the sums; arguments as of `fused_losses`."""
         # Losses are float32 sums even of bfloat16 states: J is a small difference of large numbers.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         # Padding rows are in no product, so they get no probability and no gradient.

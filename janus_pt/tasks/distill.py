@@ -130,13 +130,18 @@ def distill(
     for generations in tqdm(decoded, total=len(missing), disable=None):
         index, texts = waiting.popleft()
         _write_part(parts, index, list(_pairs(texts, generations, request.n_best)))
-    complete = all(_part(parts, index, "tgt").exists() for index in range(portions))
-    if complete:
-        # Every process that finds all portions done joins them: there is no last one to rely on.
-        for side in SIDES:
-            files = [_part(parts, index, side) for index in range(portions)]
-            _join(files, output / f"{name}.{side}", number)
-    return complete
+    return _join_if_complete(parts, portions, output / name, number)
+
+
+def _join_if_complete(parts: Path, portions: int, corpus: Path, number: int) -> bool:
+    """Write the sides of `corpus` once all portions are there; returns whether they are."""
+    if not all(_part(parts, index, "tgt").exists() for index in range(portions)):
+        return False
+    # Every process that finds all portions done joins them: there is no last one to rely on.
+    for side in SIDES:
+        files = [_part(parts, index, side) for index in range(portions)]
+        _join(files, corpus.with_name(f"{corpus.name}.{side}"), number)
+    return True
 
 
 def _checked_options(request: DistillationRequest) -> DecodingOptions:

@@ -120,11 +120,9 @@ def evaluate(
         model = JanusModel.from_pretrained(model)
     tokenizer, longest_text = model.source_tokenizer, model.config.longest_text
     sources, max_length = fitting(task, examples, tokenizer, longest_text)
-    options: dict[str, Options] = {}
-    for mode in modes:
-        options[mode] = {"max_length": max_length, **changed_options[mode]}
-        if batch_size is not None:
-            options[mode]["batch_size"] = batch_size
+    common: Options = {"max_length": max_length}
+    batching: Options = {} if batch_size is None else {"batch_size": batch_size}
+    options = {mode: {**common, **changed_options[mode], **batching} for mode in modes}
     # Options that this model cannot follow are reported before the first mode is decoded, not hours
     # later when their mode is reached.
     for mode in modes:

@@ -59,6 +59,7 @@ class HuggingFaceSegmenter(Segmenter):
         return decoder.decode(list(pieces)) if decoder else " ".join(pieces)
 
     def readable(self, piece: str) -> str:
+        """The piece as text, its spaces as U+2581; parts of a character as <0xNN>."""
         if not self._is_byte_level or not set(piece) <= BYTES.keys():
             return piece
         content = bytes(BYTES[character] for character in piece)

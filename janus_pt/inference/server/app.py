@@ -75,6 +75,7 @@ def create_app(
 
     @app.post("/generate")
     async def generate(request: GenerateRequest) -> dict[str, Any]:
+        """Generations of the request's texts, each with its pieces."""
         # Checked here, not in the batch: a mistake must fail its own request alone.
         inputs = [model.encode(text, f"texts.{index}") for index, text in enumerate(request.texts)]
         way = check_way(request.mode, request.options)
