@@ -29,4 +29,7 @@ COMMANDS = {
     "demo-corpus": module_command(
         "janus_pt.data_prep.demo_corpus", "text and pairs made without a download"
     ),
+    "cmudict": module_command(
+        "janus_pt.data_prep.cmudict", "words and pronunciations of CMUdict, the task g2p/cmudict"
+    ),
 }

@@ -5,6 +5,9 @@
 Inputs are .jsonl (one document a line, its text in --field) or any other text, each also .gz, .xz or .zst. Special
 pieces: pad 0, bos 1, eos 2, unk 3, `<mask>` 4. Text is left as it is (identity normalisation) and characters without a
 piece are spelt in bytes, so nothing is lost. The same input and arguments give the same model.
+
+`--model-type char` and `word` make every character or every word between spaces a piece, for texts of a closed
+vocabulary: letters, phonemes. They have no bytes; characters or words that the input does not have become unk.
 """
 
 from __future__ import annotations
@@ -51,7 +54,15 @@ SETTINGS: dict[str, Any] = {
     # The result depends on the number of threads: it is SentencePiece's default, not the number of cores.
     "num_threads": 16,
 }
-ModelType = Literal["unigram", "bpe"]
+WHOLE_UNITS: dict[str, Any] = {
+    # SentencePiece spells nothing in bytes for these types.
+    "byte_fallback": False,
+    # A text has as many characters or words as it has: `vocab_size` is the most there may be.
+    "hard_vocab_limit": False,
+    "character_coverage": 1.0,
+}
+"""What differs from `SETTINGS` where characters or words are the pieces."""
+ModelType = Literal["unigram", "bpe", "char", "word"]
 
 
 def train(
@@ -62,6 +73,9 @@ def train(
     Raises:
         UserError: there is no text, or `vocab_size` does not suit it.
     """
+    settings = SETTINGS
+    if model_type in ("char", "word"):
+        settings = {**SETTINGS, **WHOLE_UNITS}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -69,7 +83,7 @@ def train(
             model_writer=model,
             vocab_size=vocab_size,
             model_type=model_type,
-            **SETTINGS,
+            **settings,
         )
     except RuntimeError as error:
         raise UserError(_translated(str(error), vocab_size)) from None
@@ -139,9 +153,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--model-type",
-        choices=["unigram", "bpe"],
+        choices=["unigram", "bpe", "char", "word"],
         default="unigram",
-        help="SentencePiece's algorithm (default: %(default)s)",
+        help="SentencePiece's algorithm; char, word: of these at most --vocab-size (default: %(default)s)",
     )
     add(
         "--field",

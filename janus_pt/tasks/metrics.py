@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sacrebleu.metrics.bleu import BLEU
 
-from janus_pt.tasks import bleu, overlap
+from janus_pt.tasks import bleu, error_rates, overlap
 from janus_pt.tasks.outputs import Outputs, Scores
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.extras import require
@@ -53,6 +53,14 @@ METRICS: Mapping[str, Metric] = {
     "meteor": Metric(overlap.meteor, ("meteor",), package="nltk"),
     "distinct": Metric(overlap.distinct, ("distinct1", "distinct2")),
     "coqa_f1": Metric(overlap.coqa_f1, ("coqa_f1",)),
+    "exact_match": Metric(error_rates.exact_match, ("exact_match",)),
+    "wer": Metric(error_rates.word_error_rate, ("wer",), higher_is_better=False, package="jiwer"),
+    "cer": Metric(
+        error_rates.character_error_rate, ("cer",), higher_is_better=False, package="jiwer"
+    ),
+    "per": Metric(
+        error_rates.phoneme_error_rate, ("per",), higher_is_better=False, package="jiwer"
+    ),
 }
 
 

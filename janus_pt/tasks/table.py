@@ -35,6 +35,8 @@ class Task:
         group_by_source: whether examples with an identical source are scored as one; see
             `outputs.pair_up`.
         lowercase: whether predictions and references are compared in lower case.
+        tokenizers: SentencePiece's model types for sources and targets, where one vocabulary of
+            pieces for both does not suit.
     """
 
     files: Mapping[str, str] = field(default_factory=lambda: dict(PARALLEL_FILES))
@@ -51,6 +53,7 @@ class Task:
     folder: str = ""
     group_by_source: bool = False
     lowercase: bool = False
+    tokenizers: tuple[str, str] | None = None
 
 
 TRANSLATION = Task(
@@ -124,6 +127,25 @@ TASKS: Mapping[str, Task] = {
         target="{question}",
         max_target_tokens=64,
         metrics=("rouge", "bleu4", "meteor"),
+    ),
+    "g2p/cmudict": Task(
+        max_source_tokens=62,
+        max_target_tokens=62,
+        cut_sources=False,
+        metrics=("exact_match", "per"),
+        decoding={"ar": BEAM_5, "nar": {"iterations": 4, "length_beam": 3}},
+        # A word with several pronunciations has a line for each: all of them are right.
+        group_by_source=True,
+        # Letters become phonemes.
+        tokenizers=("char", "word"),
+    ),
+    # Any two files whose outputs are right or wrong, not better or worse.
+    "pairs": Task(
+        max_source_tokens=254,
+        max_target_tokens=254,
+        cut_sources=False,
+        metrics=("exact_match", "wer", "cer"),
+        decoding={"ar": BEAM_5, "nar": {"iterations": 4, "length_beam": 3}},
     ),
 }
 

@@ -12,7 +12,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_pt.data_prep.train_tokenizer import sample_sentences, train
+from janus_pt.data_prep.train_tokenizer import ModelType, sample_sentences, train
 from janus_pt.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from janus_pt.utils.errors import UserError
 from tests.support.runs import run_script
@@ -208,3 +208,22 @@ def test_command_line(
     assert load_tokenizer(tmp_path / "out.model").vocab_size == 299
     assert run_script(monkeypatch, *command, tmp_path / "nowhere" / "out.model") == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text", "pieces", "unknown"),
+    [
+        ("char", "it's", ["▁", "i", "t", "'", "s"], "é"),
+        ("word", "HH AH L OW", ["▁HH", "▁AH", "▁L", "▁OW"], "EE"),
+    ],
+)
+def test_characters_or_words_are_the_pieces(
+    model_type: ModelType, text: str, pieces: list[str], unknown: str
+) -> None:
+    tokenizer = train([text] * 3, vocab_size=1000, model_type=model_type)
+    ids = tokenizer.encode(text)
+    assert [tokenizer.piece(token) for token in ids] == pieces
+    assert tokenizer.decode(ids) == text
+    # The vocabulary is what there is, and the five special pieces.
+    assert tokenizer.vocab_size == 5 + len(set(pieces))
+    assert tokenizer.encode(unknown)[-1] == tokenizer.unk_token_id
