@@ -53,8 +53,8 @@ def _error_rate(outputs: Outputs, process: Callable[..., Any]) -> float:
         process: jiwer's `process_words` or `process_characters`.
     """
     outputs = outputs.map_texts(_single_spaces)
-    predictions = []
-    references = []
+    predictions: list[str] = []
+    references: list[str] = []
     for prediction, references_of_output in outputs:
         predictions += [prediction] * len(references_of_output)
         references += references_of_output
