@@ -71,9 +71,7 @@ def make_batch(config: Config, seed: int, length: int, shortest: int | None = No
 
 def start(config: Config) -> Engine:
     """The engine of a configuration, in this process's rank."""
-    groups.initialize(
-        config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
-    )
+    groups.initialize(config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size)
     return assemble(config)
 
 
