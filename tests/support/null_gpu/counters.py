@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 LIBRARY = ctypes.CDLL(None)
 """The process itself: the stand-ins were loaded before all else."""
-OPERATIONS = ("launches", "products", "triton_launches", "graph_launches", "memsets") + (
+OPERATIONS = (
+    "launches",
+    "products",
+    "triton_launches",
+    "graph_launches",
+    "memsets",
     "copies_to_device",
     "copies_to_host",
     "copies_on_device",
