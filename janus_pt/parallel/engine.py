@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
+from janus_pt.parallel.gradient_sums import batch_gradients
 from janus_pt.parallel.groups import Mpu
 
 
@@ -110,6 +111,7 @@ def build_engine(
         # of a gradient that tensor-parallel ranks hold identically, only the first rank's copy
         # counts, so an infinity on another rank would pass unseen.
         engine.optimizer.check_grad_overflow = True
+    batch_gradients(engine.optimizer)
     return engine
 
 

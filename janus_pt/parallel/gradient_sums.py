@@ -1,0 +1,88 @@
+"""DeepSpeed's bfloat16 optimizer, with many gradients in each kernel instead of one.
+
+It adds each parameter's gradient to its float32 sum, takes its norm and clips it by itself: for a
+model of some hundred parameters some thousand kernels a step, each too small for a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from torch import Tensor
+
+PENDING_ELEMENTS = 1 << 25
+"""Gradients wait until they are so many: bounds their memory, and their float32 copies'."""
+
+
+def batch_gradients(optimizer: Any) -> None:
+    """Make DeepSpeed's bfloat16 optimizer handle gradients together; leaves any other as it is."""
+    if not isinstance(optimizer, BF16_Optimizer):
+        return
+    sums = GradientSums(optimizer)
+    # Called for each gradient: by hooks as soon as it is there, and after a backward pass.
+    optimizer._update_hp_grad = sums.collect
+    optimizer.update_hp_grads = sums.collect_rest
+    optimizer.get_grads_for_norm = sums.for_norm
+
+
+class GradientSums:
+    """Adds gradients of a backward pass to DeepSpeed's float32 sums, and hands these out.
+
+    Same sums, bit for bit, as DeepSpeed's own; on a GPU the norm is rounded otherwise.
+    """
+
+    def __init__(self, optimizer: BF16_Optimizer) -> None:
+        self._optimizer = optimizer
+        self._for_norm = optimizer.get_grads_for_norm
+        self._sums: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._pending = 0
+
+    @torch.no_grad()
+    def collect(
+        self, parameter: Any, group: int, index: int, clear_lp_grads: bool = False
+    ) -> None:
+        """Take a parameter's gradient, and add it to its sum before `collect_rest` returns."""
+        if parameter.grad is None:
+            return
+        optimizer = self._optimizer
+        total = optimizer.fp32_groups_gradients[group][index]
+        parameter._hp_grad = total
+        optimizer.fp32_groups_has_gradients[group][index] = True
+        self._sums.append(total)
+        self._gradients.append(parameter.grad.view_as(total))
+        self._pending += total.numel()
+        # The next backward pass makes a new one: nothing to set to zero.
+        parameter.grad = None
+        if self._pending >= PENDING_ELEMENTS:
+            self._add()
+
+    @torch.no_grad()
+    def collect_rest(self, clear_lp_grads: bool = False) -> None:
+        """Take all gradients that no hook has taken; all sums are complete afterwards."""
+        for group, parameters in enumerate(self._optimizer.bf16_groups):
+            for index, parameter in enumerate(parameters):
+                self.collect(parameter, group, index)
+        self._add()
+
+    def _add(self) -> None:
+        if not self._sums:
+            return
+        # Of two dtypes only copies are done together; sums would be one by one.
+        copies = [torch.empty_like(total) for total in self._sums]
+        torch._foreach_copy_(copies, self._gradients)
+        torch._foreach_add_(self._sums, copies)
+        self._sums, self._gradients, self._pending = [], [], 0
+
+    @torch.no_grad()
+    def for_norm(self, for_clipping: bool = False) -> Any:
+        """Tensors whose norm is the gradient's, and none of experts; or those that clipping scales."""
+        if for_clipping:
+            return self._optimizer.fp32_groups_gradients_flat
+        gradients, experts = self._for_norm()
+        if not gradients or not gradients[0].is_cuda:
+            return gradients, experts
+        # The norm of the norms is the norm.
+        return [torch.stack(torch._foreach_norm(gradients))], experts
