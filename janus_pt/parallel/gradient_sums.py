@@ -41,9 +41,7 @@ class GradientSums:
         self._pending = 0
 
     @torch.no_grad()
-    def collect(
-        self, parameter: Any, group: int, index: int, clear_lp_grads: bool = False
-    ) -> None:
+    def collect(self, parameter: Any, group: int, index: int, clear_lp_grads: bool = False) -> None:
         """Take a parameter's gradient, and add it to its sum before `collect_rest` returns."""
         if parameter.grad is None:
             return
