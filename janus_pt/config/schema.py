@@ -178,6 +178,18 @@ class MaskingConfig(Section):
     """`infill`: probability that the encoder input is rotated at a random place."""
     full_share: Share = 0.0
     """Probability that a target is masked as a whole, as decoding finds it at first, instead of as `kind` says."""
+    suffix_share: Share = 0.0
+    """Probability that everything behind a uniformly drawn cut is masked, as speculative decoding finds it when it
+    drafts, instead of as `kind` says."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MaskingConfig:
+        if self.full_share + self.suffix_share > 1:
+            raise ValueError(
+                f"full_share {self.full_share} and suffix_share {self.suffix_share} are probabilities of one "
+                "draw: together at most 1; lower one of them"
+            )
+        return self
 
 
 class ObjectiveConfig(Section):

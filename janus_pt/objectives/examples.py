@@ -10,7 +10,13 @@ from numpy.random import Generator
 from janus_pt.config.schema import Frame, MaskingConfig, ModelConfig, ObjectiveConfig
 from janus_pt.model.block_masks import prepare_blocks
 from janus_pt.objectives.base import MaskedPair
-from janus_pt.objectives.masking import full_mask, infill, span_mask, uniform_mask
+from janus_pt.objectives.masking import (
+    full_mask,
+    infill,
+    span_mask,
+    suffix_mask,
+    uniform_mask,
+)
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.example import BOUNDARY_TOKENS, Example, IntArray, framed
@@ -36,9 +42,8 @@ def make_example(
     else:
         source_text = fields["source"]
         masked = _masked(rng, len(text) + BOUNDARY_TOKENS, masking)
-    # Without the setting no number is drawn: the noise of older configurations stays the same.
-    if masking.full_share and rng.random() < masking.full_share:
-        masked = full_mask(len(text) + BOUNDARY_TOKENS)
+    replaced = _mask_as_decoded(rng, len(text) + BOUNDARY_TOKENS, masking)
+    masked = masked if replaced is None else replaced
     source = framed(source_text, model.source_frame)
     target = framed(text, model.target_frame)
     # Noise is drawn for a target with one token before its text.
@@ -84,6 +89,19 @@ def _masked(rng: Generator, length: int, masking: MaskingConfig) -> IntArray:
     if masking.kind == "uniform":
         return uniform_mask(rng, length)
     return span_mask(rng, length, masking.ratio, masking.mean_span_length)
+
+
+def _mask_as_decoded(rng: Generator, length: int, masking: MaskingConfig) -> IntArray | None:
+    """A mask as decoding makes it, in place of the one of `masking.kind`; None: that one stays."""
+    # Without the settings no number is drawn: the noise of older configurations stays the same.
+    if not masking.full_share + masking.suffix_share:
+        return None
+    drawn = rng.random()
+    if drawn < masking.full_share:
+        return full_mask(length)
+    if drawn < masking.full_share + masking.suffix_share:
+        return suffix_mask(rng, length)
+    return None
 
 
 def _infilled(

@@ -39,8 +39,10 @@ def sample_sizes(model: ModelConfig, objective: ObjectiveConfig, target: int) ->
     """Mean sizes of a sample with a target of `target` tokens; a given source is taken to be as
     long."""
     source, masked = _noise(objective.masking, target)
-    # bos and eos are never masked.
-    masked += objective.masking.full_share * (target - BOUNDARY_TOKENS - masked)
+    # bos and eos are never masked. Behind a cut there are 1 to n of n tokens.
+    inner = target - BOUNDARY_TOKENS
+    full, suffix = objective.masking.full_share, objective.masking.suffix_share
+    masked = (1 - full - suffix) * masked + full * inner + suffix * (inner + 1) / 2
     slots = OBJECTIVES[objective.name].expected_slots(target, masked, model, objective)
     # Slots meet contents of their own segment only.
     causal_pairs = slots.causal_content * (slots.causal_content + slots.causal_queries)

@@ -60,6 +60,17 @@ def full_mask(length: int) -> IntArray:
     return np.arange(1, length - 1)
 
 
+def suffix_mask(rng: Generator, length: int) -> IntArray:
+    """All positions behind a cut of a target of `length` tokens but eos, sorted: 0 to n - 1 of its n tokens are kept,
+    each number as often."""
+    inner = length - BOUNDARY_TOKENS
+    if inner < 1:
+        return np.empty(0, dtype=np.int64)
+    kept = int(rng.integers(inner))
+    # The first token behind bos is at position 1.
+    return np.arange(1 + kept, length - 1)
+
+
 def some_of(rng: Generator, positions: IntArray, share: float) -> IntArray:
     """A share of the positions, rounded down, uniformly chosen; sorted."""
     count = int(share * len(positions))

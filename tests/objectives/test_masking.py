@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.objectives import masking as noise
@@ -147,6 +148,42 @@ def test_a_full_mask_replaces_the_drawn_one_and_nothing_else(
         assert np.array_equal(made.source, plain.source)
     masked = [sorted(made.targets[: len(made.predict["nar"])]) for made in (plain, mixed, full)]
     assert masked[2] == list(range(10, 10 + length)) and masked[1] in (masked[0], masked[2])
+
+
+def test_suffix_masks_keep_a_uniform_number_of_tokens() -> None:
+    rng, length = np.random.default_rng(1), 12
+    counts = np.zeros(length - 2)
+    for _ in range(5000):
+        masked = noise.suffix_mask(rng, length)
+        # Everything behind the cut, but never eos.
+        assert masked.tolist() == list(range(masked[0], length - 1)) and masked[0] >= 1
+        counts[masked[0] - 1] += 1
+    # Pearson's statistic of ten equally probable cuts: 27.9 has probability 0.001.
+    assert ((counts - 500) ** 2 / 500).sum() < 27.9
+    assert len(noise.suffix_mask(rng, 2)) == 0, "an empty text has nothing to mask"
+
+
+def test_the_shares_of_full_and_suffix_masks() -> None:
+    """Known from spans by more masked tokens than spans of this share cover."""
+    rng, fields = np.random.default_rng(2), {"source": np.full(30, 7), "target": np.arange(7, 37)}
+    masking = {"kind": "span", "ratio": 0.1, "full_share": 0.2, "suffix_share": 0.5}
+    objective = ObjectiveConfig.model_validate(
+        {"name": "cmlm", "recipe": "translation", "masking": masking}
+    )
+    full = suffix = 0
+    for _ in range(2000):
+        made = make_example(fields, rng, model=ModelConfig(vocab_size=60), objective=objective)
+        masked = sorted(made.targets[: len(made.predict["nar"])])
+        full += len(masked) == 30
+        suffix += 10 < len(masked) < 30 and masked == list(range(masked[0], 37))
+    for count, expected in ((full, 0.2 + 0.5 / 30), (suffix, 0.5 * 19 / 30)):
+        assert abs(count / 2000 - expected) < 4 * math.sqrt(expected * (1 - expected) / 2000)
+
+
+def test_shares_above_one_are_refused() -> None:
+    masking = {"full_share": 0.6, "suffix_share": 0.5}
+    with pytest.raises(ValidationError, match="together at most 1"):
+        ObjectiveConfig.model_validate({"recipe": "translation", "masking": masking})
 
 
 def test_the_share_of_full_masks() -> None:

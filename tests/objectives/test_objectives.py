@@ -314,12 +314,14 @@ def test_the_first_diagonal_of_bang_is_its_non_autoregressive_layout() -> None:
 
 @pytest.mark.parametrize("stream", ["query", "content"])
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-@pytest.mark.parametrize("full_share", [0.0, 0.5])
-def test_expected_sizes_are_those_of_examples(name: str, stream: str, full_share: float) -> None:
+@pytest.mark.parametrize(("full_share", "suffix_share"), [(0.0, 0.0), (0.5, 0.0), (0.2, 0.3)])
+def test_expected_sizes_are_those_of_examples(
+    name: str, stream: str, full_share: float, suffix_share: float
+) -> None:
     if "bang" in name and stream == "content":
         pytest.skip("BANG has no such stream")
     config, rng = (
-        objective(name, bang_streams=3, masking={"full_share": full_share}),
+        objective(name, bang_streams=3, masking={"full_share": full_share, "suffix_share": suffix_share}),
         np.random.default_rng(0),
     )
     model = ModelConfig.model_validate({"vocab_size": 40, "ar_stream": stream})
