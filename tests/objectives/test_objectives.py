@@ -321,7 +321,9 @@ def test_expected_sizes_are_those_of_examples(
     if "bang" in name and stream == "content":
         pytest.skip("BANG has no such stream")
     config, rng = (
-        objective(name, bang_streams=3, masking={"full_share": full_share, "suffix_share": suffix_share}),
+        objective(
+            name, bang_streams=3, masking={"full_share": full_share, "suffix_share": suffix_share}
+        ),
         np.random.default_rng(0),
     )
     model = ModelConfig.model_validate({"vocab_size": 40, "ar_stream": stream})
