@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 STAMP := $(VENV)/.installed
+CUDA_VENV := .venv-cuda
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 export DS_ACCELERATOR ?= cpu
 export TOKENIZERS_PARALLELISM = false
@@ -11,7 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 # The authors of the site's theme announce another program at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: setup demo claims test test-slow lint docs clean
+.PHONY: setup demo claims test test-slow test-null-gpu lint docs clean
 
 setup: $(STAMP)
 
@@ -36,6 +38,19 @@ test: setup
 # One process more than CI has cores: many of these tests wait, for servers and time-outs.
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# Needs 5 GB for the CUDA build of torch, gcc, and no GPU.
+test-null-gpu: $(CUDA_VENV)/.installed
+	$(BIN)/python -m pytest -q -m null_gpu
+
+# `===`: without it pip would take a build for CPUs, if an index has one. All other packages are those
+# of the first environment; what is installed here comes before them.
+$(CUDA_VENV)/.installed: $(STAMP)
+	test -x $(CUDA_VENV)/bin/python || $(BIN)/python -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --quiet 'torch===$(TORCH_VERSION)'
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(CUDA_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from janus_pt.objectives.loss import ObjectiveLoss
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel.gradient_sums import batch_gradients
 from janus_pt.parallel.groups import Mpu
+from janus_pt.parallel.host_waits import avoid_waits
 
 
 class EngineModule(Protocol):
@@ -112,6 +113,7 @@ def build_engine(
         # counts, so an infinity on another rank would pass unseen.
         engine.optimizer.check_grad_overflow = True
     batch_gradients(engine.optimizer)
+    avoid_waits(engine.optimizer)
     return engine
 
 

@@ -24,22 +24,24 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cmlmc": {"objective": {"name": "cmlmc", **TRANSLATION}},
 }
 ZERO = {f"ZeRO-{stage}": {"parallel": {"zero_stage": stage}} for stage in (1, 2, 3)}
+RANKS = 2
+DENSE: dict[str, Any] = {"model": {"attention_dropout": 0.1}, "ranks": RANKS}
 STEPS = {
-    f"{objective}: {zero}": {**OBJECTIVES[objective], **ZERO[zero]}
+    f"{objective}: {zero}": {**DENSE, **OBJECTIVES[objective], **ZERO[zero]}
     for objective, zero in product(OBJECTIVES, ZERO)
 } | {
-    "dense masks": {"model": {"attention_dropout": 0.1}},
-    "recompute": {"parallel": {"activation_checkpointing": True}},
-    "float32": {"dtype": "float32"},
-    "no clipping": {"clip_norm": 0.0},
+    "block masks": {"ranks": RANKS},
+    "recompute": {**DENSE, "parallel": {"activation_checkpointing": True}},
+    "float32": {"dtype": "float32", **DENSE},
+    "no clipping": {"clip_norm": 0.0, **DENSE},
 }
-"""All others clip the gradient."""
+"""With dense masks where nothing else is said, which have nothing to compile; and with clipping."""
 
 
 @pytest.fixture(scope="module")
 def steps() -> dict[str, Any]:
     """What a step of each case costs."""
-    found: dict[str, Any] = call(COSTS, STEPS)
+    found: dict[str, Any] = call(COSTS, STEPS, rank=1, ranks=RANKS)
     return found
 
 
@@ -49,7 +51,7 @@ def test_a_step_waits_for_the_norm_alone(steps: dict[str, Any], case: str) -> No
     assert sum(waits.values()) <= 1, waits
 
 
-PIPELINE = {"parallel": {"pipeline_parallel_size": 2}, "micro_batches": 4}
+PIPELINE = {**DENSE, "ranks": 1, "parallel": {"pipeline_parallel_size": 2}, "micro_batches": 4}
 
 
 @pytest.mark.parametrize("stage", [0, 1])

@@ -16,6 +16,7 @@ from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
@@ -51,6 +52,23 @@ def test_deepspeed_looks_for_an_overflow_where_the_optimizer_asks() -> None:
 def test_the_engine_keeps_the_gradient_norm_where_we_put_it() -> None:
     """parallel/engine.py sets `_global_grad_norm` with ZeRO-0 in float32."""
     assert "self._global_grad_norm" in inspect.getsource(DeepSpeedEngine.get_global_grad_norm)
+
+
+def test_optimizers_take_their_norm_from_the_functions_we_replace() -> None:
+    """parallel/host_waits.py moves the norm to the host where these hand it out."""
+    assert "get_global_norm_of_tensors(" in inspect.getsource(BF16_Optimizer.step)
+    zero_1_and_2 = inspect.getsource(DeepSpeedZeroOptimizer.step)
+    assert "self.check_overflow(partition_gradients=" in zero_1_and_2
+    assert "scaled_global_grad_norm = self.scaled_global_norm()" in zero_1_and_2
+    zero_3 = inspect.getsource(DeepSpeedZeroOptimizer_Stage3)
+    assert "combine_grad_norm_groups(norm_groups)" in zero_3
+    assert "norm_groups = self._get_norm_groups()" in zero_3
+
+
+def test_stage_3_waits_through_the_stream_we_replace() -> None:
+    """parallel/host_waits.py puts a stream there that does not make the host wait."""
+    epilogue = DeepSpeedZeroOptimizer_Stage3.independent_gradient_partition_epilogue
+    assert "self.reduce_and_partition_stream.synchronize()" in inspect.getsource(epilogue)
 
 
 def test_deepspeed_asks_its_table_before_it_compiles_an_operator() -> None:

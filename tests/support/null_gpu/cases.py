@@ -30,9 +30,10 @@ def build_config(
     dtype: str = "bfloat16",
     clip_norm: float = 1.0,
     micro_batches: int = 2,
+    ranks: int = 1,
     deepspeed: dict[str, Any] | None = None,
 ) -> Config:
-    """A small configuration: `micro_batches` over all data-parallel ranks, of 4 samples each."""
+    """A small configuration: `micro_batches` of 4 samples for each of `ranks` data-parallel ranks."""
     return Config.model_validate(
         {
             "model": {**MODEL, **(model or {})},
@@ -40,7 +41,7 @@ def build_config(
             "data": {
                 "train": [{"path": "none"}],
                 "batch_unit": "sequences",
-                "global_batch_size": 4 * micro_batches,
+                "global_batch_size": 4 * micro_batches * ranks,
                 "micro_batch_size": 4,
             },
             "optimizer": {"clip_norm": clip_norm},
@@ -60,6 +61,7 @@ def costs(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
         engine = training.start(config)
         batches = training.step_batches(config, engine, LENGTH)
         found[name] = training.measure(engine, batches).as_dict()
+        print(name, found[name]["operations"], found[name]["waits"], flush=True)
         # DeepSpeed's engine is part of cycles.
         del engine
         gc.collect()

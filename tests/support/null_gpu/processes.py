@@ -18,17 +18,22 @@ from tests.support.null_gpu.environment import ROOT, command, environment, missi
 needs_null_gpu = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
-def call(function: str, *arguments: Any, rank: int = 0, ranks: int = 1) -> Any:
+def call(function: str, *arguments: Any, rank: int = 0, ranks: int = 1, **settings: str) -> Any:
     """The result of `MODULE:FUNCTION`; arguments and result are JSON.
 
-    With `ranks` the process is one rank of as many, without the others (`lone_rank`).
+    With `ranks` the process is one rank of as many, without the others (`lone_rank`). `settings` are
+    variables of its environment.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         words = [function, json.dumps([rank, ranks, *arguments]), str(output)]
         started = command("-m", "tests.support.null_gpu.processes", *words)
         done = subprocess.run(
-            started, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            started,
+            cwd=ROOT,
+            env=environment(**settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert output.exists(), done.stdout.decode(errors="replace")[-4000:]
         return json.loads(output.read_text())

@@ -3,6 +3,7 @@
 
 static long counters[NUM_COUNTERS];
 static void (*listener)(const char *kind);
+static __thread bool has_just_waited;
 
 /* ---- read by counters.py and waits.py ---- */
 
@@ -25,9 +26,16 @@ void add(enum counter counter, long amount) { __sync_fetch_and_add(&counters[cou
 
 void count(enum counter counter) { add(counter, 1); }
 
-void count_operation(enum counter counter) { count(is_capturing() ? captured : counter); }
+void count_operation(enum counter counter) {
+  has_just_waited = false;
+  count(is_capturing() ? captured : counter);
+}
 
 void count_wait(enum counter counter, const char *kind) {
+  /* Nothing was given to the device since the last wait: this one waits for nothing. So it is when
+   * torch copies to pageable memory, and then waits for the copy's stream. */
+  if (has_just_waited) return;
+  has_just_waited = true;
   count(counter);
   if (listener) listener(kind);
 }

@@ -199,8 +199,9 @@ static cudaError_t copy(void *to, const void *from, size_t size) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
+  copy(to, from, size);
   count_wait(stream_waits, "blocking copy");
-  return copy(to, from, size);
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,

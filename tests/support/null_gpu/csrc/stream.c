@@ -1,4 +1,4 @@
-/* Streams, events and graphs. Work is done as soon as it is given, unless the device hangs. */
+/* Streams, events and graphs. Work is done as soon as it is given, unless the device hangs or is slow. */
 #include "null_gpu.h"
 
 #include <cuda_runtime_api.h>
@@ -26,6 +26,14 @@ static bool hangs(void) { return is_in_lost_collective && are_ranks_lost(); }
 static void wait_for_device(void) {
   while (hangs()) usleep(POLL_US);
 }
+
+/* ---- a slow device ----
+ *
+ * With NULL_GPU_SLOW an event is not done before the host waits for it, or for something later. So all
+ * waits show, those as well that a fast device would spare the host.
+ */
+
+static long num_recorded, num_done;
 
 /* ---- capture of a graph ----
  *
@@ -163,12 +171,14 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   count_wait(stream_waits, "stream");
   wait_for_device();
+  num_done = num_recorded;
   return is_captured(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
   count_wait(device_waits, "device");
   wait_for_device();
+  num_done = num_recorded;
   return is_capturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
@@ -190,25 +200,40 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 /* ---- events ---- */
 
+struct CUevent_st {
+  long number; /* of its record, among all records */
+};
+
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
-  *event = new_handle();
+  *event = calloc(1, sizeof **event);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, 0); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  free(event);
+  return cudaSuccess;
+}
 
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
   count(events);
+  event->number = __sync_add_and_fetch(&num_recorded, 1);
   if (is_captured(stream)) put(&captured_events, event);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaEventRecordWithFlags(event, stream, 0);
 }
-cudaError_t cudaEventQuery(cudaEvent_t event) { return hangs() ? cudaErrorNotReady : cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  bool is_done = !hangs() && (!getenv("NULL_GPU_SLOW") || event->number <= num_done);
+  return is_done ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  count_wait(event_waits, "event");
-  wait_for_device();
+  /* Code that asks first does not wait for what is done. */
+  if (event->number > num_done) {
+    count_wait(event_waits, "event");
+    wait_for_device();
+    num_done = event->number;
+  }
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
