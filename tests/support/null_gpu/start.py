@@ -24,7 +24,9 @@ def start(rank: int, ranks: int, case: dict[str, Any]) -> dict[str, Any]:
         before_division=lambda: check_same_start(to_json(config)),
     )
     engine = assemble(config)
-    gathered = sum(each.bytes * each.ranks for each in counters.transfers() if each.kind == "all_gather")
+    gathered = sum(
+        each.bytes * each.ranks for each in counters.transfers() if each.kind == "all_gather"
+    )
     train_step(engine, training.step_batches(config, engine, LENGTH), 1, 1)
     calls = Counter(each.kind for each in counters.transfers())
     return {
