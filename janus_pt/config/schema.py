@@ -324,6 +324,11 @@ class ScheduleConfig(Section):
     power: Annotated[float, Field(gt=0)] = 1.0
 
 
+def _all_or_none(given: Any) -> Any:
+    """`parallel.activation_checkpointing` once was true or false."""
+    return {True: "all", False: "none"}[given] if isinstance(given, bool) else given
+
+
 class ParallelConfig(Section):
     """How the model is spread over processes; the data-parallel size is what remains of the world size."""
 
@@ -337,8 +342,14 @@ class ParallelConfig(Section):
     """Keep the optimizer state, and do the update, in the host's memory."""
     offload_parameters: bool = False
     """Keep the weights in the host's memory between uses; ZeRO-3 only."""
-    activation_checkpointing: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    gradient_reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic in which data-parallel ranks add up their gradients. With `precision.dtype` bfloat16, bfloat16 sends
+    half as many bytes, and rounds every partial sum to 8 bits."""
+    activation_checkpointing: Annotated[
+        Literal["none", "attention", "feed_forward", "all"], BeforeValidator(_all_or_none)
+    ] = "none"
+    """What is computed again in the backward pass instead of being kept: attention sublayers, feed-forward networks, or
+    whole layers. True and false stand for "all" and "none"."""
 
     @property
     def model_parallel_size(self) -> int:

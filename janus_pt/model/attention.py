@@ -18,6 +18,7 @@ from janus_pt.model.kv_cache import KeysValues
 from janus_pt.model.layer_factory import Layers
 from janus_pt.model.padding import join_samples, split_samples
 from janus_pt.model.positions import Rotation
+from janus_pt.model.recompute import ATTENTION
 from janus_pt.packing.padded import PaddedLayout
 
 
@@ -107,7 +108,7 @@ class Attention(nn.Module):
         sharded = 2 * heads_size * queries + 2 * keys_size * keys
         # The softmax's result; dropout keeps its mask and the product as well.
         copies = 3 if self.dropout > 0 else 1
-        return Cost(
+        cost = Cost(
             multiply_adds=multiply_adds,
             kept=Elements(replicated=hidden * rows, sharded=sharded),
             log_sum_exp=heads * queries,
@@ -116,6 +117,7 @@ class Attention(nn.Module):
             forward=AllReduces(hidden * queries, 1),
             backward=AllReduces(hidden * rows, 1),
         )
+        return cost.recomputable_as(ATTENTION)
 
 
 def attend(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from janus_pt.config.schema import ModelConfig
@@ -13,6 +16,7 @@ from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.layer_factory import Layers
 from janus_pt.model.masks import EncoderMasks, LayerMasks
 from janus_pt.model.norms import make_norm
+from janus_pt.model.recompute import ATTENTION, FEED_FORWARD, recomputed
 
 
 class Layer(nn.Module):
@@ -35,12 +39,23 @@ class Layer(nn.Module):
         for name, projection in self.feed_forward.projections(config, layers).items():
             self.add_module(name, projection)
         self.final_layer_norm = make_norm(config)
+        self.recompute = "none"
+        """The kind of sublayer that is computed again in the backward pass (`recompute.py`)."""
 
     def _add(self, x: Tensor, update: Tensor) -> Tensor:
         """The residual connection: `x` plus what a sublayer computed, after dropout."""
         return add_dropped(x, update, self.dropout if self.training else 0.0)
 
+    def _sublayer(self, kind: str, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`compute(*inputs)`, its activations kept or not."""
+        if self.recompute == kind and self.training:
+            return recomputed(compute, *inputs)
+        return compute(*inputs)
+
     def _feed_forward(self, x: Tensor) -> Tensor:
+        return self._sublayer(FEED_FORWARD, self._compute_feed_forward, x)
+
+    def _compute_feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.feed_forward.hidden(self, x)
         if self.training and self.activation_dropout > 0:
             # Each rank has other features here: their masks must differ.
@@ -56,7 +71,8 @@ class Layer(nn.Module):
             dropout_masks=Elements(sharded=dropped),
             forward=AllReduces(hidden_size * rows, 1),
         )
-        return self.feed_forward.cost(self, rows) + fc2 + self._residual_cost(rows)
+        network = self.feed_forward.cost(self, rows) + fc2
+        return network.recomputable_as(FEED_FORWARD) + self._residual_cost(rows)
 
     def _residual_cost(self, rows: float) -> Cost:
         """Of a sublayer's dropout, residual connection and norm, which keeps its input."""
@@ -76,6 +92,9 @@ class EncoderLayer(Layer):
         return self.final_layer_norm(self._add(h, self._feed_forward(h)))
 
     def _self_attention(self, x: Tensor, masks: EncoderMasks) -> Tensor:
+        return self._sublayer(ATTENTION, self._attend, x, masks)
+
+    def _attend(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         # Three projections read `x`: its gradient is summed over the ranks once for all of them.
         x = self.copy_to_tp_region(x)
         keys_values = self.self_attn.keys_values(x, masks.rotation)
@@ -146,11 +165,17 @@ class DecoderLayer(Layer):
     def _self_attention(
         self, x: Tensor, masks: LayerMasks, first: int, cache: LayerCache | None
     ) -> Tensor:
-        return self._read_contents(self.self_attn, x, masks, masks.self_mask, first, cache)
+        mask = masks.self_mask
+        return self._sublayer(
+            ATTENTION, self._read_contents, self.self_attn, x, masks, mask, first, cache
+        )
 
     def _causal_attention(self, x: Tensor, masks: LayerMasks, cache: LayerCache | None) -> Tensor:
         mask = masks.causal_mask
-        return self._read_contents(self.causal_attn, x, masks, mask, masks.first, cache)
+        first = masks.first
+        return self._sublayer(
+            ATTENTION, self._read_contents, self.causal_attn, x, masks, mask, first, cache
+        )
 
     def _read_contents(
         self,
@@ -175,6 +200,11 @@ class DecoderLayer(Layer):
         return attention(_from(x, first), keys_values, mask, query_rotation)
 
     def _cross_attention(
+        self, x: Tensor, encoder_out: Tensor | None, masks: LayerMasks, cache: LayerCache | None
+    ) -> Tensor:
+        return self._sublayer(ATTENTION, self._read_source, x, encoder_out, masks, cache)
+
+    def _read_source(
         self, x: Tensor, encoder_out: Tensor | None, masks: LayerMasks, cache: LayerCache | None
     ) -> Tensor:
         """The slots of `x` read the source. Source and target have positions of their own: no rotation."""

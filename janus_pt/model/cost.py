@@ -8,7 +8,7 @@ device they cost nothing to make.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -62,6 +62,19 @@ class AllReduces:
 
 
 @dataclass(frozen=True)
+class Sublayer:
+    """A sublayer that can be computed again: its `kind` (`recompute.py`), the multiply-adds of its
+    forward pass, and what autograd then need not keep. Its input is kept in any case."""
+
+    kind: str
+    multiply_adds: float
+    kept: Elements
+    dropout_masks: Elements
+    log_sum_exp: float
+    attention_weights: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one layer, or a part of it, costs. Costs of parts add up to the cost of the whole.
 
@@ -73,6 +86,7 @@ class Cost:
     working: gradients that exist beside `kept` while the backward pass runs.
     layer_input: what is kept of a layer that is recomputed; 0 for layers that never are.
     forward, backward: what tensor-parallel ranks exchange in the two passes.
+    sublayers: those that can be computed again; all that they keep is counted above.
     """
 
     multiply_adds: float = 0.0
@@ -84,6 +98,22 @@ class Cost:
     layer_input: float = 0.0
     forward: AllReduces = AllReduces()
     backward: AllReduces = AllReduces()
+    sublayers: tuple[Sublayer, ...] = ()
+
+    def recomputable_as(self, kind: str) -> Cost:
+        """The same cost, which is one of a sublayer that can be computed again.
+
+        What such a sublayer keeps in full on every rank is its input.
+        """
+        sublayer = Sublayer(
+            kind,
+            self.multiply_adds,
+            Elements(sharded=self.kept.sharded),
+            self.dropout_masks,
+            self.log_sum_exp,
+            self.attention_weights,
+        )
+        return replace(self, sublayers=(*self.sublayers, sublayer))
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -96,6 +126,7 @@ class Cost:
             layer_input=self.layer_input + other.layer_input,
             forward=self.forward + other.forward,
             backward=self.backward + other.backward,
+            sublayers=self.sublayers + other.sublayers,
         )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.blocks import DecoderLayer, EncoderLayer
@@ -21,6 +20,7 @@ from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, slot_embedding
 from janus_pt.model.masks import DecoderMasks, EncoderMasks, LayerMasks
 from janus_pt.model.norms import make_norm
 from janus_pt.model.positions import make_rotation, make_table
+from janus_pt.model.recompute import recomputed
 
 
 class Stack(nn.Module):
@@ -99,8 +99,7 @@ class Stack(nn.Module):
             return layer(*inputs)
 
         if self.recompute and self.training:
-            # Torch saves the generators' states only where no seed makes that needless.
-            return checkpoint(seeded, *inputs, use_reentrant=False, preserve_rng_state=seed is None)
+            return recomputed(seeded, *inputs, draws_alike=seed is not None)
         return seeded(*inputs)
 
 

@@ -22,6 +22,7 @@ from janus_pt.model.masks import (
 )
 from janus_pt.model.output_bias import OutputBias, append_bias
 from janus_pt.model.padding import split_samples
+from janus_pt.model.recompute import LAYER
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 
 
@@ -49,9 +50,12 @@ class JanusTransformer(nn.Module):
         self.adapter: AdapterConfig | None = None
         """The adapters that `add_adapters` has put on its linear layers."""
 
-    def recompute_activations(self, recompute: bool) -> None:
-        """Turn activation checkpointing of every block on or off."""
-        self.encoder.recompute = self.decoder.recompute = recompute
+    def recompute_activations(self, part: str) -> None:
+        """Set what is computed again in the backward pass, as `parallel.activation_checkpointing` names it."""
+        for stack in (self.encoder, self.decoder):
+            stack.recompute = part == LAYER
+            for _, layer in stack.numbered():
+                layer.recompute = part
 
     def seed_dropout(self, seed: Seed | None) -> None:
         """Make dropout of the next forward passes a function of `seed`; None leaves it to torch's generators."""

@@ -15,6 +15,9 @@ from janus_pt.config.schema import (
 NEVER = 2**31 - 1
 """More steps than any run has, so that DeepSpeed prints no reports of its own."""
 
+DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
+"""DeepSpeed's names of our dtypes."""
+
 DECIDED_BY = {
     "train_batch_size": "data.global_batch_size",
     "train_micro_batch_size_per_gpu": "data.micro_batch_size",
@@ -26,6 +29,9 @@ DECIDED_BY = {
     "gradient_clipping": "optimizer.clip_norm",
     "bf16.enabled": "precision.dtype",
     "bfloat16.enabled": "precision.dtype",
+    "bf16.immediate_grad_update": "parallel.zero_stage",
+    "bfloat16.immediate_grad_update": "parallel.zero_stage",
+    "communication_data_type": "parallel.gradient_reduce_dtype",
     "fp16": "precision.dtype",
     "amp": "precision.dtype",
     "torch_autocast": "precision.dtype",
@@ -63,7 +69,13 @@ def derived_deepspeed_config(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip_norm,
-        "bf16": {"enabled": bfloat16},
+        "bf16": {
+            "enabled": bfloat16,
+            # Without this ZeRO-1 keeps all bfloat16 gradients beside their float32 sums until the
+            # update. Other stages do not read the key.
+            "immediate_grad_update": bfloat16,
+        },
+        "communication_data_type": DTYPES[parallel.gradient_reduce_dtype],
         "zero_optimization": _zero_optimization(parallel),
         # DeepSpeed's own CPU Adam would be compiled at the start; ours is torch's.
         "zero_force_ds_cpu_optimizer": False,

@@ -98,6 +98,9 @@ def _deepspeed_problems(
             "at stage 0: use 1"
         )
         yield ("parallel", "zero_stage"), reason
+    if parallel.gradient_reduce_dtype == "bfloat16" and precision is not None and not is_bfloat16:
+        reason = "bfloat16 needs precision.dtype bfloat16: set one of the two"
+        yield ("parallel", "gradient_reduce_dtype"), reason
     if parallel.offload_optimizer and stage == 0:
         yield ("parallel", "offload_optimizer"), "needs zero_stage 1 or higher, but that is 0"
     if parallel.offload_parameters and stage != 3:

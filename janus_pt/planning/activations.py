@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 
 from janus_pt.config.schema import ModelConfig, ParallelConfig, PrecisionConfig
-from janus_pt.model.cost import Cost, Workload
+from janus_pt.model.cost import Cost, Sublayer, Workload
 from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, head_layer, slot_embedding
 from janus_pt.model.masks import uses_block_masks
+from janus_pt.model.recompute import LAYER
 from janus_pt.objectives.expected_sizes import SampleSizes
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.parallel.stages import layer_costs
@@ -79,15 +80,20 @@ def activation_width(precision: PrecisionConfig) -> int:
     return 2 if precision.dtype == "bfloat16" else FLOAT
 
 
+def reduce_width(parallel: ParallelConfig) -> int:
+    """Bytes of a gradient on its way between data-parallel ranks."""
+    return 2 if parallel.gradient_reduce_dtype == "bfloat16" else FLOAT
+
+
 def layer_bytes(
-    model: ModelConfig, tensor_parallel: int, width: int, batch: MicroBatch
+    model: ModelConfig, parallel: ParallelConfig, width: int, batch: MicroBatch
 ) -> list[LayerBytes]:
     """Each layer's bytes in the order of `layer_numbers`; the head without its losses (`loss_bytes`).
 
     `width` is the bytes of an activation.
     """
     costs = layer_costs(model, batch.work)
-    layers = [_layer_bytes(cost, tensor_parallel, width, batch.on_cpu) for cost in costs]
+    layers = [_layer_bytes(cost, parallel, width, batch.on_cpu) for cost in costs]
     # All decoder layers read the same masks; they are made with the slot embedding.
     masks = _dense_masks(model, batch, width)
     embedding = layers[slot_embedding(model)]
@@ -97,19 +103,30 @@ def layer_bytes(
     return layers
 
 
-def _layer_bytes(cost: Cost, tensor_parallel: int, width: int, on_cpu: bool) -> LayerBytes:
-    # An accelerator keeps a dropout mask of booleans; a CPU keeps the scaled mask in full.
-    mask_width = width if on_cpu else 1
-    kept = cost.kept.on_rank(tensor_parallel) * width
-    kept += cost.dropout_masks.on_rank(tensor_parallel) * mask_width
-    # A CPU keeps the attention weights, fused kernels one float32 number a query and head.
-    if on_cpu:
-        kept += cost.attention_weights / tensor_parallel * width
-    else:
-        kept += cost.log_sum_exp / tensor_parallel * FLOAT
+def _layer_bytes(cost: Cost, parallel: ParallelConfig, width: int, on_cpu: bool) -> LayerBytes:
+    ranks = parallel.tensor_parallel_size
+    kept = _kept_bytes(cost, ranks, width, on_cpu)
+    working = cost.working.on_rank(ranks) * width
     # Embeddings and the head are never recomputed: all that they keep stays.
     layer_input = cost.layer_input * width if cost.layer_input else kept
-    return LayerBytes(kept, layer_input, cost.working.on_rank(tensor_parallel) * width)
+    for sublayer in cost.sublayers:
+        if sublayer.kind == parallel.activation_checkpointing:
+            again = _kept_bytes(sublayer, ranks, width, on_cpu)
+            kept -= again
+            # One sublayer at a time is there in full.
+            working = max(working, again)
+    return LayerBytes(kept, layer_input, working)
+
+
+def _kept_bytes(cost: Cost | Sublayer, ranks: int, width: int, on_cpu: bool) -> float:
+    # An accelerator keeps a dropout mask of booleans; a CPU keeps the scaled mask in full.
+    mask_width = width if on_cpu else 1
+    kept = cost.kept.on_rank(ranks) * width
+    kept += cost.dropout_masks.on_rank(ranks) * mask_width
+    # A CPU keeps the attention weights, fused kernels one float32 number a query and head.
+    if on_cpu:
+        return kept + cost.attention_weights / ranks * width
+    return kept + cost.log_sum_exp / ranks * FLOAT
 
 
 def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
@@ -181,7 +198,7 @@ def stage_activations(
     All decoder layers of a stage read one encoder output. A pipeline's stage keeps what it hands on as
     well, and in the backward pass the gradients that it receives and sends.
     """
-    every_layer = layer_bytes(model, parallel.tensor_parallel_size, width, batch)
+    every_layer = layer_bytes(model, parallel, width, batch)
     layers = [every_layer[number] for number in held]
     encoded = batch.work.source_tokens * model.hidden_size * width
     decoded = batch.work.slots * model.hidden_size * width
@@ -193,7 +210,7 @@ def stage_activations(
     if head_layer(model) not in held:
         outgoing = encoded + (decoded if held.stop > decoder_starts else 0.0)
 
-    if parallel.activation_checkpointing:
+    if parallel.activation_checkpointing == LAYER:
         kept = sum(layer.input for layer in layers)
         # A layer's backward pass computes first all that it would have kept.
         working = max(layer.working + layer.kept for layer in layers)

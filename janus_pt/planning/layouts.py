@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from janus_pt.config.schema import Config
+from janus_pt.model.recompute import LAYER
 from janus_pt.objectives.expected_sizes import SampleSizes
-from janus_pt.parallel.stages import pipeline_layers, relative_costs
+from janus_pt.parallel.stages import layer_costs, pipeline_layers, relative_costs
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import stage_memory
 from janus_pt.planning.plan import GIB, step_flops
@@ -165,7 +166,7 @@ def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Clu
         zero=parallel.zero_stage,
         samples=round(batch.samples),
         micro_batches=count,
-        recompute=parallel.activation_checkpointing,
+        recompute=parallel.activation_checkpointing != "none",
         memory=memory,
         step_s=step_s,
         compute_s=compute_s,
@@ -187,7 +188,7 @@ def stage_seconds(
     count = config.data.micro_batches_per_step // data_parallel
     costs = relative_costs(config.model)
     # Recomputing is a second forward pass, a third of the three that forward and backward are.
-    passes = 4 / 3 if parallel.activation_checkpointing else 1.0
+    passes = 1 + recomputed_share(config, batch) / 3
     # Ranks of the tensor axis are neighbours, stages the farthest apart (`parallel/groups.py`).
     stride = {"tensor": 1, "data": tensor, "pipeline": tensor * data_parallel}
 
@@ -208,6 +209,18 @@ def stage_seconds(
                 seconds.data += exchange
         stages.append(seconds)
     return stages
+
+
+def recomputed_share(config: Config, batch: MicroBatch) -> float:
+    """Share of the forward pass that is computed again in the backward pass."""
+    part = config.parallel.activation_checkpointing
+    if part == LAYER:
+        return 1.0
+    costs = layer_costs(config.model, batch.work)
+    again = 0.0
+    for cost in costs:
+        again += sum(sublayer.multiply_adds for sublayer in cost.sublayers if sublayer.kind == part)
+    return again / sum(cost.multiply_adds for cost in costs)
 
 
 def table(steps: Sequence[Step]) -> str:

@@ -17,6 +17,7 @@ from janus_pt.planning.activations import (
     FLOAT,
     MicroBatch,
     activation_width,
+    reduce_width,
     in_flight,
     loss_bytes,
     stage_activations,
@@ -134,20 +135,20 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     # ZeRO-2 and 3 keep only the shard of the gradients that the rank updates with.
     gradients = (trained if stage < 2 else shard) * FLOAT
     carried = gradients if accumulates else 0.0
-    # ZeRO-1 reduces in float32, others in the precision of the gradients.
-    bucket = settings["reduce_bucket_size"] * float(FLOAT if stage == 1 else width)
+    reduced = reduce_width(parallel)
+    bucket = settings["reduce_bucket_size"] * float(reduced)
     update = shard * FLOAT
     if low_precision and stage == 1:
-        # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, and keeps the bfloat16
-        # gradients until the update.
-        low_gradients = trained * width
-        carried = gradients + (low_gradients if accumulates else 0.0)
-        gradients += low_gradients
+        # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, to which each bfloat16
+        # gradient is added as soon as it is there.
+        carried = gradients
     if stage == 0 or (low_precision and stage == 1):
-        # No buckets: gradients are copied together for the all-reduce in the update.
+        # No buckets: gradients are copied together for the all-reduce in the update, and cast.
         bucket = update = 0.0
         if ranks > 1:
-            update = min(trained, ALL_REDUCE_ELEMENTS) * FLOAT
+            held = width if stage == 0 else FLOAT
+            copies = held + (reduced if reduced != held else 0)
+            update = min(trained, ALL_REDUCE_ELEMENTS) * copies
     if stage == 3:
         carried = gradients
 

@@ -1,12 +1,13 @@
 """What a rank exchanges with others in a training step, by formula, for each axis of the layout.
 
-With w the bytes of an activation or weight, d the hidden size, P a stage's parameters on a rank, and per micro-batch
-s source tokens, n slots, p that predict (the last layer computes no others), in bytes:
+With w the bytes of an activation or weight, g of a gradient that is sent (`parallel.gradient_reduce_dtype`), d the
+hidden size, P a stage's parameters on a rank, and per micro-batch s source tokens, n slots, p that predict (the last
+layer computes no others), in bytes:
 
-    data      ZeRO-0     all-reduce Pw                        once a step
-              ZeRO-1     all-reduce Pw, all-gather Pw         once a step
-              ZeRO-2     all-reduce Pw                        each micro-batch; all-gather Pw once a step
-              ZeRO-3     reduce-scatter Pw, all-gather Pw     each micro-batch; twice what does not stay gathered
+    data      ZeRO-0     all-reduce Pg                        once a step
+              ZeRO-1     all-reduce Pg, all-gather Pw         once a step
+              ZeRO-2     all-reduce Pg                        each micro-batch; all-gather Pw once a step
+              ZeRO-3     reduce-scatter Pg, all-gather Pw     each micro-batch; twice what does not stay gathered
     tensor    encoder    all-reduce 2sdw forward, 2sdw backward
               decoder    all-reduce 3ndw forward, 3ndw backward; sdw backward once a stage
                          ndw more forward and backward with a causal self-attention
@@ -35,11 +36,12 @@ from janus_pt.model.layer_numbers import (
     slot_embedding,
     table_layers,
 )
+from janus_pt.model.recompute import LAYER
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.parallel.deepspeed_config import zero_optimization
 from janus_pt.parallel.stages import layer_costs, pipeline_layers
-from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width
+from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width, reduce_width
 from janus_pt.planning.parameters import stage_parameters, table_parameters, trained_on_rank
 
 REUSE_DISTANCE = 1_000_000_000
@@ -106,7 +108,7 @@ def _data_traffic(
     """Gradients and weights of a rank's `parameters`, over a whole step."""
     width = activation_width(config.precision)
     trained = trained_on_rank(parameters, config.model, config.optimizer, config.adapter)
-    gradients = trained * width
+    gradients = trained * reduce_width(config.parallel)
     settings: Mapping[str, Any] = zero_optimization(config.parallel, config.deepspeed)
     # Gradients are reduced a full bucket at a time.
     buckets = math.ceil(trained / settings["reduce_bucket_size"])
@@ -118,7 +120,7 @@ def _data_traffic(
         yield Traffic("data", "gradients", "all-reduce", ranks, times * gradients, times * buckets)
         if stage > 0:
             # The two groups of the optimizer, with and without weight decay, are gathered one by one.
-            yield Traffic("data", "weights", "all-gather", ranks, gradients, 2)
+            yield Traffic("data", "weights", "all-gather", ranks, trained * width, 2)
         return
 
     yield Traffic("data", "gradients", "reduce-scatter", ranks, gradients, buckets).repeated(
@@ -140,8 +142,9 @@ def _layer_traffic(
     for layer in layers:
         cost = costs[layer]
         total += cost.forward + cost.backward
-        if parallel.activation_checkpointing and cost.layer_input:
-            # A recomputed layer runs its forward pass twice.
+        if parallel.activation_checkpointing == LAYER and cost.layer_input:
+            # A recomputed layer runs its forward pass twice. A recomputed sublayer ends in its sum
+            # over the ranks, which the backward pass does not need again.
             total += cost.forward
     first_decoder, head = first_decoder_layer(model), head_layer(model)
     if max(layers.start, first_decoder) < min(layers.stop, head):

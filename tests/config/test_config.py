@@ -555,6 +555,16 @@ BAD_LAYOUTS = {
         6,
         "cannot be shared by 3 data-parallel ranks: use a multiple of",
     ),
+    "reduced below the precision": (
+        ["gradient_reduce_dtype=bfloat16"],
+        2,
+        "parallel.gradient_reduce_dtype: bfloat16 needs precision.dtype bfloat16",
+    ),
+    "unknown part to recompute": (
+        ["activation_checkpointing=everything"],
+        1,
+        "parallel.activation_checkpointing: must be 'none', 'attention', 'feed_forward' or 'all'",
+    ),
     "unknown stage": (["zero_stage=4"], 1, "parallel.zero_stage: must be 0, 1, 2 or 3, but is 4"),
 }
 

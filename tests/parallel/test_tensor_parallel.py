@@ -134,7 +134,7 @@ def draws() -> dict[str, Any]:
     with model.encoder.layers[0].tp_rng_fork():
         result["sharded"] = torch.rand(4).tolist()
     result["replicated"] = torch.rand(4).tolist()
-    for recompute in (False, True):
+    for recompute in ("none", "all"):
         model.recompute_activations(recompute)
         model.seed_dropout((1, 2, 3))
         model.zero_grad()

@@ -145,11 +145,15 @@ def memory(*overrides: str, ranks: int = 16) -> list[Any]:
 
 
 def test_what_saves_memory_saves_it() -> None:
-    plain, recomputed = memory(), memory("parallel.activation_checkpointing=true")
+    plain, recomputed = memory(), memory("parallel.activation_checkpointing=all")
     assert len(plain) == 4
     assert all(
         less.activations < more.activations for less, more in zip(recomputed, plain, strict=True)
     )
+    for part in ("attention", "feed_forward"):
+        selective = memory(f"parallel.activation_checkpointing={part}")
+        for more, some, less in zip(plain, selective, recomputed, strict=True):
+            assert less.activations < some.activations < more.activations
     single = ("parallel.pipeline_parallel_size=1",)
     stages = [memory(*single, f"parallel.zero_stage={stage}", ranks=32)[0] for stage in (1, 2, 3)]
     assert stages[0].optimizer == stages[1].optimizer and stages[1].gradients < stages[0].gradients

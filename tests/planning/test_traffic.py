@@ -18,6 +18,7 @@ from tests.support.runs import ROOT
 CHECKED = [
     "DP2, ZeRO-0",
     "DP2, ZeRO-1, bfloat16",
+    "DP2, ZeRO-1, reduced in bfloat16",
     "DP2, ZeRO-2",
     "DP2, ZeRO-3, nothing kept",
     "TP2, activation checkpointing",

@@ -47,12 +47,32 @@ CASES: dict[str, dict[str, Any]] = {
         "pre": True,
         "activation": "relu",
     },
-    "float32, ZeRO-1, activation checkpointing": {"checkpointing": True, "layers": 4, "samples": 8},
+    "float32, ZeRO-1, activation checkpointing": {
+        "checkpointing": "all",
+        "layers": 4,
+        "samples": 8,
+    },
+    "float32, ZeRO-1, attention recomputed": {
+        "checkpointing": "attention",
+        "layers": 4,
+        "samples": 8,
+    },
+    "float32, ZeRO-1, feed-forward recomputed": {
+        "checkpointing": "feed_forward",
+        "layers": 4,
+        "samples": 8,
+    },
     "float32, ZeRO-1, gated, RMSNorm, rotary": {"kinds": MODERN},
     "float32, ZeRO-1, grouped heads": {"kinds": {"num_key_value_heads": 1}},
     "float32, ZeRO-1, attention dropout": {"attention_dropout": 0.1, "length": 192},
     "float32, ZeRO-1, 2 ranks": {"ranks": 2},
     "bfloat16, ZeRO-1, 2 ranks": {"ranks": 2, "dtype": "bfloat16", "hidden": 384},
+    "bfloat16, ZeRO-1, 2 ranks, reduced in bfloat16": {
+        "ranks": 2,
+        "dtype": "bfloat16",
+        "hidden": 384,
+        "reduce": "bfloat16",
+    },
     "float32, ZeRO-3, 2 ranks": {"ranks": 2, "zero": 3, "hidden": 384},
     "float32, ZeRO-1, tensor 2": {"tensor": 2, "dropout": 0.1},
     "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches": {
@@ -72,8 +92,8 @@ CASES: dict[str, dict[str, Any]] = {
 def build_config(
     vocab: int = 8000, hidden: int = 256, layers: int = 2, samples: int = 4, accumulate: int = 1, ranks: int = 1,
     zero: int = 1, dtype: str = "float32", dropout: float = 0.0, attention_dropout: float = 0.0, length: int = 128,
-    pre: bool = False, activation: str = "gelu", checkpointing: bool = False, tensor: int = 1, pipeline: int = 1,
-    kinds: dict[str, Any] | None = None,
+    pre: bool = False, activation: str = "gelu", checkpointing: str = "none", tensor: int = 1, pipeline: int = 1,
+    kinds: dict[str, Any] | None = None, reduce: str = "float32",
 ) -> Config:  # fmt: skip
     """A small configuration for `ranks` data-parallel ranks; buckets for the reduction as small as the model."""
     model = dict(
@@ -97,6 +117,7 @@ def build_config(
                 "pipeline_parallel_size": pipeline,
                 "zero_stage": zero,
                 "activation_checkpointing": checkpointing,
+                "gradient_reduce_dtype": reduce,
             },
             "precision": {"dtype": dtype},
             "run": {"output_dir": "none", "max_steps": 2},

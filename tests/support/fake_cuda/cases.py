@@ -28,7 +28,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     dtype_name: str = "bfloat16"
-    recompute: bool = False
+    recompute: str = "none"
     prepared: bool = False
     """The blocks of FlexAttention's masks come with the batch."""
 
@@ -46,7 +46,8 @@ PATHS: dict[str, dict[str, Any]] = {
     "block masks": {},
     "prepared block masks": {"prepared": True},
     "dense masks": {"model": {"attention_dropout": 0.1}},
-    "recompute": {"recompute": True},
+    "recompute": {"recompute": "all"},
+    "recompute attention": {"recompute": "attention"},
     "float32": {"dtype_name": "float32"},
 }
 ATTENTION_PATHS = ("prepared block masks", "dense masks")
