@@ -334,6 +334,9 @@ class ParallelConfig(Section):
 
     tensor_parallel_size: Positive = 1
     """Ranks that share each layer: attention heads, feed-forward columns and the vocabulary are split over them."""
+    sequence_parallel: bool = False
+    """Between the layers that they share, tensor-parallel ranks share the rows of a micro-batch too: norms, residual
+    connections, dropout, and what these keep in memory (Korthikanti et al. 2022). It changes no number."""
     pipeline_parallel_size: Positive = 1
     """Stages that the layers are dealt out to in order, balanced by their cost."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -350,6 +353,11 @@ class ParallelConfig(Section):
     ] = "none"
     """What is computed again in the backward pass instead of being kept: attention sublayers, feed-forward networks, or
     whole layers. True and false stand for "all" and "none"."""
+
+    @property
+    def row_parallel_size(self) -> int:
+        """Ranks that share the rows of a micro-batch between sharded layers."""
+        return self.tensor_parallel_size if self.sequence_parallel else 1
 
     @property
     def model_parallel_size(self) -> int:

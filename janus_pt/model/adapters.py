@@ -21,10 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import AdapterConfig
+from janus_pt.model.dropout import torch_dropout
 from janus_pt.model.layer_factory import (
+    ALONE,
     PLAIN,
     Layers,
+    Rows,
     is_column,
+    mark_reads_all_rows,
     partition_dim,
     reads_copied_input,
     unchanged,
@@ -101,7 +105,12 @@ def _add_lora(layer: nn.Module, adapter: AdapterConfig, layers: Layers) -> None:
     # The weight is this rank's part; the factory is given whole sizes.
     if is_column(layer):
         first: nn.Module = nn.Linear(inputs, adapter.r, bias=False)
-        last = layers.column(adapter.r, outputs * layers.tensor_parallel_size, bias=False)
+        # All rows where the layer itself is given all.
+        column = layers.column
+        if reads_copied_input(layer):
+            mark_reads_all_rows(first)
+            column = layers.column_of_all_rows
+        last = column(adapter.r, outputs * layers.tensor_parallel_size, bias=False)
         # The input is identical on all ranks, and so is the mask.
         tp_rng_fork: ForkRng = nullcontext
     else:
@@ -114,12 +123,15 @@ def _add_lora(layer: nn.Module, adapter: AdapterConfig, layers: Layers) -> None:
     # gradient would be summed as often as there are ranks.
     copied = reads_copied_input(layer)
     scale_replicated_grad = layers.scale_replicated_grad if copied else unchanged
+    # A column layer that is given a rank's own rows.
+    shares_rows = is_column(layer) and not copied
     hook = partial(
         _lora,
         adapter.lora_alpha / adapter.r,
         adapter.lora_dropout,
         tp_rng_fork,
         scale_replicated_grad,
+        layers.rows if shares_rows else ALONE,
     )
     layer.register_forward_hook(hook)
 
@@ -135,6 +147,7 @@ def _lora(
     dropout: float,
     tp_rng_fork: ForkRng,
     scale_replicated_grad: Callable[[Tensor], Tensor],
+    rows: Rows,
     layer: Any,
     inputs: tuple[Tensor, ...],
     output: Tensor,
@@ -143,7 +156,7 @@ def _lora(
     x = scale_replicated_grad(inputs[0])
     if layer.training and dropout > 0:
         with tp_rng_fork():
-            x = F.dropout(x, dropout)
+            x = torch_dropout(x, dropout, rows.share)
     return output + scaling * layer.lora_B(layer.lora_A(x))
 
 

@@ -32,6 +32,7 @@ class Layer(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = config.activation_dropout
         self.copy_to_tp_region = layers.copy_to_tp_region
+        self.rows = layers.rows
         self.tp_rng_fork = layers.tp_rng_fork
         self.self_attn = Attention(config, layers)
         self.self_attn_layer_norm = make_norm(config)
@@ -44,7 +45,8 @@ class Layer(nn.Module):
 
     def _add(self, x: Tensor, update: Tensor) -> Tensor:
         """The residual connection: `x` plus what a sublayer computed, after dropout."""
-        return add_dropped(x, update, self.dropout if self.training else 0.0)
+        probability = self.dropout if self.training else 0.0
+        return add_dropped(x, update, probability, self.rows.share)
 
     def _sublayer(self, kind: str, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """`compute(*inputs)`, its activations kept or not."""
@@ -135,17 +137,17 @@ class DecoderLayer(Layer):
     ) -> Tensor:
         """`x [batch, slots, hidden]` to the same shape, less the slots before `masks.first`.
 
-        `encoder_out` has gone through `layers.copy_to_tp_region`. `cache` replaces it and holds the
+        `encoder_out` has gone through `layers.copy_to_tp_layers`. `cache` replaces it and holds the
         earlier content slots.
         """
         # A causal self-attention reads all contents: the one before it must compute all slots.
         first = masks.first if masks.causal_mask is None else 0
-        residual = _from(x, first)
+        residual = self.rows.own_from(x, first)
         if self.pre_norm:
             attended = self._self_attention(self.self_attn_layer_norm(x), masks, first, cache)
             h = self._add(residual, attended)
             if masks.causal_mask is not None:
-                residual = _from(h, masks.first)
+                residual = self.rows.own_from(h, masks.first)
                 attended = self._causal_attention(self.causal_attn_layer_norm(h), masks, cache)
                 h = self._add(residual, attended)
             normed = self.encoder_attn_layer_norm(h)
@@ -155,7 +157,7 @@ class DecoderLayer(Layer):
         attended = self._self_attention(x, masks, first, cache)
         h = self.self_attn_layer_norm(self._add(residual, attended))
         if masks.causal_mask is not None:
-            residual = _from(h, masks.first)
+            residual = self.rows.own_from(h, masks.first)
             attended = self._causal_attention(h, masks, cache)
             h = self.causal_attn_layer_norm(self._add(residual, attended))
         attended = self._cross_attention(h, encoder_out, masks, cache)

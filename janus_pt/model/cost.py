@@ -37,7 +37,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Elements:
-    """Numbers of tensor elements: `replicated` on all tensor-parallel ranks, `sharded` over them."""
+    """Numbers of tensor elements: `sharded` over tensor-parallel ranks, and `replicated` on all of
+    them, unless they share rows."""
 
     replicated: float = 0.0
     sharded: float = 0.0
@@ -45,14 +46,17 @@ class Elements:
     def __add__(self, other: Elements) -> Elements:
         return Elements(self.replicated + other.replicated, self.sharded + other.sharded)
 
-    def on_rank(self, tensor_parallel: int) -> float:
-        """Elements on one of `tensor_parallel` ranks."""
-        return self.replicated + self.sharded / tensor_parallel
+    def on_rank(self, tensor_parallel: int, row_parallel: int = 1) -> float:
+        """Elements on one of `tensor_parallel` ranks, `row_parallel` of which share rows."""
+        return self.replicated / row_parallel + self.sharded / tensor_parallel
 
 
 @dataclass(frozen=True)
 class AllReduces:
-    """`elements` that tensor-parallel ranks sum over the ranks, in `calls` all-reduces."""
+    """`elements` that tensor-parallel ranks sum over the ranks, in `calls` all-reduces.
+
+    Where ranks share rows these are gathered and scattered instead (`planning/traffic.py`).
+    """
 
     elements: float = 0.0
     calls: int = 0
@@ -85,7 +89,8 @@ class Cost:
         second where attention is computed step by step. Sharded by heads.
     working: gradients that exist beside `kept` while the backward pass runs.
     layer_input: what is kept of a layer that is recomputed; 0 for layers that never are.
-    forward, backward: what tensor-parallel ranks exchange in the two passes.
+    forward, backward: what tensor-parallel ranks exchange in the two passes: what leaves sharded
+        layers, and gradients of what enters them.
     sublayers: those that can be computed again; all that they keep is counted above.
     """
 

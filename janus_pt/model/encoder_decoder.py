@@ -15,7 +15,7 @@ from janus_pt.model.blocks import DecoderLayer, EncoderLayer
 from janus_pt.model.cost import AllReduces, Cost, Elements
 from janus_pt.model.dropout import Seed, dropout, seed_layer
 from janus_pt.model.kv_cache import LayerCache
-from janus_pt.model.layer_factory import Layers
+from janus_pt.model.layer_factory import Layers, Rows
 from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, slot_embedding
 from janus_pt.model.masks import DecoderMasks, EncoderMasks, LayerMasks
 from janus_pt.model.norms import make_norm
@@ -31,8 +31,11 @@ class Stack(nn.Module):
     A stack may lack layers and embedding: a pipeline stage holds only its own.
     """
 
-    def __init__(self, config: ModelConfig, layers: list[nn.Module], first: int) -> None:
+    def __init__(
+        self, config: ModelConfig, layers: list[nn.Module], first: int, rows: Rows
+    ) -> None:
         super().__init__()
+        self.rows = rows
         self.hidden_size = config.hidden_size
         self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
         self.embed_positions = make_table(config)
@@ -49,18 +52,22 @@ class Stack(nn.Module):
         self.seed: Seed | None = None
 
     def embed(self, embedded_tokens: Tensor, positions: Tensor) -> Tensor:
-        """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`."""
+        """The first layer's input from embedded tokens `[batch, length, hidden]` and positions `[batch, length]`.
+
+        Where ranks share rows, the tokens are this rank's, the positions all.
+        """
         if self.seed is not None and self.training:
             seed_layer(self.seed, self.first)
         x = embedded_tokens * self.scale
         if self.embed_positions is not None:
             # DeepSpeed leaves buffers, and so computed tables, in float32.
-            embedded_positions = self.embed_positions(positions).to(x.dtype)
+            embedded_positions = self.embed_positions(self.rows.own(positions)).to(x.dtype)
             if self.embed_projection is not None:
                 x = self.embed_projection(torch.cat((x, embedded_positions), dim=-1))
             else:
                 x = x + embedded_positions
-        return dropout(self.layernorm_embedding(x), self.dropout if self.training else 0.0)
+        probability = self.dropout if self.training else 0.0
+        return dropout(self.layernorm_embedding(x), probability, self.rows.share)
 
     def embedding_cost(self, rows: float) -> Cost:
         """Of `embed` and the token table before it, for `rows` tokens."""
@@ -117,7 +124,7 @@ class Encoder(Stack):
         stack: list[nn.Module] = [
             EncoderLayer(config, layers) for _ in range(config.encoder_layers)
         ]
-        super().__init__(config, stack, first=SOURCE_EMBEDDING)
+        super().__init__(config, stack, SOURCE_EMBEDDING, layers.rows)
 
     def run(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         """The layers, from and to `[batch, length, hidden]`."""
@@ -138,14 +145,14 @@ class Decoder(Stack):
         stack: list[nn.Module] = [
             DecoderLayer(config, layers) for _ in range(config.decoder_layers)
         ]
-        super().__init__(config, stack, first=slot_embedding(config))
+        super().__init__(config, stack, slot_embedding(config), layers.rows)
         self.config = config
-        self.copy_to_tp_region = layers.copy_to_tp_region
+        self.copy_to_tp_layers = layers.copy_to_tp_layers
 
     def run(self, x: Tensor, encoder_out: Tensor, masks: DecoderMasks) -> Tensor:
         """The layers, from `[batch, slots, hidden]` to the same, or fewer slots where the last layer is here."""
         # All layers read the encoder's output: its gradient is summed over the ranks once.
-        encoder_out = self.copy_to_tp_region(encoder_out)
+        encoder_out = self.copy_to_tp_layers(encoder_out)
         last = self.config.decoder_layers - 1
         for index, layer in self.numbered():
             x = self._run(index, layer, x, encoder_out, masks.for_layer(is_last=index == last))
@@ -158,9 +165,13 @@ class Decoder(Stack):
         encoder_out: Tensor,
         masks: DecoderMasks,
     ) -> Tensor:
-        """Hidden states `[batch, slots, hidden]` of the slots that predict."""
+        """Hidden states `[batch, slots, hidden]` of the slots that predict, all of them on every rank."""
         x = self.embed(embedded_tokens, positions)
-        return self.layer_norm(self.run(x, encoder_out, masks))
+        return self.output(self.run(x, encoder_out, masks))
+
+    def output(self, x: Tensor) -> Tensor:
+        """What losses read, `[batch, slots, hidden]`, from the last layer's output."""
+        return self.rows.gather(self.layer_norm(x))
 
     def decode_step(
         self,

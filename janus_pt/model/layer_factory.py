@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from janus_pt.model.dropout import ALL_ROWS, RowShare
+
 
 class MakeLinear(Protocol):
     """Makes a linear layer."""
@@ -32,6 +34,37 @@ def all_rows(vocab_size: int) -> int:
     return vocab_size
 
 
+class Rows:
+    """How tensor-parallel ranks share the rows of a packed row `[1, rows, ...]` outside of sharded layers.
+
+    Here they do not: every rank has all rows.
+    """
+
+    active: bool = False
+    """Whether they do now. Decoding has rows of another kind, which are never shared."""
+
+    @property
+    def share(self) -> RowShare:
+        """The rows of this rank."""
+        return ALL_ROWS
+
+    def own(self, x: Tensor) -> Tensor:
+        """This rank's rows of `x`, all of which every rank has."""
+        return x
+
+    def own_from(self, x: Tensor, first: int) -> Tensor:
+        """This rank's rows of the slots from `first` on. `x` is this rank's rows of all slots."""
+        # A slice of everything would cost a copy in the backward pass.
+        return x[:, first:] if first else x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """All rows of `x`, for what every rank computes identically: its gradient is not summed."""
+        return x
+
+
+ALONE = Rows()
+
+
 @dataclass(frozen=True)
 class Layers:
     """How the kinds of sharded layers are made, and what ranks do between them.
@@ -41,7 +74,9 @@ class Layers:
     the input goes through `copy_to_tp_region` first, which all-reduces its gradient once for all of
     them. Behind `copy_to_tp_region` gradients differ between ranks. What all ranks compute identically
     from there on is read through `scale_replicated_grad`: each rank keeps its share of that gradient,
-    so that the all-reduce does not count it once a rank. `tp_rng_fork` is the context for dropout
+    so that the all-reduce does not count it once a rank. Where ranks share `rows`, columns are given a
+    rank's own and read all; `copy_to_tp_region` gathers them, and `copy_to_tp_layers` does for what many
+    layers read. `column_of_all_rows` is a column that is given all rows. `tp_rng_fork` is the context for dropout
     between a column and a row layer, where each rank holds other features and must draw another mask.
     `vocab_rows` is the number of a vocabulary's rows on a rank, padding included.
     `tensor_parallel_size` is the number of ranks that share a layer.
@@ -49,13 +84,16 @@ class Layers:
 
     column: MakeLinear
     column_without_reduce: MakeLinear
+    column_of_all_rows: MakeLinear
     row: MakeLinear
     embedding: Callable[[int, int], nn.Module]
     copy_to_tp_region: Callable[[Tensor], Tensor] = unchanged
+    copy_to_tp_layers: Callable[[Tensor], Tensor] = unchanged
     scale_replicated_grad: Callable[[Tensor], Tensor] = unchanged
     tp_rng_fork: Callable[[], AbstractContextManager[None]] = nullcontext
     vocab_rows: Callable[[int], int] = all_rows
     tensor_parallel_size: int = 1
+    rows: Rows = ALONE
 
 
 def mark_sharded(parameter: Any, dimension: int) -> None:
@@ -67,6 +105,18 @@ def mark_sharded(parameter: Any, dimension: int) -> None:
 def mark_copied_input(column: Any) -> None:
     """Mark a linear layer as one that reads behind `copy_to_tp_region`."""
     column.reads_copied_input = True
+
+
+def mark_reads_all_rows(module: nn.Module) -> None:
+    """Mark the parameters of a module that every rank holds, and that read all rows on every rank."""
+    for parameter in module.parameters():
+        parameter.reads_all_rows = True  # type: ignore[attr-defined]
+
+
+def is_summed_over_rows(parameter: Tensor) -> bool:
+    """Whether the gradient of a parameter is a sum over rows, of which a rank may have only its own."""
+    reads_all_rows = getattr(parameter, "reads_all_rows", False)
+    return partition_dim(parameter) is None and not reads_all_rows
 
 
 def reads_copied_input(layer: nn.Module) -> bool:
@@ -113,5 +163,5 @@ def _embedding(rows: int, hidden_size: int) -> nn.Module:
     return table
 
 
-PLAIN = Layers(_column, _column_without_reduce, _row, _embedding)
+PLAIN = Layers(_column, _column_without_reduce, _column, _row, _embedding)
 """Torch's own layers: nothing is sharded."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig
+from janus_pt.model.blocks import Layer
 from janus_pt.model.cost import Cost, Workload
 from janus_pt.model.dropout import Seed
 from janus_pt.model.encoder_decoder import Decoder, Encoder
 from janus_pt.model.kv_cache import LayerCache
-from janus_pt.model.layer_factory import PLAIN, Layers
+from janus_pt.model.layer_factory import PLAIN, Layers, mark_reads_all_rows
 from janus_pt.model.masks import (
     DecoderMasks,
     EncoderMasks,
@@ -42,7 +44,9 @@ class JanusTransformer(nn.Module):
             self.embed_source = layers.embedding(config.source_vocab_size, config.hidden_size)
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
+        self.rows = layers.rows
         self.embed_length = nn.Linear(config.hidden_size, config.length_classes, bias=False)
+        mark_reads_all_rows(self.embed_length)
         if config.output_bias:
             self.output = OutputBias(layers.vocab_rows(config.vocab_size))
         self.output_projection: Callable[[Tensor], Tensor] | None = None
@@ -55,7 +59,7 @@ class JanusTransformer(nn.Module):
         for stack in (self.encoder, self.decoder):
             stack.recompute = part == LAYER
             for _, layer in stack.numbered():
-                layer.recompute = part
+                cast(Layer, layer).recompute = part
 
     def seed_dropout(self, seed: Seed | None) -> None:
         """Make dropout of the next forward passes a function of `seed`; None leaves it to torch's generators."""
@@ -80,7 +84,7 @@ class JanusTransformer(nn.Module):
         return self.embed_tokens(tokens) if shared else self.embed_source(tokens)
 
     def encode(self, source: Source) -> Tensor:
-        """Encoder output `[rows, source, hidden]`; meaningless at padding."""
+        """Encoder output `[rows, source, hidden]`, a rank's own rows; meaningless at padding."""
         embedded = self.embed_sources(source.tokens)
         masks = self.encoder_masks(source, embedded.dtype)
         return self.encoder(embedded, source.positions, masks)
@@ -115,6 +119,7 @@ class JanusTransformer(nn.Module):
 
     def length_logits(self, encoder_out: Tensor, source: Source) -> Tensor:
         """Scores of the target lengths `[samples, length_classes]` from the mean of the encoder output."""
+        encoder_out = self.rows.gather(encoder_out)
         if source.layout is None:
             is_token = source.samples >= 0
         else:

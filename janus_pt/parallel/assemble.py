@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
@@ -15,12 +16,14 @@ from janus_pt.model.initialize import initialize_weights, load_weights
 from janus_pt.model.meta import build_on_meta
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.parallel import groups
 from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
 from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.engine import Engine, build_engine
-from janus_pt.parallel.materialize import drop_other_stages, materialize
+from janus_pt.parallel.materialize import CPU, drop_other_stages, materialize
 from janus_pt.parallel.parameter_groups import build_optimizer, is_trained
 from janus_pt.parallel.pipeline import Pipeline, announce_no_shapes, is_pipeline
+from janus_pt.parallel.sequence import sum_gradients_over_rows
 from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers, vocab_shard
 
@@ -37,7 +40,16 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     parallel = config.parallel
     stages = pipeline_layers(config.model, parallel.pipeline_parallel_size)
     layers = stages[parallel_state.get_pipeline_model_parallel_rank()]
-    model = build_model(config.model, config.run.seed, layers, config.adapter, weights)
+    model = build_model(
+        config.model,
+        config.run.seed,
+        layers,
+        config.adapter,
+        weights,
+        sequence_parallel=parallel.sequence_parallel,
+        device=groups.device(),
+        dtype=getattr(torch, config.precision.dtype),
+    )
 
     # Freeze before the optimizer is built: it takes the parameters that require a gradient.
     for name, parameter in model.named_parameters():
@@ -77,28 +89,39 @@ def build_model(
     layers: range | None = None,
     adapter: AdapterConfig | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    sequence_parallel: bool = False,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
 ) -> JanusTransformer:
-    """This rank's part of the model, on the CPU in float32.
+    """This rank's part of the model.
 
     Args:
         layers: this rank's layers of the chain (`stages.py`); default: all.
         weights: unsharded weights by name. Adapters that are not among them start new.
+        sequence_parallel: tensor-parallel ranks share rows between sharded layers.
+        device, dtype: of the parameters. DeepSpeed would move and cast them, but then the host, whose
+            memory all ranks of a node share, would hold every rank's part in float32 first.
     """
     # On the meta device the whole model costs no memory. The factory makes each layer in the size
     # of this tensor-parallel rank's shard.
-    model = build_on_meta(config, adapter, tensor_parallel_layers())
+    model = build_on_meta(config, adapter, tensor_parallel_layers(sequence_parallel))
 
     # Other stages' layers go before memory is given, so that no rank ever holds the whole model.
     if layers is not None:
         drop_other_stages(model, layers)
 
     # Memory before weights: tensors on the meta device have none to write to.
-    materialize(model)
+    materialize(model, device, dtype)
 
-    # Each weight is a function of the seed and its name, so it is the same on every layout.
+    # Each weight is a function of the seed and its name, so it is the same on every layout. It is
+    # drawn on the CPU, whole, and given up when this rank's part of it was copied.
     initialize_weights(model, seed, local_shard)
 
     # Given weights come second: new adapters are in the model, but not in the weights.
     if weights is not None:
         load_weights(model, weights, local_shard)
+
+    # After memory was given, which makes new parameters.
+    if sequence_parallel:
+        sum_gradients_over_rows(model)
     return model

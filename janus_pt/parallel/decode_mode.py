@@ -21,12 +21,15 @@ def ready_to_decode(model: JanusTransformer) -> Iterator[None]:
     It may be whole or sharded over tensor-parallel ranks, all of which take part.
     """
     model.eval()
+    # A token a row, on all ranks.
+    shares_rows, model.rows.active = model.rows.active, False
     project_to_full_vocabulary(model)
     try:
         with torch.no_grad():
             yield
     finally:
         model.output_projection = None
+        model.rows.active = shares_rows
         model.train()
 
 

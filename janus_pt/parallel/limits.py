@@ -14,6 +14,7 @@ from janus_pt.config.schema import (
     PrecisionConfig,
     padded_vocab_size,
 )
+from janus_pt.packing.padded import ROW_STEP
 from janus_pt.parallel.deepspeed_config import clashes
 
 
@@ -55,6 +56,12 @@ def _split_problems(parallel: ParallelConfig, model: ModelConfig) -> Iterator[Pr
         if size is not None and size % tensor:
             reason = f"{tensor} does not divide model.{name} ({size}): use a divisor of it"
             yield ("parallel", "tensor_parallel_size"), reason
+    if parallel.sequence_parallel and (tensor == 1 or ROW_STEP % tensor):
+        reason = (
+            f"ranks share rows in multiples of {ROW_STEP}, which tensor_parallel_size ({tensor}) "
+            "must divide, and be more than 1: set it to false, or that to 2, 4, 8, 16 or 32"
+        )
+        yield ("parallel", "sequence_parallel"), reason
     for size in filter(None, (model.vocab_size, model.source_vocab_size)):
         padded = padded_vocab_size(size, tensor)
         # The padding is at the end: a whole rank of it would compute on no token at all.

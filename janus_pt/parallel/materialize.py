@@ -13,6 +13,8 @@ from janus_pt.model.layer_numbers import (
 )
 from janus_pt.model.transformer import JanusTransformer
 
+CPU = torch.device("cpu")
+
 
 def drop_other_stages(model: JanusTransformer, layers: range) -> None:
     """Remove from `model` everything outside `layers`, numbered as in `model/layer_numbers.py`.
@@ -46,14 +48,17 @@ def drop_other_stages(model: JanusTransformer, layers: range) -> None:
             del model.output
 
 
-def materialize(model: nn.Module) -> None:
-    """Give every tensor of a model on the meta device uninitialised memory on the CPU."""
+def materialize(
+    model: nn.Module, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> None:
+    """Give every tensor of a model on the meta device uninitialised memory: parameters where and as
+    they will be trained, computed tables, which the engine moves, on the CPU in float32."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            memory = torch.empty_like(parameter, device="cpu")
+            memory = torch.empty_like(parameter, device=device, dtype=dtype)
             owned = nn.Parameter(memory, parameter.requires_grad)
             # megatron-core marks sharded parameters by attributes, which `empty_like` does not copy.
             owned.__dict__.update(parameter.__dict__)
             setattr(module, name, owned)
         for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty_like(buffer, device="cpu"))
+            setattr(module, name, torch.empty_like(buffer, device=CPU))

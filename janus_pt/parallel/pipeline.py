@@ -59,7 +59,7 @@ class Stage(nn.Module):
         width = batch.source.tokens.shape[1]
         if self.layers[0] > slot_embedding(config):
             width += batch.slots.table.shape[1]
-        return [1, width, config.hidden_size]
+        return [1, width // self.model.rows.share.ranks, config.hidden_size]
 
     def forward(self, carry: Tensor) -> Tensor | LastOutputs:
         """Hidden states `[1, source + slots, hidden]`, or the last stage's `LastOutputs`.
@@ -77,7 +77,9 @@ class Stage(nn.Module):
             encoded = model.encoder.embed(model.embed_sources(source.tokens), source.positions)
             decoded = encoded[:, :0]
         else:
-            encoded, decoded = carry.tensor_split([source.tokens.shape[1]], dim=1)
+            # Where tensor-parallel ranks share rows, both are this rank's.
+            width = source.tokens.shape[1] // model.rows.share.ranks
+            encoded, decoded = carry.tensor_split([width], dim=1)
         # A stage that begins behind the encoder hands the encoder's output on as it is.
         if self.layers[0] < decoder_starts:
             masks = model.encoder_masks(source, encoded.dtype)
@@ -89,7 +91,7 @@ class Stage(nn.Module):
             decoder_masks = model.decoder_masks(slots, source, encoded.dtype)
             decoded = model.decoder.run(decoded, encoded, decoder_masks)
         if head_layer(model.config) in self.layers:
-            hidden = model.decoder.layer_norm(decoded)
+            hidden = model.decoder.output(decoded)
             # The table is an output; the loss does not read it from the model. With bfloat16
             # DeepSpeed zeroes all gradients when the backward pass comes to the first output. The
             # table's gradient would be there already, and would be lost.

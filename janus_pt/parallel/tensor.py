@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from janus_pt.config.schema import padded_vocab_size
 from janus_pt.model.dropout import seed_generators
-from janus_pt.model.layer_factory import Layers, mark_copied_input, partition_dim
+from janus_pt.model.layer_factory import ALONE, Layers, mark_copied_input, partition_dim
 from janus_pt.objectives.fused_loss import VocabShard
+from janus_pt.parallel.sequence import SharedRows, linear
 
 
 class _NoExtraState:
@@ -52,12 +53,62 @@ class _Row(_NoExtraState, RowParallelLinear):
         return output
 
 
-def tensor_parallel_layers() -> Layers:
+class _ColumnOfGathered(_Column):
+    """A column that is given the rows that `rows.enter` gathered."""
+
+    rows: SharedRows
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rows.active:
+            return super().forward(x)
+        return linear(x, self.weight, self.bias)
+
+
+class _ColumnOfOwnRows(_ColumnOfGathered):
+    """A column that is given this rank's rows and reads all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.rows.enter(x))
+
+
+class _RowToOwnRows(_Row):
+    """A row that hands on this rank's rows."""
+
+    rows: SharedRows
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rows.active:
+            return super().forward(x)
+        output = self.rows.leave(F.linear(x, self.weight))
+        return output if self.bias is None else output + self.bias
+
+
+class _EmbeddingToOwnRows(VocabParallelEmbedding):
+    """A table that is given all tokens and hands on this rank's rows."""
+
+    rows: SharedRows
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not self.rows.active:
+            embedded: Tensor = super().forward(tokens)
+            return embedded
+        is_elsewhere = (tokens < self.vocab_start_index) | (tokens >= self.vocab_end_index)
+        own = (tokens - self.vocab_start_index).masked_fill(is_elsewhere, 0)
+        partial = F.embedding(own, self.weight).masked_fill(is_elsewhere[..., None], 0.0)
+        return self.rows.leave(partial)
+
+
+def tensor_parallel_layers(sequence_parallel: bool = False) -> Layers:
     """Layers that hold this rank's shard. Their weights are not set.
 
     The token table's rows are padded (`padded_vocab_size`).
+
+    Args:
+        sequence_parallel: ranks share rows between the layers (`sequence.py`).
     """
     size = parallel_state.get_tensor_model_parallel_world_size()
+    shared_rows = SharedRows()
+    rows = shared_rows if sequence_parallel else ALONE
     shared: dict[str, Any] = {
         # On the CPU, since the model is built on the meta device: megatron-core's other way asks
         # for CUDA.
@@ -66,25 +117,34 @@ def tensor_parallel_layers() -> Layers:
         "init_method": _leave_unset,
     }
 
+    def make(kind: Callable[..., nn.Module], *sizes: int, **options: Any) -> nn.Module:
+        layer = kind(*sizes, **options, **shared)
+        layer.rows = rows  # type: ignore[assignment]
+        return layer
+
     def column(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
-        return _Column(inputs, outputs, bias=bias, gather_output=False, **shared)
+        kind = _ColumnOfOwnRows if sequence_parallel else _Column
+        return make(kind, inputs, outputs, bias=bias, gather_output=False)
 
     def column_without_reduce(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
         # Several columns that read the same input add up its gradient first, and reduce it once, in
         # `copy_to_tp_region`. A column of its own reduces beside computing its weight's gradient.
-        layer = _Column(
-            inputs, outputs, bias=bias, gather_output=False, disable_grad_reduce=True, **shared
-        )
+        kind = _ColumnOfGathered if sequence_parallel else _Column
+        options = {"bias": bias, "gather_output": False, "disable_grad_reduce": True}
+        layer = make(kind, inputs, outputs, **options)
         mark_copied_input(layer)
         return layer
 
-    def row(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
-        return _Row(
-            inputs, outputs, bias=bias, input_is_parallel=True, skip_bias_add=False, **shared
-        )
+    def column_of_all_rows(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        return make(_Column, inputs, outputs, bias=bias, gather_output=False)
 
-    def embedding(rows: int, hidden_size: int) -> nn.Module:
-        return VocabParallelEmbedding(padded_vocab_size(rows, size), hidden_size, **shared)
+    def row(inputs: int, outputs: int, /, bias: bool = True) -> nn.Module:
+        kind = _RowToOwnRows if sequence_parallel else _Row
+        return make(kind, inputs, outputs, bias=bias, input_is_parallel=True, skip_bias_add=False)
+
+    def embedding(vocab_size: int, hidden_size: int) -> nn.Module:
+        kind = _EmbeddingToOwnRows if sequence_parallel else VocabParallelEmbedding
+        return make(kind, padded_vocab_size(vocab_size, size), hidden_size)
 
     def vocab_rows(vocab_size: int) -> int:
         return padded_vocab_size(vocab_size, size) // size
@@ -92,13 +152,16 @@ def tensor_parallel_layers() -> Layers:
     return Layers(
         column=column,
         column_without_reduce=column_without_reduce,
+        column_of_all_rows=column_of_all_rows,
         row=row,
         embedding=embedding,
-        copy_to_tp_region=_CopyToTpRegion.apply,
+        copy_to_tp_region=shared_rows.enter if sequence_parallel else _CopyToTpRegion.apply,
+        copy_to_tp_layers=shared_rows.enter_layers if sequence_parallel else _CopyToTpRegion.apply,
         scale_replicated_grad=_ScaleReplicatedGrad.apply,
         tp_rng_fork=tp_rng_fork,
         vocab_rows=vocab_rows,
         tensor_parallel_size=size,
+        rows=rows,
     )
 
 

@@ -8,7 +8,8 @@ With n tokens, d the hidden and f the ffn size, t tensor-parallel ranks, that is
                     2nd + (2nd + 2cd) / t more with a causal self-attention
 
 which is Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer Models") for two-stream
-attention, without the attention matrix that fused kernels never store.
+attention, without the attention matrix that fused kernels never store. With their sequence parallelism all of it is
+divided by t; the encoder's output, once a stage, and what losses read are not.
 """
 
 from __future__ import annotations
@@ -104,25 +105,28 @@ def layer_bytes(
 
 
 def _layer_bytes(cost: Cost, parallel: ParallelConfig, width: int, on_cpu: bool) -> LayerBytes:
-    ranks = parallel.tensor_parallel_size
-    kept = _kept_bytes(cost, ranks, width, on_cpu)
-    working = cost.working.on_rank(ranks) * width
+    kept = _kept_bytes(cost, parallel, width, on_cpu)
+    # The rows that ranks share are gathered here.
+    working = cost.working.on_rank(parallel.tensor_parallel_size) * width
     # Embeddings and the head are never recomputed: all that they keep stays.
-    layer_input = cost.layer_input * width if cost.layer_input else kept
+    layer_input = kept
+    if cost.layer_input:
+        layer_input = cost.layer_input / parallel.row_parallel_size * width
     for sublayer in cost.sublayers:
         if sublayer.kind == parallel.activation_checkpointing:
-            again = _kept_bytes(sublayer, ranks, width, on_cpu)
+            again = _kept_bytes(sublayer, parallel, width, on_cpu)
             kept -= again
             # One sublayer at a time is there in full.
             working = max(working, again)
     return LayerBytes(kept, layer_input, working)
 
 
-def _kept_bytes(cost: Cost | Sublayer, ranks: int, width: int, on_cpu: bool) -> float:
+def _kept_bytes(cost: Cost | Sublayer, parallel: ParallelConfig, width: int, on_cpu: bool) -> float:
+    ranks, row_ranks = parallel.tensor_parallel_size, parallel.row_parallel_size
     # An accelerator keeps a dropout mask of booleans; a CPU keeps the scaled mask in full.
     mask_width = width if on_cpu else 1
-    kept = cost.kept.on_rank(ranks) * width
-    kept += cost.dropout_masks.on_rank(ranks) * mask_width
+    kept = cost.kept.on_rank(ranks, row_ranks) * width
+    kept += cost.dropout_masks.on_rank(ranks, row_ranks) * mask_width
     # A CPU keeps the attention weights, fused kernels one float32 number a query and head.
     if on_cpu:
         return kept + cost.attention_weights / ranks * width
@@ -209,6 +213,9 @@ def stage_activations(
         incoming = encoded + (decoded if held.start > decoder_starts else 0.0)
     if head_layer(model) not in held:
         outgoing = encoded + (decoded if held.stop > decoder_starts else 0.0)
+    # Stages hand on a rank's own rows.
+    incoming /= parallel.row_parallel_size
+    outgoing /= parallel.row_parallel_size
 
     if parallel.activation_checkpointing == LAYER:
         kept = sum(layer.input for layer in layers)

@@ -17,9 +17,9 @@ from janus_pt.planning.activations import (
     FLOAT,
     MicroBatch,
     activation_width,
-    reduce_width,
     in_flight,
     loss_bytes,
+    reduce_width,
     stage_activations,
 )
 from janus_pt.planning.parameters import stage_parameters, trained_on_rank

@@ -5,13 +5,14 @@ The count of a layer is what `drop_other_stages` leaves for it, divided by the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from torch import nn
 
 from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, padded_vocab_size
-from janus_pt.model.layer_factory import partition_dim
+from janus_pt.model.layer_factory import is_summed_over_rows, partition_dim
 from janus_pt.model.layer_numbers import head_layer, table_layers
 from janus_pt.model.meta import build_on_meta
 from janus_pt.model.output_bias import OutputBias
@@ -19,20 +20,39 @@ from janus_pt.parallel.materialize import drop_other_stages
 from janus_pt.parallel.parameter_groups import trained_share, trains_all
 from janus_pt.parallel.stages import one_layer_each
 
+T = TypeVar("T")
 TOKEN_TABLE = "embed_tokens"
 
 
 @lru_cache(maxsize=64)
 def layer_parameters(model: ModelConfig, tensor_parallel: int = 1) -> tuple[int, ...]:
     """Parameters of each layer on one of `tensor_parallel` ranks, without the shared token table."""
+    return _of_all_layers(model, [_on_rank(part, tensor_parallel) for part in _parts(model)])
+
+
+@lru_cache(maxsize=64)
+def summed_over_rows(model: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Elements and number of each layer's parameters whose gradients are summed where ranks share rows."""
+    sizes = []
+    for part in _parts(model):
+        summed = [each.numel() for each in part.parameters() if is_summed_over_rows(each)]
+        sizes.append((sum(summed), len(summed)))
+    return _of_all_layers(model, sizes)
+
+
+def _parts(model: ModelConfig) -> Iterator[nn.Module]:
+    """Each layer of a model with one encoder and one decoder layer, without the shared token table."""
     small = model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
-    counts = []
     for layer in range(head_layer(small) + 1):
         part = build_on_meta(small)
         drop_other_stages(part, range(layer, layer + 1))
         part.embed_tokens = nn.Identity()
-        counts.append(_on_rank(part, tensor_parallel))
-    source_embedding, encoder_layer, slot_embedding, decoder_layer, head = counts
+        yield part
+
+
+def _of_all_layers(model: ModelConfig, of_parts: Sequence[T]) -> tuple[T, ...]:
+    """What holds for each layer of `model` from what holds for each of `_parts`."""
+    source_embedding, encoder_layer, slot_embedding, decoder_layer, head = of_parts
     return (
         source_embedding,
         *[encoder_layer] * model.encoder_layers,

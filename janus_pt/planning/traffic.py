@@ -13,6 +13,9 @@ layer computes no others), in bytes:
                          ndw more forward and backward with a causal self-attention
               embeddings all-reduce sdw and ndw
               losses     all-reduce pdw, and sums over the vocabulary in float32
+    tensor, with sequence parallelism: for each all-reduce above a reduce-scatter there and an all-gather in the other
+              pass; and all-gather once more, in the backward pass, what columns read, of which only a part is kept;
+              all-gather (s + p)dw for the heads; all-reduce gradients of norms and of rows' biases
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
               table      all-reduce of the token table's gradient in float32, once a step, if several stages have it
 
@@ -33,6 +36,7 @@ from janus_pt.model.layer_numbers import (
     SOURCE_EMBEDDING,
     first_decoder_layer,
     head_layer,
+    last_decoder_layer,
     slot_embedding,
     table_layers,
 )
@@ -42,7 +46,12 @@ from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.parallel.deepspeed_config import zero_optimization
 from janus_pt.parallel.stages import layer_costs, pipeline_layers
 from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width, reduce_width
-from janus_pt.planning.parameters import stage_parameters, table_parameters, trained_on_rank
+from janus_pt.planning.parameters import (
+    stage_parameters,
+    summed_over_rows,
+    table_parameters,
+    trained_on_rank,
+)
 
 REUSE_DISTANCE = 1_000_000_000
 """ZeRO-3 keeps weights gathered from the forward to the backward pass where fewer others are used in between
@@ -88,7 +97,9 @@ def step_traffic(config: Config, data_parallel: int, batch: MicroBatch) -> list[
     traffic = []
     for layers, parameters in zip(stages, counts, strict=True):
         # The tensor and pipeline axes exchange the same for every micro-batch.
-        for_one = [_layer_traffic(model, parallel, width, batch, layers)]
+        shares_rows = parallel.row_parallel_size > 1
+        layer_traffic = _shared_rows_traffic if shares_rows else _layer_traffic
+        for_one = list(layer_traffic(model, parallel, width, batch, layers))
         if head_layer(model) in layers:
             for_one.append(_loss_traffic(model, config.objective, parallel, width, batch))
         for_one.append(_boundary_traffic(model, parallel, width, batch, layers))
@@ -135,7 +146,7 @@ def _data_traffic(
 
 def _layer_traffic(
     model: ModelConfig, parallel: ParallelConfig, width: int, batch: MicroBatch, layers: range
-) -> Traffic:
+) -> Iterator[Traffic]:
     """All-reduces of embeddings and layers over the tensor-parallel ranks, for one micro-batch."""
     costs = layer_costs(model, batch.work)
     total = AllReduces()
@@ -146,12 +157,54 @@ def _layer_traffic(
             # A recomputed layer runs its forward pass twice. A recomputed sublayer ends in its sum
             # over the ranks, which the backward pass does not need again.
             total += cost.forward
-    first_decoder, head = first_decoder_layer(model), head_layer(model)
-    if max(layers.start, first_decoder) < min(layers.stop, head):
+    if has_decoder_layer(model, layers):
         # The gradient of the encoder's output is summed once for all decoder layers of the stage.
         total += AllReduces(batch.work.source_tokens * model.hidden_size, 1)
     ranks = parallel.tensor_parallel_size
-    return Traffic("tensor", "layers", "all-reduce", ranks, total.elements * width, total.calls)
+    yield Traffic("tensor", "layers", "all-reduce", ranks, total.elements * width, total.calls)
+
+
+def has_decoder_layer(model: ModelConfig, layers: range) -> bool:
+    """Whether a decoder layer is among `layers`."""
+    return max(layers.start, first_decoder_layer(model)) < min(layers.stop, head_layer(model))
+
+
+def _shared_rows_traffic(
+    model: ModelConfig, parallel: ParallelConfig, width: int, batch: MicroBatch, layers: range
+) -> Iterator[Traffic]:
+    """`_layer_traffic` where ranks share rows: what is gathered, scattered and summed."""
+    work, hidden, part = batch.work, model.hidden_size, parallel.activation_checkpointing
+    costs = layer_costs(model, work)
+    gathers, scatters = AllReduces(), AllReduces()
+    for layer in layers:
+        leaves, enters = costs[layer].forward, costs[layer].backward
+        # What leaves is scattered, and its gradient gathered; what enters is gathered, and its
+        # gradient scattered. Weights' gradients gather it once more, as does a recomputation.
+        gathers += leaves + enters + enters
+        scatters += leaves + enters
+        if part == LAYER and costs[layer].layer_input:
+            scatters += leaves
+    encoded = AllReduces(work.source_tokens * hidden, 1)
+    if has_decoder_layer(model, layers):
+        gathers += encoded
+        scatters += encoded
+    if last_decoder_layer(model) in layers:
+        # The residual of the slots that predict, which are not the slots of the same ranks.
+        moved = AllReduces(work.slots * hidden, 1)
+        gathers += moved
+        scatters += moved
+        if part == LAYER:
+            gathers += moved
+    if head_layer(model) in layers:
+        # Losses and the length head read all rows.
+        gathers += AllReduces(work.predicted_slots * hidden, 1) + encoded
+    ranks = parallel.tensor_parallel_size
+    yield Traffic("tensor", "layers", "all-gather", ranks, gathers.elements * width, gathers.calls)
+    elements, calls = scatters.elements * width, scatters.calls
+    yield Traffic("tensor", "layers", "reduce-scatter", ranks, elements, calls)
+    sums = [summed_over_rows(model)[layer] for layer in layers]
+    elements, calls = sum(size for size, _ in sums), sum(count for _, count in sums)
+    yield Traffic("tensor", "norms", "all-reduce", ranks, elements * width, calls)
 
 
 def _loss_traffic(
@@ -190,7 +243,7 @@ def _boundary_traffic(
         rows = batch.work.source_tokens
         if boundary > slot_embedding(model):
             rows += batch.work.slots
-        return rows * model.hidden_size * width
+        return rows / parallel.row_parallel_size * model.hidden_size * width
 
     payload = calls = 0.0
     if head_layer(model) not in layers:

@@ -45,7 +45,7 @@ def dry_step(engine: Engine, data: DataConfig, corpora: Sequence[Corpus]) -> Non
         raise UserError(
             f"rank {dist.get_rank()}: the largest micro-batch of {data.micro_batch_size} "
             f"{data.batch_unit} does not fit into memory: lower data.micro_batch_size, set "
-            "parallel.activation_checkpointing to \"all\", or share the model among more ranks",
+            'parallel.activation_checkpointing to "all", or share the model among more ranks',
             local=True,
         ) from None
     # AdamW corrects the bias of its moments by its number of steps, which must start at 0.

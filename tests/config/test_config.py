@@ -555,6 +555,16 @@ BAD_LAYOUTS = {
         6,
         "cannot be shared by 3 data-parallel ranks: use a multiple of",
     ),
+    "rows of one rank": (
+        ["sequence_parallel=true"],
+        2,
+        "parallel.sequence_parallel: ranks share rows",
+    ),
+    "rows that ranks cannot share": (
+        ["sequence_parallel=true", "tensor_parallel_size=64"],
+        64,
+        "in multiples of 32, which tensor_parallel_size (64) must divide",
+    ),
     "reduced below the precision": (
         ["gradient_reduce_dtype=bfloat16"],
         2,

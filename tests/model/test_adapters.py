@@ -142,7 +142,9 @@ def check_sharded() -> list[int]:
     from janus_pt.parallel import groups
 
     groups.initialize(tensor_parallel_size=2)
-    found = [check_kind(adapter, config) for adapter, config in SHARDED]
+    found = []
+    for sequence_parallel in (False, True):
+        found += [check_kind(adapter, config, sequence_parallel) for adapter, config in SHARDED]
     groups.shutdown()
     return found
 
@@ -150,7 +152,7 @@ def check_sharded() -> list[int]:
 SHARDED = [(LORA, CONFIG), (BOTTLENECK, CONFIG), (LORA_WITH_GATE, MODERN_CONFIG)]
 
 
-def check_kind(adapter: AdapterConfig, config: ModelConfig) -> int:
+def check_kind(adapter: AdapterConfig, config: ModelConfig, sequence_parallel: bool) -> int:
     from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel.assemble import build_model
     from janus_pt.parallel.tensor import local_shard, vocab_shard
@@ -163,7 +165,7 @@ def check_kind(adapter: AdapterConfig, config: ModelConfig) -> int:
                 with torch.no_grad():
                     parameter.copy_(part(parameter, draw(f"{name}.x", shapes[name], 0.3, SEED)))
 
-    model = build_model(config, SEED, adapter=adapter)
+    model = build_model(config, SEED, adapter=adapter, sequence_parallel=sequence_parallel)
     prepare(model, local_shard)
     plain = JanusTransformer(config)
     add_adapters(plain, adapter)
@@ -192,7 +194,7 @@ def test_two_ranks_compute_what_one_does() -> None:
         len(target_layers(adapter, build_on_meta(config))) for adapter, config in SHARDED
     )
     split = [lora, 3 * bottleneck, with_gate]  # of LoRA one matrix; down, its bias and up
-    assert run_ranks(check_sharded, 2) == [split, split]
+    assert run_ranks(check_sharded, 2) == [[*split, *split]] * 2
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ import torch
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.model.attention import additive, attend
-from janus_pt.model.dropout import Seed, add_dropped, dropout, seed_generators, seed_layer
+from janus_pt.model.dropout import (
+    RowShare,
+    Seed,
+    add_dropped,
+    dropout,
+    seed_generators,
+    seed_layer,
+    torch_dropout,
+)
 from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.masks import EncoderMasks, LayerMasks, readable
 from janus_pt.model.transformer import JanusTransformer
@@ -204,6 +213,18 @@ def test_dropout_keeps_the_share_and_the_mean(probability: float) -> None:
     assert abs(float(neighbours.double().mean()) - probability**2) < 2e-3
     torch.manual_seed(0)
     assert torch.equal(add_dropped(2 * x, x, probability), 2 + kept)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("drop", [dropout, torch_dropout])
+def test_ranks_that_share_rows_draw_what_one_draws(drop: Any, ranks: int) -> None:
+    x = torch.rand(1, 8, 5) + 1
+    found = []
+    for share in (RowShare(), *(RowShare(rank, ranks) for rank in range(ranks))):
+        torch.manual_seed(3)
+        found.append(drop(share.own(x), 0.4, share))
+    torch.testing.assert_close(torch.cat(found[1:], dim=1), found[0])
+    assert (found[0] == 0).any()
 
 
 def test_attention_with_dropout_is_attention_with_some_weights_left_out() -> None:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from tests.support.layouts import (
     BFLOAT16,
     LAYOUTS,
+    RECOMPUTING,
     SAVED,
+    SHARED_ROWS,
     STEPS,
     Comparison,
     difference,
@@ -41,6 +43,18 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]
 def test_a_layout_computes_what_one_process_does(comparison: Comparison, layout: object) -> None:
     assert difference(comparison.run(layout), comparison.run(ONE)) < FLOAT32
     assert same_bits(comparison.run(layout, layout), comparison.run(layout))
+
+
+@pytest.mark.parametrize("layout", SHARED_ROWS[:2], ids=lambda layout: layout.name)
+def test_ranks_that_share_rows_compute_what_one_process_does(
+    comparison: Comparison, layout: object
+) -> None:
+    assert difference(comparison.run(layout), comparison.run(ONE)) < FLOAT32
+
+
+@pytest.mark.parametrize("layout", RECOMPUTING, ids=lambda layout: layout.name)
+def test_recomputing_a_sublayer_changes_no_bit(comparison: Comparison, layout: object) -> None:
+    assert same_bits(comparison.run(layout), comparison.run(TENSOR))
 
 
 ENOUGH = [

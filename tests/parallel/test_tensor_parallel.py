@@ -15,6 +15,7 @@ from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.packing.batch import Batch
+from tests.support.models import MODERN
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -65,13 +66,17 @@ def loss_and_gradients(module: TrainingModule) -> tuple[list[float], dict[str, t
     }
 
 
-def plain(objective: ObjectiveConfig = OBJECTIVE) -> TrainingModule:
-    model = JanusTransformer(OWN_SHAPE.get(objective.name, CONFIG))
+def plain(
+    objective: ObjectiveConfig = OBJECTIVE, kinds: dict[str, Any] | None = None
+) -> TrainingModule:
+    model = JanusTransformer(OWN_SHAPE.get(objective.name, CONFIG).model_copy(update=kinds))
     initialize_weights(model, SEED)
     return TrainingModule(model, ObjectiveLoss(objective, VocabShard(CONFIG.vocab_size)))
 
 
-def check_shards(objective: ObjectiveConfig) -> int:
+def check_shards(
+    objective: ObjectiveConfig, sequence_parallel: bool, kinds: dict[str, Any] | None = None
+) -> int:
     """Loss and gradients of this rank's shards against the plain model's."""
     from janus_pt.model.layer_factory import partition_dim
     from janus_pt.parallel import groups
@@ -79,10 +84,11 @@ def check_shards(objective: ObjectiveConfig) -> int:
     from janus_pt.parallel.tensor import full_tensor, local_shard, vocab_shard
 
     groups.initialize(tensor_parallel_size=2)
-    model = build_model(OWN_SHAPE.get(objective.name, CONFIG), SEED)
+    shape = OWN_SHAPE.get(objective.name, CONFIG).model_copy(update=kinds)
+    model = build_model(shape, SEED, sequence_parallel=sequence_parallel)
     vocab = vocab_shard(model.embed_tokens, CONFIG.vocab_size)
     losses, gradients = loss_and_gradients(TrainingModule(model, ObjectiveLoss(objective, vocab)))
-    expected_losses, expected = loss_and_gradients(plain(objective))
+    expected_losses, expected = loss_and_gradients(plain(objective, kinds))
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
     split = 0
     for name, parameter in model.named_parameters():
@@ -102,8 +108,11 @@ def check_shards(objective: ObjectiveConfig) -> int:
     return split
 
 
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["", "sequence parallel"])
 @pytest.mark.parametrize("objective", [OBJECTIVE, CORRECTING], ids=lambda objective: objective.name)
-def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
+def test_two_ranks_compute_what_one_does(
+    objective: ObjectiveConfig, sequence_parallel: bool
+) -> None:
     attention, feed_forward = (
         3 * 2 + 1,
         2 + 1,
@@ -115,9 +124,54 @@ def test_two_ranks_compute_what_one_does(objective: ObjectiveConfig) -> None:
         attentions * attention + feed_forward,
     )
     assert (
-        run_ranks(check_shards, 2, objective)
+        run_ranks(check_shards, 2, objective, sequence_parallel)
         == [vocabulary + 2 * encoder_layer + 2 * decoder_layer] * 2
     )
+
+
+def test_ranks_that_share_rows_compute_other_kinds_of_layers() -> None:
+    run_ranks(check_shards, 2, OBJECTIVE, True, MODERN)
+
+
+def what_is_kept(sequence_parallel: bool) -> tuple[np.ndarray, int]:
+    """Hidden states with dropout everywhere, and the elements that autograd keeps of one encoder layer."""
+    from janus_pt.parallel import groups
+    from janus_pt.parallel.assemble import build_model
+
+    groups.initialize(tensor_parallel_size=2)
+    shape = CONFIG.model_copy(
+        update={"dropout": 0.3, "activation_dropout": 0.2, "attention_dropout": 0.1}
+    )
+    model = build_model(shape, SEED, sequence_parallel=sequence_parallel)
+    model.seed_dropout((1, 2, 3))
+    source, slots = batch().source, batch().slots
+    hidden, _ = model(source, slots)
+    masks = model.encoder_masks(source, torch.float32)
+    x = torch.zeros(1, source.tokens.shape[1], shape.hidden_size, requires_grad=True)
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        layer_output = model.encoder.run(model.rows.own(x), masks)
+    assert layer_output.shape[1] == x.shape[1] // (2 if sequence_parallel else 1)
+    groups.shutdown()
+    return hidden.detach().numpy(), sum(kept.values())
+
+
+def test_ranks_that_share_rows_draw_the_same_dropout_and_keep_less() -> None:
+    (whole, all_kept), (shared, kept) = (
+        run_ranks(what_is_kept, 2, sequence_parallel)[0] for sequence_parallel in (False, True)
+    )
+    np.testing.assert_allclose(shared, whole, rtol=2e-5, atol=1e-6)
+    # Inputs of two sublayers and of two norms, and two dropout masks, of which a rank has half.
+    rows = batch().source.tokens.shape[1]
+    in_full = CONFIG.encoder_layers * 6 * rows * CONFIG.hidden_size
+    assert all_kept - kept > 0.9 * in_full / 2
 
 
 def draws() -> dict[str, Any]:

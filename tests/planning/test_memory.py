@@ -14,7 +14,9 @@ CHECKED = [
     "float32, ZeRO-1, activation checkpointing",
     "float32, ZeRO-1, gated, RMSNorm, rotary",
     "float32, ZeRO-1, grouped heads",
+    "float32, ZeRO-1, attention recomputed",
     "float32, ZeRO-1, tensor 2",
+    "float32, ZeRO-1, tensor 2, sequence parallel",
     "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches",
 ]
 """The others take as long and show no other part of the formula."""

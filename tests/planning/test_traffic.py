@@ -22,7 +22,10 @@ CHECKED = [
     "DP2, ZeRO-2",
     "DP2, ZeRO-3, nothing kept",
     "TP2, activation checkpointing",
+    "TP2, attention recomputed",
+    "TP2, sequence parallel",
     "PP3",
+    "TP2 x PP2, sequence parallel, bfloat16",
     "TP2 x PP2, bfloat16",
 ]
 """The others take as long and show no other part of the formula."""

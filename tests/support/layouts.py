@@ -40,6 +40,8 @@ class Layout:
     stage: int = 1
     dtype: str = "float32"
     offload: bool = False
+    sequence: bool = False
+    recompute: str = "none"
 
     def settings(self) -> list[str]:
         changes = {
@@ -48,6 +50,8 @@ class Layout:
             "parallel.zero_stage": self.stage,
             "parallel.offload_optimizer": str(self.offload).lower(),
             "parallel.offload_parameters": str(self.offload and self.stage == 3).lower(),
+            "parallel.sequence_parallel": str(self.sequence).lower(),
+            "parallel.activation_checkpointing": self.recompute,
             "precision.dtype": self.dtype,
         }
         return [f"{key}={value}" for key, value in changes.items()]
@@ -67,6 +71,22 @@ LAYOUTS = [
     Layout("DP2 x TP2, ZeRO-3", 4, tensor=2, stage=3),
     Layout("DP2, ZeRO-3, offload", 2, stage=3, offload=True),
     Layout("DP2, ZeRO-0", 2, stage=0),
+]
+SHARED_ROWS = [
+    Layout("TP2, rows shared", 2, tensor=2, sequence=True),
+    Layout(
+        "TP2 x PP2, rows shared, attention recomputed",
+        4,
+        tensor=2,
+        pipeline=2,
+        sequence=True,
+        recompute="attention",
+    ),
+    Layout("DP2 x TP2, ZeRO-3, rows shared", 4, tensor=2, stage=3, sequence=True),
+]
+RECOMPUTING = [
+    Layout("TP2, attention recomputed", 2, tensor=2, recompute="attention"),
+    Layout("TP2, feed-forward recomputed", 2, tensor=2, recompute="feed_forward"),
 ]
 BFLOAT16 = [
     Layout("one process, bfloat16", dtype="bfloat16"),
@@ -184,6 +204,9 @@ def rows(comparison: Comparison, quick: bool) -> Iterator[Row]:
         yield Row(
             layout, difference(whole, comparison.run(one)), same_bits(resumed, whole), continued
         )
+    for layout in SHARED_ROWS:
+        whole, resumed = comparison.run(layout), comparison.run(layout, layout)
+        yield Row(layout, difference(whole, comparison.run(one)), same_bits(resumed, whole), {})
     for layout in BFLOAT16:
         whole, resumed = comparison.run(layout), comparison.run(layout, layout)
         yield Row(

@@ -75,6 +75,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "float32, ZeRO-3, 2 ranks": {"ranks": 2, "zero": 3, "hidden": 384},
     "float32, ZeRO-1, tensor 2": {"tensor": 2, "dropout": 0.1},
+    "float32, ZeRO-1, tensor 2, sequence parallel": {
+        "tensor": 2,
+        "dropout": 0.1,
+        "sequence": True,
+    },
     "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches": {
         "pipeline": 2,
         "dtype": "bfloat16",
@@ -94,6 +99,7 @@ def build_config(
     zero: int = 1, dtype: str = "float32", dropout: float = 0.0, attention_dropout: float = 0.0, length: int = 128,
     pre: bool = False, activation: str = "gelu", checkpointing: str = "none", tensor: int = 1, pipeline: int = 1,
     kinds: dict[str, Any] | None = None, reduce: str = "float32",
+    sequence: bool = False,
 ) -> Config:  # fmt: skip
     """A small configuration for `ranks` data-parallel ranks; buckets for the reduction as small as the model."""
     model = dict(
@@ -114,6 +120,7 @@ def build_config(
             "optimizer": {"clip_norm": 0.0},
             "parallel": {
                 "tensor_parallel_size": tensor,
+                "sequence_parallel": sequence,
                 "pipeline_parallel_size": pipeline,
                 "zero_stage": zero,
                 "activation_checkpointing": checkpointing,

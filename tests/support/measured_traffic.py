@@ -59,6 +59,23 @@ CASES: dict[str, dict[str, Any]] = {
     "TP2, activation checkpointing": {"tensor": 2, "checkpointing": "all"},
     "TP2, attention recomputed": {"tensor": 2, "checkpointing": "attention"},
     "TP2, feed-forward recomputed": {"tensor": 2, "checkpointing": "feed_forward"},
+    "TP2, sequence parallel": {"tensor": 2, "sequence": True},
+    "TP2, sequence parallel, all recomputed": {
+        "tensor": 2,
+        "sequence": True,
+        "checkpointing": "all",
+    },
+    "TP2, sequence parallel, attention recomputed": {
+        "tensor": 2,
+        "sequence": True,
+        "checkpointing": "attention",
+    },
+    "TP2 x PP2, sequence parallel, bfloat16": {
+        "tensor": 2,
+        "pipeline": 2,
+        "dtype": "bfloat16",
+        "sequence": True,
+    },
     "TP2 x DP2, ZeRO-2": {"tensor": 2, "ranks": 2, "zero": 2},
     "PP2": {"pipeline": 2},
     "PP3": {"pipeline": 3},
