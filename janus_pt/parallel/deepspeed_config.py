@@ -71,9 +71,10 @@ def derived_deepspeed_config(
         "gradient_clipping": optimizer.clip_norm,
         "bf16": {
             "enabled": bfloat16,
-            # Without this ZeRO-1 keeps all bfloat16 gradients beside their float32 sums until the
-            # update. Other stages do not read the key.
-            "immediate_grad_update": bfloat16,
+            # ZeRO-1 adds each gradient to its float32 sum, and frees it, as soon as it is there.
+            # Pipelines then would not call `update_hp_grads`, which `gradient_sums.py` needs; other
+            # stages do not read the key.
+            "immediate_grad_update": bfloat16 and parallel.pipeline_parallel_size == 1,
         },
         "communication_data_type": DTYPES[parallel.gradient_reduce_dtype],
         "zero_optimization": _zero_optimization(parallel),

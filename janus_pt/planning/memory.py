@@ -139,8 +139,8 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     bucket = settings["reduce_bucket_size"] * float(reduced)
     update = shard * FLOAT
     if low_precision and stage == 1:
-        # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, to which each bfloat16
-        # gradient is added as soon as it is there.
+        # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, to which bfloat16 gradients
+        # are added as they come; those of a pipeline's stage when its activations are gone.
         carried = gradients
     if stage == 0 or (low_precision and stage == 1):
         # No buckets: gradients are copied together for the all-reduce in the update, and cast.

@@ -81,8 +81,15 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     run_size = f"{run.max_steps * data.global_batch_size:,} {data.batch_unit}"
 
     layout = f"{tensor} tensor x {pipeline} pipeline x {ranks} data parallel"
+    if parallel.sequence_parallel:
+        layout += ", sequence parallel"
+    state = f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
+    if config.precision.dtype != "float32":
+        state += f", gradients reduced in {parallel.gradient_reduce_dtype}"
     yield "layout", f"{world_size} processes = {layout}"
-    yield "state", f"ZeRO-{parallel.zero_stage}, {config.precision.dtype}"
+    yield "state", state
+    if parallel.activation_checkpointing != "none":
+        yield "recomputed", parallel.activation_checkpointing.replace("_", "-")
     yield "parameters", f"{model_parameters(config.model):,}"
     if not trains_all(config.optimizer, config.adapter):
         trained = trained_parameters(config.model, config.optimizer, config.adapter)
@@ -142,7 +149,10 @@ def traffic_table(stages: Sequence[Sequence[Traffic]]) -> str:
     columns: dict[str, None] = {}
     sent_by_stage = []
     for stage in stages:
-        sent = {f"{traffic.axis} {traffic.what}": traffic.sent for traffic in stage}
+        sent: dict[str, float] = {}
+        for traffic in stage:
+            column = f"{traffic.axis} {traffic.what}"
+            sent[column] = sent.get(column, 0.0) + traffic.sent
         sent_by_stage.append(sent)
         columns.update(dict.fromkeys(sent))
     largest = max(amount for sent in sent_by_stage for amount in sent.values())
