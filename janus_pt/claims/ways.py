@@ -28,6 +28,7 @@ WAYS_OF_MODE: Mapping[str, Ways] = {
     "speculative": {"speculative": {"mode": "speculative"}},
     # BANG ends at the first eos of its one pass, and repeats tokens as all one-pass decoders do.
     "bang_nar": {"NAR 1 pass, to eos": {"mode": "bang_nar", "remove_repeats": True}},
+    "ctc": {"CTC 1 pass": {"mode": "ctc"}},
 }
 COUNTERPART = {"rerank": "AR beam 5", "speculative": GREEDY}
 """What a way is compared with where the baseline does not have it."""

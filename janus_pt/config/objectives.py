@@ -62,6 +62,8 @@ class ObjectiveRow:
     long_prefix: bool = True
     """Whether `model.target_prefix` may have more than one token. Objectives that take all tokens
     but the first for text need one."""
+    label_smoothing: bool = True
+    """Whether `label_smoothing` may be set."""
     no_pipeline: str | None = None
     """Why stages of a pipeline cannot train it, for the message; None: they can."""
     no_r_drop: str | None = None
@@ -100,6 +102,12 @@ OBJECTIVES: dict[str, ObjectiveRow] = {
         mode_options={"nar": {"rescore_all": True}},
     ),
     "joint": ObjectiveRow(weights=("ce_ar", "ce_nar", "kl_ar_nar", "length"), modes=BOTH_WAYS),
+    "ctc": ObjectiveRow(
+        weights=("ce_nar",),
+        modes=("ctc",),
+        label_smoothing=False,
+        no_r_drop="has no token for each slot, so that two predictions could be compared",
+    ),
     "bang": ObjectiveRow(weights=(), modes=("ar",), content_stream=False),
     "bang_nar": ObjectiveRow(
         weights=("ce_nar",), modes=("bang_nar",), content_stream=False, long_prefix=False
@@ -125,6 +133,8 @@ def default_values(objective: Any, recipe: Any) -> dict[str, Any]:
     values["masking"] = dict(values["masking"])
     if known_recipe in row.mask_kinds:
         values["masking"]["kind"] = row.mask_kinds[known_recipe]
+    if not row.label_smoothing:
+        values["label_smoothing"] = 0.0
     if row.cross_entropy_weight is None:
         return values
     for name in weight_names():

@@ -31,7 +31,7 @@ class ValidationConfig(Section):
     """The task's data folder."""
     split: str = "dev"
     mode: str = "ar"
-    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`."""
+    """A way to decode: `ar`, `nar`, `rerank`, `speculative`, `bang_nar`, `ctc`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the mode; they override the task's row (docs/guides/decoding.md)."""
     metric: str

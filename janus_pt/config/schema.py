@@ -83,6 +83,9 @@ class ModelConfig(Section):
     """Rows of the position tables, if there are any: the longest source, and the longest target with bos and eos."""
     length_classes: Positive = 256
     """Target lengths the length head tells apart; longer ones fall in the last class."""
+    upsampling: Positive = 2
+    """Mask symbols for each source token, of models that align their output with them (objective `ctc`). Fixed for a
+    model's life."""
     scale_embedding: bool = False
     """Multiply token embeddings by the square root of `hidden_size`."""
     embedding_layer_norm: bool = True

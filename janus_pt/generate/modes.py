@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from janus_pt.generate.autoregressive import AutoregressiveOptions
 from janus_pt.generate.bang_nar import OnePassOptions
+from janus_pt.generate.ctc import CTCOptions
 from janus_pt.generate.hypotheses import DecodingOptions
 from janus_pt.generate.mask_predict import MaskPredictOptions
 from janus_pt.generate.rerank import RerankOptions
@@ -20,6 +21,7 @@ MODES: dict[str, type[DecodingOptions]] = {
     "rerank": RerankOptions,
     "speculative": SpeculativeOptions,
     "bang_nar": OnePassOptions,
+    "ctc": CTCOptions,
 }
 
 

@@ -14,7 +14,8 @@ class Generation:
         tokens: ids without bos and eos.
         score: the number by which outputs were compared. "ar", "speculative": log-probability, eos
             included, over (tokens + 1) to the power of `length_penalty` (1 in "speculative").
-            "nar": mean log-probability of the tokens. "bang_nar": the same, eos included.
+            "nar": mean log-probability of the tokens. "bang_nar": the same, eos included. "ctc":
+            mean log-probability of the slots, blanks included.
             "rerank": mean log-probability under P_AR, eos included, mixed with the score of "nar"
             by `ar_weight`.
         token_scores: log-probability of each token, under P_AR in "ar" and "speculative", else

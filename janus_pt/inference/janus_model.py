@@ -165,12 +165,11 @@ class JanusModel:
             inputs: texts, or token ids without bos and eos.
             mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several
                 lengths, the best chosen by P_AR; "speculative": greedy search, drafted by P_NAR and
-                verified by P_AR; "bang_nar": one pass that ends by eos, for models of that
-                objective.
+                verified by P_AR; "bang_nar", "ctc": one pass, for models of that objective.
             batch_size, max_batch_tokens: inputs decoded together, and source tokens in them,
                 padding counted; inputs are sorted by length first.
             options: options of the mode: `AutoregressiveOptions`, `MaskPredictOptions`,
-                `RerankOptions`, `SpeculativeOptions`, `OnePassOptions`; docs/guides/decoding.md has
+                `RerankOptions`, `SpeculativeOptions`, `OnePassOptions`, `CTCOptions`; docs/guides/decoding.md has
                 a table. With `num_return_sequences` n each input has n outputs one after another,
                 best first.
 

@@ -14,6 +14,7 @@ from janus_pt.config.objectives import OBJECTIVES as ROWS
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.fused_loss import Terms, VocabShard
+from janus_pt.packing.alignment import Alignment
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.example import Example, IntArray
 from janus_pt.packing.slots import Slots
@@ -55,6 +56,11 @@ BeforeDecode = Callable[[JanusTransformer, Batch, Tensor, VocabShard], Slots]
 """(model, batch, encoder output, vocabulary shard) -> the slots to decode."""
 
 
+AlignmentLoss = Callable[[Tensor, Tensor, Alignment, VocabShard], Tensor]
+"""(hidden states of the aligned stream's slots, output projection, alignment, vocabulary shard) -> the
+sum over samples of the loss, a scalar."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """A layout of slots, and a weighted sum of loss terms over them."""
@@ -74,3 +80,5 @@ class Objective:
     before_decode: BeforeDecode | None = None
     """A pass before the decoder's own, which changes the batch's slots. All tensor-parallel ranks
     take part."""
+    alignment_loss: AlignmentLoss | None = None
+    """The term of `terms.aligned_stream`. All tensor-parallel ranks take part."""

@@ -81,7 +81,7 @@ def collate_examples(
                 f'objective "{objective.name}": its examples have the streams {actual}, but its '
                 f"terms have {expected}: give `Example.predict` in the order of the terms"
             )
-    batch = collate(examples, objective.draws, terms.suffix_streams)
+    batch = collate(examples, objective.draws, terms.suffix_streams, terms.aligned_stream)
     return batch if blocks_for is None else prepare_blocks(batch, blocks_for)
 
 

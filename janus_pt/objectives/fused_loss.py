@@ -68,12 +68,14 @@ class Terms:
 
     Each stream predicts a *prefix* of one list of target tokens, so row i of every stream is the
     same token. Streams named in `suffix_streams` predict a suffix instead. A pair is of two
-    prefixes, or of two suffixes of the same length."""
+    prefixes, or of two suffixes of the same length. The slots of the `aligned_stream` have no
+    tokens of their own: its term is the objective's `alignment_loss`."""
 
     streams: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
     label_smoothing: float = 0.0
     suffix_streams: tuple[str, ...] = ()
+    aligned_stream: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ def objective_problems(
     if objective.r_drop and row.no_r_drop:
         reason = f'objective "{objective.name}" {row.no_r_drop}: set it to 0'
         yield ("objective", "r_drop"), reason
+    if objective.label_smoothing and not row.label_smoothing:
+        reason = f'objective "{objective.name}" has no token for each slot to be smoothed'
+        yield ("objective", "label_smoothing"), f"{reason}: set it to 0"
     if parallel and parallel.pipeline_parallel_size > 1 and row.no_pipeline:
         reason = f'objective "{objective.name}" {row.no_pipeline}: set it to 1'
         yield ("parallel", "pipeline_parallel_size"), reason

@@ -67,7 +67,7 @@ class ObjectiveLoss:
         """
         slots = hidden.flatten(0, 1)
         streams = {name: slots.index_select(0, index) for name, index in batch.predict.items()}
-        total, sums = self._over_slots(streams, weight, batch.targets, coefficients[:-1])
+        total, sums = self._over_slots(streams, weight, batch, coefficients[:-1])
         # Longer targets than the head has classes for count as the longest.
         longest = length_logits.shape[1] - 1
         # With two draws there are two predictions of each length, and the term is their mean.
@@ -79,10 +79,13 @@ class ObjectiveLoss:
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
 
     def _over_slots(
-        self, streams: Mapping[str, Tensor], weight: Tensor, targets: Tensor, coefficients: Tensor
+        self, streams: Mapping[str, Tensor], weight: Tensor, batch: Batch, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The total and the sums of the terms over slots."""
         terms = self.terms
+        targets = batch.targets
+        if terms.aligned_stream is not None:
+            return self._aligned(streams[terms.aligned_stream], weight, batch, coefficients)
         # The usual case: all streams begin at the first target, and one walk does them all.
         if not terms.suffix_streams:
             return fused_losses(streams, weight, targets, coefficients, terms, self.vocab)
@@ -99,6 +102,16 @@ class ObjectiveLoss:
             total = total + part_total
             sums.update(zip(part.names, part_sums.unbind(0), strict=True))
         return total, torch.stack([sums[name] for name in terms.names])
+
+    def _aligned(
+        self, rows: Tensor, weight: Tensor, batch: Batch, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same of an objective whose one stream is aligned with its tokens."""
+        alignment_loss = OBJECTIVES[self.objective.name].alignment_loss
+        assert alignment_loss is not None, "the objective has an aligned stream, but no loss of it"
+        assert batch.alignment is not None, "the batch was collated without its alignment"
+        loss = alignment_loss(rows, weight, batch.alignment, self.vocab)[None]
+        return coefficients @ loss, loss.detach()
 
 
 def _parts_by_first_target(

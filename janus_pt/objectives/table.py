@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from janus_pt.objectives import ar, bang, bang_nar, cmlm, cmlmc, janus, joint
+from janus_pt.objectives import ar, bang, bang_nar, cmlm, cmlmc, ctc, janus, joint
 from janus_pt.objectives.base import Objective
 
 OBJECTIVES: dict[str, Objective] = {
@@ -13,4 +13,5 @@ OBJECTIVES: dict[str, Objective] = {
     "joint": joint.OBJECTIVE,
     "bang": bang.OBJECTIVE,
     "bang_nar": bang_nar.OBJECTIVE,
+    "ctc": ctc.OBJECTIVE,
 }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from janus_pt.packing.alignment import Alignment, align
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
 from janus_pt.packing.example import Example, IntArray
 from janus_pt.packing.row_layout import pack_row
@@ -31,6 +32,7 @@ class Batch:
     predict: for each stream its predicting slots, counted from the first slot that predicts; they
         predict a prefix of `targets`, or a suffix for the objective's `suffix_streams`.
     lengths: target tokens of each sample, with bos and eos.
+    alignment: of the stream that is aligned with its tokens, if the objective has one.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class Batch:
     targets: Tensor
     predict: dict[str, Tensor]
     lengths: Tensor
+    alignment: Alignment | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; the copy is asynchronous from pinned memory."""
@@ -56,7 +59,14 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The fields and not the batch itself, which would be pickled by this very method again.
-        fields = (self.source, self.slots, self.targets, self.predict, self.lengths)
+        fields = (
+            self.source,
+            self.slots,
+            self.targets,
+            self.predict,
+            self.lengths,
+            self.alignment,
+        )
         return _unpack_batch, as_buffer(fields)
 
 
@@ -65,7 +75,10 @@ def _unpack_batch(block: Tensor, layout: Any) -> Batch:
 
 
 def collate(
-    examples: Sequence[Example], draws: int = 1, suffix_streams: Collection[str] = ()
+    examples: Sequence[Example],
+    draws: int = 1,
+    suffix_streams: Collection[str] = (),
+    aligned_stream: str | None = None,
 ) -> Batch:
     """Pack examples into a batch of one row; `pack_row` decides where their slots stand.
 
@@ -84,22 +97,28 @@ def collate(
         # Segments are counted through the row: two a sample.
         table[positions, SEGMENT] += 2 * sample
     targets = np.concatenate([example.targets for example in examples])
-    order = _target_order(examples, suffix_streams)
+    by_row = [stream for stream in examples[0].predict if stream != aligned_stream]
+    order = _target_order(examples, by_row, suffix_streams)
     predict = {}
     for draw in range(draws):
         first = draw * len(examples)
         positions_of_draw = layout.positions[first : first + len(examples)]
-        for stream in examples[0].predict:
+        for stream in by_row:
             is_suffix = stream in suffix_streams
             slots = _predicting_slots(examples, positions_of_draw, stream, is_suffix)[order]
             rows = _present_rows(slots, stream, is_suffix) - layout.first_predicting
             predict[second_draw(stream) if draw else stream] = torch.from_numpy(rows)
+    alignment = None
+    if aligned_stream is not None:
+        alignment, slots = _aligned(examples, layout.positions, aligned_stream)
+        predict[aligned_stream] = torch.from_numpy(slots - layout.first_predicting)
     batch = Batch(
         source=pack_sources([example.source for example in drawn]),
         slots=pack_slots(table, layout.num_content, layout.first_predicting),
         targets=torch.from_numpy(targets[order].astype(np.int64)),
         predict=predict,
         lengths=torch.tensor([example.length for example in examples]),
+        alignment=alignment,
     )
     # One block of memory: one copy to the device, one thing to hand to another process.
     packed: Batch = pack_tensors(batch)
@@ -111,9 +130,26 @@ def second_draw(stream: str) -> str:
     return f"{stream}2"
 
 
-def _target_order(examples: Sequence[Example], suffix_streams: Collection[str]) -> IntArray:
-    """The order of all examples' targets in which every stream predicts a prefix or a suffix of
-    them.
+def _aligned(
+    examples: Sequence[Example], positions: Sequence[IntArray], stream: str
+) -> tuple[Alignment, IntArray]:
+    """The alignment of a stream, and its slots in the row, sample by sample."""
+    slots = [
+        own_positions[example.predict[stream]]
+        for example, own_positions in zip(examples, positions, strict=True)
+    ]
+    classes = []
+    for example in examples:
+        assert example.classes is not None, f"stream {stream!r} is aligned, but has no classes"
+        classes.append(example.classes)
+    return align([len(own) for own in slots], classes), np.concatenate(slots)
+
+
+def _target_order(
+    examples: Sequence[Example], streams: Collection[str], suffix_streams: Collection[str]
+) -> IntArray:
+    """The order of all examples' targets in which each of `streams` predicts a prefix or a suffix
+    of them.
 
     Targets of the most prefixes come first, targets of the most suffixes last; the sort is stable.
     """
@@ -121,7 +157,8 @@ def _target_order(examples: Sequence[Example], suffix_streams: Collection[str]) 
     for example in examples:
         row = np.arange(len(example.targets))
         depth = np.zeros(len(row), dtype=np.int64)
-        for stream, slots in example.predict.items():
+        for stream in streams:
+            slots = example.predict[stream]
             if stream in suffix_streams:
                 depth -= row >= len(row) - len(slots)
             else:

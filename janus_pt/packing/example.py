@@ -39,7 +39,10 @@ class Example:
     predict: for each stream, in the order of the objective's `terms.streams`, the indices of its
     predicting slots
         `[rows of the stream]`. Content slots count from 0, query slots follow.
-    length: target tokens with bos and eos."""
+    length: target tokens with bos and eos.
+    classes: of a stream that is aligned with its tokens (`Terms.aligned_stream`): the blank symbol, then
+        the tokens `[1 + tokens]` that its slots write in order. Its slots are those of `predict`, any
+        number."""
 
     source: IntArray
     content: SlotArray
@@ -47,3 +50,4 @@ class Example:
     targets: IntArray
     predict: Mapping[str, IntArray]
     length: int
+    classes: IntArray | None = None

@@ -198,7 +198,10 @@ NAMES = {
     "joint": ["loss/ar", "loss/nar", "kl/ar_nar", "loss/length"],
     "bang": ["loss/ar", "loss/hidden1", "loss/hidden2", "loss/length"],
     "bang_nar": ["loss/nar", "loss/length"],
+    "ctc": ["loss/ctc", "loss/length"],
 }
+BY_SLOT = [name for name in OBJECTIVES if OBJECTIVES[name].alignment_loss is None]
+"""Objectives whose slots predict a token each."""
 
 
 def batch(name: str) -> Batch:
@@ -214,7 +217,7 @@ def batch(name: str) -> Batch:
     return collate_examples(examples, config)
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", BY_SLOT)
 def test_sums_and_total_against_plain_torch(name: str) -> None:
     config, model = objective(name, bang_streams=3, label_smoothing=0.1), tiny_model()
     loss = ObjectiveLoss(config, VocabShard(24))
@@ -383,6 +386,11 @@ def test_defaults_of_each_objective() -> None:
             "all weights are 0, so nothing would be learnt: raise one of ce_ar",
         ),
         ({"name": "glat"}, "name", "must be "),
+        (
+            {"name": "ctc", "label_smoothing": 0.1},
+            "label_smoothing",
+            'objective "ctc" has no token for each slot to be smoothed: set it to 0',
+        ),
         ({"name": "bang", "bang_streams": 0}, "bang_streams", "must be greater than 0"),
     ],
 )

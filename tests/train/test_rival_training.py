@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
         ("bang", ["ar", "hidden1", "hidden2"]),
         ("bang_nar", ["nar"]),
         ("cmlmc", ["nar", "corrected"]),
+        ("ctc", ["ctc"]),
     ],
 )
 def test_a_rival_trains_and_reports_its_streams(

@@ -70,6 +70,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "bang": {"objective": {"name": "bang"}},
     "bang_nar": {"objective": {"name": "bang_nar", **TRANSLATION}},
     "cmlm": {"objective": {"name": "cmlm", **TRANSLATION}},
+    "ctc": {"objective": {"name": "ctc", **TRANSLATION}},
     "cmlmc": {"objective": {"name": "cmlmc", **TRANSLATION}},
     "cmlmc, causal": {
         "model": {"causal_self_attention": True, "embedding_projection": True},
