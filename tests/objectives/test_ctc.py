@@ -88,7 +88,9 @@ def test_a_long_target_gets_the_slots_that_it_needs() -> None:
 
 
 def test_a_target_without_room_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model.max_positions: a target of 8 tokens needs 15 slots"):
+    with pytest.raises(
+        UserError, match=r"model.max_positions: a target of 8 tokens needs 15 slots"
+    ):
         example(source=1, text=[5] * 8)
 
 
