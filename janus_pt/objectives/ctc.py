@@ -118,8 +118,9 @@ class _NegativeLogLikelihood(torch.autograd.Function):
             losses = F.ctc_loss(
                 leaf,
                 labels,
-                alignment.row_counts,
-                alignment.label_counts,
+                # On the host, where torch reads them without waiting for the device.
+                torch.tensor(alignment.row_counts),
+                torch.tensor(alignment.label_counts),
                 blank=0,
                 reduction="none",
             )
