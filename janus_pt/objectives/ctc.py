@@ -90,7 +90,7 @@ def loss(hidden: Tensor, weight: Tensor, alignment: Alignment, vocab: VocabShard
     of_rows = classes.index_select(0, alignment.samples)
     log_probs = token_log_probs(hidden, weight, of_rows, vocab)
     # By place of the sample's slots: [longest, samples, classes].
-    by_place = log_probs[alignment.rows].transpose(0, 1)
+    by_place = log_probs[alignment.rows.clamp(min=0)].transpose(0, 1)
     # A token that occurs twice is one class, that of its first occurrence.
     first_occurrence = (classes[:, :, None] == classes[:, None, :]).byte().argmax(-1)
     losses: Tensor = _NegativeLogLikelihood.apply(by_place, first_occurrence[:, 1:], alignment)
@@ -119,15 +119,14 @@ class _NegativeLogLikelihood(torch.autograd.Function):
                 leaf,
                 labels,
                 # On the host, where torch reads them without waiting for the device.
-                torch.tensor(alignment.row_counts),
-                torch.tensor(alignment.label_counts),
+                torch.tensor(alignment.row_counts, device="cpu"),
+                torch.tensor(alignment.label_counts, device="cpu"),
                 blank=0,
                 reduction="none",
             )
             (grad,) = torch.autograd.grad(losses.sum(), leaf)
-        counts = torch.bincount(alignment.samples, minlength=len(labels))
-        is_row = torch.arange(len(grad), device=grad.device)[:, None] < counts
         shares = grad - leaf.detach().exp()
+        is_row = alignment.rows.t() >= 0
         ctx.save_for_backward(shares * is_row[..., None])
         return losses.detach()
 

@@ -18,7 +18,7 @@ class Alignment:
 
     Counts are numbers of the host: losses then need not wait for the device to know a shape.
 
-    rows: `[samples, most rows]`: numbers of the stream's rows, in order; 0 behind a sample's own.
+    rows: `[samples, most rows]`: numbers of the stream's rows, in order; -1 behind a sample's own.
     samples: `[rows]`: the sample of each row.
     classes: `[samples, 1 + most labels]`: the blank symbol, then the tokens that the rows write in
         their order; the blank again behind a sample's own.
@@ -42,7 +42,7 @@ def align(row_counts: Sequence[int], classes: Sequence[IntArray]) -> Alignment:
     first_of_sample = np.cumsum(counts) - counts
     column = np.arange(counts.max())
     is_row = column < counts[:, None]
-    rows = np.where(is_row, first_of_sample[:, None] + column, 0)
+    rows = np.where(is_row, first_of_sample[:, None] + column, -1)
     # Behind a sample's own classes the blank, which is a token in any case.
     table = np.tile(classes[0][:1], (len(counts), max(map(len, classes))))
     for sample, own in enumerate(classes):

@@ -51,6 +51,14 @@ def attend(
     return output
 
 
+def sum_over_paths(
+    log_probs: Tensor, labels: Tensor, rows: Tensor, counts: Tensor, **options: Any
+) -> Tensor:
+    """What `ctc_loss` takes and gives: that operator has no fake kernel, and would ask a real device."""
+    assert rows.device.type == counts.device.type == "cpu", "it would wait for lengths on a device"
+    return log_probs.sum((0, 2)) + labels.sum(1)
+
+
 def real_batch(model: ModelConfig, objective: ObjectiveConfig, prepared: bool) -> Batch:
     """Random samples of several lengths with the objective's own noise, on the CPU."""
     rng = np.random.default_rng(0)
@@ -145,6 +153,7 @@ def problem(error: Exception) -> str:
 def main() -> None:
     """Run all cases."""
     flex._compiled = lambda *_: attend
+    torch.nn.functional.ctc_loss = sum_over_paths
     problems = {}
     tries = {name: partial(run, case) for name, case in CASES.items()}
     tries |= {name: partial(run_fault, fault) for name, fault in FAULTS.items()}
