@@ -1,90 +1,53 @@
-"""The whole system on one small machine: corpus, tokenizer, shards, pretraining, fine-tuning, decoding, a table.
+"""The whole system on one small machine: text, tokenizers, shards, two trainings, decoding, a table.
 
   janus-pt demo
   janus-pt demo --short --output demo --runs runs
 
-Every command it runs is printed first; each can be run by hand. A second call goes on where the
+A model is pretrained for a moment on real text, by two processes. Another learns from nothing, in
+minutes, to say dates, times and amounts as they are spoken; it is decoded in every way.
+Every command that runs is printed first; each can be run by hand. A second call goes on where the
 first one stopped. No GPU is needed, and nothing is downloaded: the text is the documentation that is
-installed with Python. Needs the extra: pip install 'janus_pt[tasks]'
+installed with Python. With --long the pretrained model is trained longer, and fine-tuned to write a
+docstring's first line. Needs the extra: pip install 'janus_pt[demo]'
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import subprocess
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from janus_pt.commands.demo_table import DECODINGS, demo_table
+from janus_pt.commands.demo_docstrings import run_long
+from janus_pt.commands.demo_losses import loss_table
+from janus_pt.commands.demo_spoken import build_pairs, show_model, train_on_pairs
+from janus_pt.commands.demo_steps import build_text, pretrain
 from janus_pt.utils.extras import require
 
-RANKS = 2
-MAX_TOKENS = 62
-"""Tokens of a pretraining block: 64 positions with bos and eos."""
-MAX_PAIR_TOKENS = 254
-"""Tokens of each side of a pair: 256 positions with bos and eos."""
+
+@dataclass(frozen=True)
+class Size:
+    """How long the demo is.
+
+    Attributes:
+        megabytes: of text.
+        pretraining: steps.
+        pairs: for training.
+        training: steps on the pairs.
+        tested: sentences of the test set that are decoded.
+        timed: sentences of them that are timed.
+    """
+
+    megabytes: float
+    pretraining: int
+    pairs: int
+    training: int
+    tested: int
+    timed: int
 
 
-def call(*arguments: str) -> None:
-    """Print a `janus-pt` command and run it; a failure ends the demo with its exit code."""
-    print(f"\n$ janus-pt {shlex.join(arguments)}", flush=True)
-    # Without a GPU, or with fewer than ranks, the demo works as well.
-    environment = {"DS_ACCELERATOR": "cpu", **os.environ}
-    done = subprocess.run([sys.executable, "-m", "janus_pt", *arguments], env=environment)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
-def build(folder: Path, short: bool) -> None:
-    """Make the text, the tokenizer and the four corpora."""
-    text = folder / "text"
-    tokenizer = folder / "tokenizer.model"
-    size = ["--max-megabytes", "4"] if short else []
-    call("prep", "demo-corpus", "--output", str(text), *size)
-    if not tokenizer.exists():
-        train_tokenizer(text / "text.jsonl", tokenizer)
-    for name, source in (("corpus", "text.jsonl"), ("corpus_valid", "text.valid.jsonl")):
-        inputs = ["--input", str(text / source)]
-        build_corpus(folder / name, tokenizer, inputs, MAX_TOKENS)
-    for split in ("train", "valid"):
-        source, target = (str(text / f"pairs.{split}.{side}") for side in ("source", "target"))
-        inputs = ["--source", source, "--target", target]
-        build_corpus(folder / f"pairs_{split}", tokenizer, inputs, MAX_PAIR_TOKENS)
-
-
-def train_tokenizer(text: Path, output: Path) -> None:
-    """Train a small vocabulary on a part of the text."""
-    command = ["prep", "train-tokenizer", "--input", str(text)]
-    command += ["--vocab-size", "4000", "--sample-bytes", "4000000", "--output", str(output)]
-    call(*command)
-
-
-def build_corpus(output: Path, tokenizer: Path, inputs: list[str], max_tokens: int) -> None:
-    """Tokenise texts and write them as shards."""
-    command = ["prep", "build-shards", "--tokenizer", str(tokenizer), *inputs]
-    command += ["--max-tokens", str(max_tokens), "--output", str(output)]
-    call(*command)
-
-
-def train(command: str, config: str, changes: list[str]) -> None:
-    """Train on two processes; goes on if it was stopped."""
-    arguments = [command, "--num-gpus", str(RANKS), "--config", config, "--resume", "auto"]
-    for change in changes:
-        arguments += ["--set", change]
-    call(*arguments)
-
-
-def decode(folder: Path, model: Path) -> None:
-    """Decode the test set in every way of the table."""
-    for name, decoding in DECODINGS.items():
-        command = ["generate", "--model", str(model), *decoding.flags]
-        command += ["--input", str(folder / "text" / "pairs.test.source")]
-        command += ["--output", str(folder / f"test.{name}")]
-        command += ["--json", str(folder / f"test.{name}.json")]
-        call(*command)
+NORMAL = Size(megabytes=2, pretraining=60, pairs=40_000, training=700, tested=500, timed=40)
+SHORT = Size(megabytes=1, pretraining=6, pairs=2_000, training=10, tested=20, timed=4)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,36 +58,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder for the run folders"
     )
-    parser.add_argument(
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
         "--short", action="store_true", help="a few steps only: shows that it works, learns little"
+    )
+    length.add_argument(
+        "--long", action="store_true", help="pretraining and fine-tuning on docstrings instead"
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo in `--output` and `--runs`."""
-    # For the table at the end; a missing package must not be found only then.
-    require("rouge_score", "tasks")
+    # For the tables at the end; a missing package must not be found only then.
+    for package in ("num2words", "jiwer", "rouge_score"):
+        require(package, "demo")
     start = time.monotonic()
-    folder = args.output
-    pretrained = args.runs / "demo_pretrain"
-    finetuned = args.runs / "demo_finetune"
-    steps = []
-    if args.short:
-        steps = ["run.max_steps=40", "run.eval_every=20", "checkpoint.every=20"]
-    build(folder, args.short)
-    pretraining = [
-        f"run.output_dir={pretrained}",
-        f"data.train.0.path={folder}/corpus",
-        f"data.valid={folder}/corpus_valid",
-    ]
-    train("pretrain", "janus_tiny", pretraining + steps)
-    finetuning = [
-        f"run.output_dir={finetuned}",
-        f"run.init_from={pretrained}/export",
-        f"data.train.0.path={folder}/pairs_train",
-        f"data.valid={folder}/pairs_valid",
-    ]
-    train("finetune", "summary_tiny", finetuning + steps)
-    decode(folder, finetuned / "export")
-    demo_table(folder, pretrained, finetuned)
+    if args.long:
+        run_long(args.output, args.runs)
+    else:
+        run_demo(args.output, args.runs, SHORT if args.short else NORMAL)
     print(f"\nthe demo took {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def run_demo(folder: Path, runs: Path, size: Size) -> None:
+    """Pretrain on text, train on pairs, decode, and print the tables."""
+    pretrained = runs / "demo_pretrain"
+    trained = runs / "demo_spoken"
+    build_text(folder, size.megabytes)
+    pretrain(folder, pretrained, _steps(size.pretraining))
+    tokenizers = build_pairs(folder, size.pairs)
+    train_on_pairs(folder, trained, tokenizers, _steps(size.training))
+    print("\n" + loss_table({"text, pretraining": pretrained, "spoken forms": trained}))
+    print(f"curves: {pretrained}/loss.png, {trained}/loss.png")
+    print("MLflow: mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
+    show_model(folder, trained / "export", size.tested, size.timed)
+
+
+def _steps(steps: int) -> list[str]:
+    """The changes for a training of so many steps, validated in the middle and at the end."""
+    return [
+        f"run.max_steps={steps}",
+        f"run.eval_every={steps // 2}",
+        f"checkpoint.every={steps}",
+        f"schedule.warmup_steps={max(1, steps // 10)}",
+    ]

@@ -29,6 +29,9 @@ COMMANDS = {
     "demo-corpus": module_command(
         "janus_pt.data_prep.demo_corpus", "text and pairs made without a download"
     ),
+    "spoken-forms": module_command(
+        "janus_pt.data_prep.spoken_forms", "dates, times and amounts as written and as spoken"
+    ),
     "cmudict": module_command(
         "janus_pt.data_prep.cmudict", "words and pronunciations of CMUdict, the task g2p/cmudict"
     ),

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from janus_pt.tasks.outputs import Outputs, Scores
+from janus_pt.tasks.significance import Sums
 from janus_pt.utils.extras import require
 
 
 def word_error_rate(outputs: Outputs) -> Scores:
     """Edits between words over the words of the references, over all outputs (WER)."""
-    process_words = require("jiwer", "tasks").process_words
-    value = _error_rate(outputs, process_words)
-    return Scores({"wer": value}, {"wer": _signature("whitespace tokens")})
+    return _scores("wer", word_sums(outputs), _signature("whitespace tokens"))
 
 
 def phoneme_error_rate(outputs: Outputs) -> Scores:
@@ -25,29 +26,42 @@ def phoneme_error_rate(outputs: Outputs) -> Scores:
     A text is a pronunciation, with phonemes between spaces. What papers on grapheme-to-phoneme
     conversion call word error rate is 100 minus `exact_match`.
     """
-    process_words = require("jiwer", "tasks").process_words
-    value = _error_rate(outputs, process_words)
-    return Scores({"per": value}, {"per": _signature("phonemes between spaces")})
+    return _scores("per", word_sums(outputs), _signature("phonemes between spaces"))
 
 
 def character_error_rate(outputs: Outputs) -> Scores:
     """Edits between characters over the characters of the references, over all outputs (CER)."""
-    process_characters = require("jiwer", "tasks").process_characters
-    value = _error_rate(outputs, process_characters)
-    return Scores({"cer": value}, {"cer": _signature("characters, spaces included")})
+    return _scores("cer", character_sums(outputs), _signature("characters, spaces included"))
 
 
 def exact_match(outputs: Outputs) -> Scores:
     """Share of the outputs that equal one of their references."""
-    matches = 0
-    for prediction, references in outputs.map_texts(_single_spaces):
-        matches += prediction in references
-    value = 100 * matches / len(outputs)
-    return Scores({"exact_match": value}, {"exact_match": "equal up to white space"})
+    return _scores("exact_match", match_sums(outputs), "equal up to white space")
 
 
-def _error_rate(outputs: Outputs, process: Callable[..., Any]) -> float:
-    """Percentage of edits, each output against its nearest reference.
+def word_sums(outputs: Outputs) -> Sums:
+    """Edits between words, and words of the nearest reference."""
+    return _edit_sums(outputs, require("jiwer", "tasks").process_words)
+
+
+def character_sums(outputs: Outputs) -> Sums:
+    """Edits between characters, and characters of the nearest reference."""
+    return _edit_sums(outputs, require("jiwer", "tasks").process_characters)
+
+
+def match_sums(outputs: Outputs) -> Sums:
+    """1 for each output that equals one of its references, else 0; of 1."""
+    pairs = outputs.map_texts(_single_spaces)
+    matches = [float(prediction in references) for prediction, references in pairs]
+    return Sums(np.array(matches), np.ones(len(outputs)))
+
+
+def _scores(name: str, sums: Sums, signature: str) -> Scores:
+    return Scores({name: sums.percentage()}, {name: signature})
+
+
+def _edit_sums(outputs: Outputs, process: Callable[..., Any]) -> Sums:
+    """Edits and units of each output against its nearest reference.
 
     Args:
         process: jiwer's `process_words` or `process_characters`.
@@ -62,15 +76,15 @@ def _error_rate(outputs: Outputs, process: Callable[..., Any]) -> float:
     aligned = process(references, predictions)
     edits = [_edits(chunks) for chunks in aligned.alignments]
     lengths = [len(units) for units in aligned.references]
-    all_edits = all_units = start = 0
+    nearest = []
+    start = 0
     for references_of_output in outputs.references:
         pairs = range(start, start + len(references_of_output))
-        nearest = min(pairs, key=edits.__getitem__)
-        all_edits += edits[nearest]
-        all_units += lengths[nearest]
+        nearest.append(min(pairs, key=edits.__getitem__))
         start = pairs.stop
-    # Empty references have nothing to divide by: then each inserted unit counts as one error.
-    return 100 * all_edits / max(1, all_units)
+    counted = np.array([edits[pair] for pair in nearest], dtype=float)
+    units = np.array([lengths[pair] for pair in nearest], dtype=float)
+    return Sums(counted, units)
 
 
 def _edits(chunks: Sequence[Any]) -> int:

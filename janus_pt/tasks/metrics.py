@@ -13,6 +13,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from janus_pt.tasks import bleu, error_rates, overlap
 from janus_pt.tasks.outputs import Outputs, Scores
+from janus_pt.tasks.significance import Sums, paired_bootstrap_of_sums
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.extras import require
 from janus_pt.utils.suggest import did_you_mean
@@ -30,12 +31,22 @@ class Metric:
         values: names of the values, of one metric or of several computed together.
         higher_is_better: whether a larger value means better outputs; false for error rates.
         package: package of the extra `tasks` that `compute` imports, if any.
+        sums: of a metric with one value that is a ratio of sums over the outputs: its sums, for
+            intervals and comparisons.
     """
 
     compute: Callable[[Outputs], Scores]
     values: tuple[str, ...]
     higher_is_better: bool = True
     package: str | None = None
+    sums: Callable[[Outputs], Sums] | None = None
+
+
+def _error_rate(
+    name: str, compute_scores: Callable[[Outputs], Scores], sums: Callable[[Outputs], Sums]
+) -> Metric:
+    """A row of jiwer's error rates."""
+    return Metric(compute_scores, (name,), higher_is_better=False, package="jiwer", sums=sums)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -53,14 +64,10 @@ METRICS: Mapping[str, Metric] = {
     "meteor": Metric(overlap.meteor, ("meteor",), package="nltk"),
     "distinct": Metric(overlap.distinct, ("distinct1", "distinct2")),
     "coqa_f1": Metric(overlap.coqa_f1, ("coqa_f1",)),
-    "exact_match": Metric(error_rates.exact_match, ("exact_match",)),
-    "wer": Metric(error_rates.word_error_rate, ("wer",), higher_is_better=False, package="jiwer"),
-    "cer": Metric(
-        error_rates.character_error_rate, ("cer",), higher_is_better=False, package="jiwer"
-    ),
-    "per": Metric(
-        error_rates.phoneme_error_rate, ("per",), higher_is_better=False, package="jiwer"
-    ),
+    "exact_match": Metric(error_rates.exact_match, ("exact_match",), sums=error_rates.match_sums),
+    "wer": _error_rate("wer", error_rates.word_error_rate, error_rates.word_sums),
+    "cer": _error_rate("cer", error_rates.character_error_rate, error_rates.character_sums),
+    "per": _error_rate("per", error_rates.phoneme_error_rate, error_rates.word_sums),
 }
 
 
@@ -125,3 +132,24 @@ def compute(outputs: Outputs, names: Sequence[str], tokenize: str = DEFAULT_TOKE
         values.update(scores.values)
         signatures.update(scores.signatures)
     return Scores(values, signatures)
+
+
+def compare_outputs(name: str, outputs: Outputs, baseline: Sequence[str]) -> dict[str, float]:
+    """Paired bootstrap of one metric against another system's predictions.
+
+    Args:
+        name: a metric with `sums`, or `bleu`.
+        baseline: the other system's predictions, for the same references.
+
+    Returns:
+        As each metric of `bleu.paired_bootstrap`.
+    """
+    sums = METRICS[name].sums
+    if sums is None:
+        return bleu.paired_bootstrap(outputs, baseline)[name]
+    return paired_bootstrap_of_sums(sums(outputs), sums(Outputs(baseline, outputs.references)))
+
+
+def compared_metric(names: Sequence[str]) -> str:
+    """The metric of a task that systems are compared by: its first, if it has sums, else BLEU."""
+    return names[0] if METRICS[names[0]].sums is not None else "bleu"

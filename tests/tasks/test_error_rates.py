@@ -16,6 +16,7 @@ from janus_pt.tasks.error_rates import (
     word_error_rate,
 )
 from janus_pt.tasks.evaluate import score_texts
+from janus_pt.tasks.metrics import compare_outputs, compared_metric
 from janus_pt.tasks.outputs import Outputs
 from janus_pt.tasks.reading import TaskSplit
 from janus_pt.tasks.table import find_task
@@ -85,3 +86,26 @@ def test_any_two_files_are_a_task() -> None:
     scores = score_texts(find_task("pairs"), ["one", "twenty"], examples).values
     assert scores["exact_match"] == 50 and scores["wer"] == pytest.approx(100 / 3)
     assert scores["cer"] == pytest.approx(100 * 4 / 13)
+
+
+def test_a_comparison_says_how_far_chance_reaches() -> None:
+    """Against the binomial distribution, and against itself."""
+    references = [[str(number)] for number in range(400)]
+    right = [texts[0] for texts in references]
+    ours = [text if index % 4 else "wrong" for index, text in enumerate(right)]
+    found = compare_outputs("exact_match", Outputs(ours, references), ours)
+    # 1.96 standard deviations of the share of 300 in 400.
+    assert found["system_ci"] == pytest.approx(196 * (0.75 * 0.25 / 400) ** 0.5, rel=0.1)
+    assert found["difference"] == 0 and found["p_value"] == 1
+    better = compare_outputs("exact_match", Outputs(right, references), ours)
+    assert better["difference"] == 25 and better["p_value"] < 0.01
+    # One output of 400 is no difference that chance does not make.
+    one_more = ["0", *ours[1:]]
+    slightly = compare_outputs("exact_match", Outputs(one_more, references), ours)
+    assert slightly["difference"] == pytest.approx(0.25) and slightly["p_value"] > 0.2
+
+
+def test_what_a_task_is_compared_by() -> None:
+    assert compared_metric(find_task("g2p/cmudict").metrics) == "exact_match"
+    assert compared_metric(find_task("nmt").metrics) == "bleu"
+    assert compared_metric(find_task("glge/squad_qg").metrics) == "bleu"

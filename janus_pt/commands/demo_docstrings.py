@@ -1,4 +1,4 @@
-"""The tables at the end of the demo: losses at start and end, quality and speed of both decoders."""
+"""The long demo: fine-tuning to write a docstring's first line from its body."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from janus_pt.commands.demo_losses import loss_table
+from janus_pt.commands.demo_steps import build_corpus, build_text, call, pretrain, train
 from janus_pt.tasks.outputs import pair_up
 from janus_pt.tasks.overlap import rouge
-from janus_pt.train.report.metrics_file import read_metrics
 from janus_pt.utils.tables import format_table
 from janus_pt.utils.text_files import read_lines
 
-STREAMS = ("ar", "nar", "aux")
+MAX_PAIR_TOKENS = 254
+"""Tokens of each side of a pair: 256 positions with bos and eos."""
+SAMPLES = 6
+"""Outputs shown beside their reference."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +38,48 @@ DECODINGS = {
     ),
 }
 """Ending of the output's file -> how it is decoded."""
-SAMPLES = 6
-"""Outputs shown beside their reference."""
 
 
-def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
-    """Print the tables of a finished demo.
+def run_long(folder: Path, runs: Path) -> None:
+    """Pretrain, fine-tune, decode, and print the tables."""
+    pretrained = runs / "demo_pretrain_long"
+    finetuned = runs / "demo_finetune"
+    tokenizer = build_text(folder)
+    text = folder / "text"
+    for split in ("train", "valid"):
+        source, target = (str(text / f"pairs.{split}.{side}") for side in ("source", "target"))
+        inputs = ["--source", source, "--target", target]
+        build_corpus(folder / f"pairs_{split}", tokenizer, inputs, MAX_PAIR_TOKENS)
+    pretrain(folder, pretrained, [])
+    finetuning = [
+        f"run.output_dir={finetuned}",
+        f"run.init_from={pretrained}/export",
+        f"data.train.0.path={folder}/pairs_train",
+        f"data.valid={folder}/pairs_valid",
+    ]
+    train("finetune", "summary_tiny", finetuning)
+    decode(folder, finetuned / "export")
+    print_tables(folder, pretrained, finetuned)
+
+
+def decode(folder: Path, model: Path) -> None:
+    """Decode the test set in every way of the table."""
+    for name, decoding in DECODINGS.items():
+        command = ["generate", "--model", str(model), *decoding.flags]
+        command += ["--input", str(folder / "text" / "pairs.test.source")]
+        command += ["--output", str(folder / f"test.{name}")]
+        command += ["--json", str(folder / f"test.{name}.json")]
+        call(*command)
+
+
+def print_tables(folder: Path, pretrained: Path, finetuned: Path) -> None:
+    """Print losses, quality and speed, and samples.
 
     Args:
         folder: corpus and outputs.
         pretrained, finetuned: the run folders.
     """
-    rows = [*loss_rows("pretraining", pretrained), *loss_rows("fine-tuning", finetuned)]
-    loss_headers = ("validation loss (nats per token)", "", "start", "end")
-    print("\n" + format_table(rows, loss_headers, align="llr"))
+    print("\n" + loss_table({"pretraining": pretrained, "fine-tuning": finetuned}))
     sources = read_lines(folder / "text/pairs.test.source")
     references = read_lines(folder / "text/pairs.test.target")
     outputs = {name: read_lines(folder / f"test.{name}") for name in DECODINGS}
@@ -59,19 +91,6 @@ def demo_table(folder: Path, pretrained: Path, finetuned: Path) -> None:
     print("\n" + format_table(rows, headers, align="lr") + "\n")
     print_samples(references, outputs)
     print(f"curves: {pretrained}/loss.png, {finetuned}/loss.png\nmodel: {finetuned}/export")
-    print("MLflow: mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
-
-
-def loss_rows(name: str, run: Path) -> list[list[str]]:
-    """Each stream's loss in the first and in the last validation of a run."""
-    records = read_metrics(run / "metrics.jsonl")
-    validations = [record for record in records if "valid/loss/total" in record]
-    rows = []
-    for stream in STREAMS:
-        first = validations[0][f"valid/loss/{stream}"]
-        last = validations[-1][f"valid/loss/{stream}"]
-        rows.append([name, stream.upper(), f"{first:.3f}", f"{last:.3f}"])
-    return rows
 
 
 def copy_baseline(sources: list[str], references: list[str]) -> list[str]:
