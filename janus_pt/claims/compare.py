@@ -1,4 +1,4 @@
-"""Which cells are compared with which, and sacrebleu's paired bootstrap of their outputs."""
+"""Which cells are compared with which, and the paired bootstrap of their outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from janus_pt.claims.decode import predictions_file, read_predictions, result_fi
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.ways import COUNTERPART
 from janus_pt.config.objectives import OBJECTIVES
-from janus_pt.tasks.bleu import paired_bootstrap
 from janus_pt.tasks.evaluate import comparable
+from janus_pt.tasks.metrics import compare_outputs, compared_metric
 from janus_pt.tasks.outputs import Outputs
 from janus_pt.utils.files import file_hash, write_atomically
 
@@ -51,24 +51,25 @@ def _default_baseline(mode: str) -> str | None:
 
 
 def compare(cell: Cell, way: str, other: tuple[Cell, str] | None, data: Data) -> dict[str, Any]:
-    """sacrebleu's paired bootstrap of a cell's outputs against another's.
+    """Paired bootstrap of a cell's outputs against another's, by the task's compared metric.
 
     Args:
         other: cell and way to compare with; None: the cell itself, for its interval alone.
 
     Returns:
-        `paired_bootstrap`'s values by metric, and `of`, hashes of the outputs compared.
+        metric -> `compare_outputs`'s values; and `of`, hashes of the outputs compared.
     """
+    metric = compared_metric(data.row.metrics)
     sides = [(cell, way), other or (cell, way)]
     path = result_file(cell.folder, way).with_suffix(".compared.json")
     hashes = [file_hash(predictions_file(side.folder, way)) for side, way in sides]
     # The bootstrap takes longer than all the rest of the report: it is kept for these outputs.
     if path.exists():
         known: dict[str, Any] = json.loads(path.read_text())
-        if known.get("of") == hashes:
+        if known.get("of") == hashes and metric in known:
             return known
     ours, theirs = (_outputs(side, way, data) for side, way in sides)
-    comparison = {"of": hashes, **paired_bootstrap(ours, theirs.predictions)}
+    comparison = {"of": hashes, metric: compare_outputs(metric, ours, theirs.predictions)}
     write_atomically(path, json.dumps(comparison, indent=1))
     return comparison
 

@@ -43,11 +43,9 @@ SCALE_CONFIGS = Path(__file__).parent / "scales"
 SCALES: Mapping[str, Scale] = {
     "tiny": Scale(SCALE_CONFIGS / "tiny.json", (1,), 8, (1, 8), 1),
     "small": Scale(SCALE_CONFIGS / "small.json", (1, 2), 64, (1, 16, 64), 2),
+    "g2p": Scale(SCALE_CONFIGS / "g2p.json", (1, 2, 3), 200, (1, 64), 2),
     "full": Scale(SCALE_CONFIGS / "full.json", (1, 2, 3), 512, (1, 32, 256), 3),
 }
-
-# Without BANG's two objectives, which --system adds.
-DEFAULT_SYSTEMS = ("ar", "cmlm", "joint", "cmlmc", "janus")
 
 SYSTEM_NAME = re.compile(r"[\w.-]*[^\W_][\w.-]*")
 """A name names a folder, too."""
@@ -128,14 +126,12 @@ class Cell:
 
 
 def parse_systems(arguments: Sequence[Sequence[str]]) -> list[System]:
-    """Systems from `NAME KEY=VALUE …` each; without any, the default ones.
+    """Systems from `NAME KEY=VALUE …` each.
 
     Raises:
         UserError: a name is given twice or is unfit for a folder, a change is not `KEY=VALUE`, or
             there is no such objective.
     """
-    if not arguments:
-        arguments = [[name] for name in DEFAULT_SYSTEMS]
     systems: dict[str, System] = {}
     for name, *changes in arguments:
         system = System(name, tuple(changes))
@@ -190,12 +186,19 @@ def common_changes(
     return changes
 
 
+def validation_changes(data: Data, mode: str) -> list[str]:
+    """Changes of the section `validation`, `KEY=VALUE` each: the comparison's data, in `mode`."""
+    values = {"task": data.task, "data": data.folder, "split": data.splits[1], "mode": mode}
+    return [f"validation.{key}={value}" for key, value in values.items()]
+
+
 def plan_cells(
     output: Path,
     config: str,
     systems: Sequence[System],
     seeds: Sequence[int],
     common: Sequence[str],
+    data: Data,
 ) -> list[Cell]:
     """The cells, seed by seed, each with its checked configuration.
 
@@ -203,7 +206,9 @@ def plan_cells(
         output: folder of the comparison.
         config: file of the configuration that all share.
         common: changes for all systems.
+        data: what a configuration with a section `validation` decodes, in the system's first mode.
     """
+    validates = read_config(config, common, world_size=1).validation is not None
     cells = []
     for seed in seeds:
         # All systems of a seed before the next seed: a comparison is whole as early as possible.
@@ -214,6 +219,9 @@ def plan_cells(
                 f"run.seed={seed}",
                 f"run.output_dir={output / 'runs' / name}",
             ]
+            if validates:
+                first_mode = OBJECTIVES[system.objective].modes[0]
+                changes_of_cell += validation_changes(data, first_mode)
             # The last change of a key counts: a system may overrule what all share.
             changes = [*common, *changes_of_cell, *system.changes]
             cell_config = read_config(config, changes, world_size=1)

@@ -19,6 +19,7 @@ from janus_pt.claims.rows import ComparisonRow, collect_rows
 from janus_pt.claims.speed import Speed
 from janus_pt.claims.tracking import track_report
 from janus_pt.claims.ways import GREEDY
+from janus_pt.tasks.metrics import compared_metric
 from janus_pt.train.report.metrics_file import read_metrics
 from janus_pt.utils.files import write_atomically
 from janus_pt.utils.tables import format_table
@@ -111,13 +112,14 @@ def markdown(
 ) -> Iterator[str]:
     """The paragraphs of the report."""
     systems = dict.fromkeys(cell.system.name for cell in cells)
+    metric = compared_metric(data.row.metrics)
     yield f"# {data.task}: {', '.join(systems)}"
     yield _setting(cells, data)
     yield comparison_table(rows)
     yield (
-        "Means over seeds, in brackets each seed. ±: half the 95 % bootstrap interval of BLEU. "
-        "Δ and p: BLEU against the system named, same seed, sacrebleu's paired bootstrap (1,000 "
-        "samples); p is the largest of the seeds'. Speed: sentences/s, the first seed's model, "
+        f"Means over seeds, in brackets each seed. ±: half the 95 % bootstrap interval of {metric}. "
+        f"Δ and p: {metric} against the system named, same seed, paired bootstrap (1,000 samples, "
+        "as sacrebleu's); p is the largest of the seeds'. Speed: sentences/s, the first seed's model, "
         f"{speed.sentences} sentences, best of {speed.repeats}, all ways by turns on "
         f"{speed.device}, encoder and tokenising counted, float32; x: times greedy search of the "
         "first system that has it."

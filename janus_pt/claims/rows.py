@@ -13,6 +13,7 @@ from janus_pt.claims.decode import read_predictions, read_row
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.speed import Speed, speed_key
 from janus_pt.claims.ways import GREEDY
+from janus_pt.tasks.metrics import compared_metric
 
 
 @dataclass
@@ -21,9 +22,9 @@ class ComparisonRow:
 
     Attributes:
         values: metric -> values.
-        interval: half the width of the bootstrap's 95 % interval of BLEU.
+        interval: half the width of the bootstrap's 95 % interval of the compared metric.
         against: system and way of the same seed that it is compared with; empty if there is none.
-        difference, p_value: of BLEU, against that.
+        difference, p_value: of the compared metric, against that.
         passes: mean decoder passes of a sentence.
         speeds: batch size -> sentences/s.
         as_greedy: share of outputs equal to greedy search's; None where that says nothing.
@@ -70,13 +71,14 @@ def _add_comparison(
     row: ComparisonRow, cell: Cell, other: tuple[Cell, str] | None, data: Data
 ) -> None:
     """Add a seed's interval and, if there is something to compare with, the difference."""
-    bleu = compare(cell, row.way, other, data)["bleu"]
-    row.interval.append(bleu["system_ci"])
+    metric = compared_metric(data.row.metrics)
+    comparison = compare(cell, row.way, other, data)[metric]
+    row.interval.append(comparison["system_ci"])
     if other is not None:
         other_cell, other_way = other
         row.against = f"{other_cell.system.name}, {other_way}"
-        row.difference.append(bleu["difference"])
-        row.p_value.append(bleu["p_value"])
+        row.difference.append(comparison["difference"])
+        row.p_value.append(comparison["p_value"])
 
 
 def share_of_equal_outputs(cell: Cell, way: str, other_way: str) -> float:

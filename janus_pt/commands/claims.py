@@ -26,6 +26,7 @@ from janus_pt.claims.plan import (
     plan_cells,
     plan_table,
 )
+from janus_pt.claims.recipes import DEFAULT_RECIPE, RECIPES
 from janus_pt.config.exported import read_export_config
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import exclusive_folder
@@ -34,9 +35,10 @@ from janus_pt.utils.files import exclusive_folder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `claims`."""
     add = parser.add_argument
-    add("--scale", choices=SCALES, default="tiny", help="model, updates, seeds (default: tiny)")
+    add("--recipe", choices=RECIPES, help="gives --task, --scale, --system and the data")
+    add("--scale", choices=SCALES, help="model, updates, seeds (default: tiny)")
     add("--output", type=Path, default=Path("claims"), help="folder for all (default: claims)")
-    add("--task", default="nmt", help="row of janus_pt/tasks/table.py (default: nmt)")
+    add("--task", help="row of janus_pt/tasks/table.py (default: nmt)")
     add("--data", metavar="FOLDER", help="the task's data; default: a made-up language")
     add("--splits", nargs=3, default=["train", "dev", "test"], metavar=("TRAIN", "DEV", "TEST"))
     add("--tokenizer", metavar="FILE", help="default: of run.init_from, else one is trained")
@@ -64,8 +66,9 @@ def run(args: argparse.Namespace) -> None:
     """Do what is left to do, and write the report."""
     if args.jobs < 1:
         raise UserError(f"--jobs must be at least 1, but is {args.jobs}")
-    scale = SCALES[args.scale]
-    systems = parse_systems(args.system)
+    recipe = RECIPES[args.recipe] if args.recipe else DEFAULT_RECIPE
+    scale = SCALES[args.scale or recipe.scale]
+    systems = parse_systems(args.system or recipe.systems)
     names = [system.name for system in systems]
     if args.baseline and args.baseline not in names:
         raise UserError(
@@ -77,10 +80,13 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = args.tokenizer
     if tokenizer is None and origin is not None:
         tokenizer = f"{origin}/{read_export_config(origin).tokenizer_file}"
-    data = Data(args.task, args.output / "data", args.data, tuple(args.splits))
+    task = args.task or recipe.task
+    # Another task's data are not made by the recipe's command.
+    prep = recipe.prep if task == recipe.task else None
+    data = Data(task, args.output / "data", args.data, tuple(args.splits), prep)
     common = common_changes(args.output, data, tokenizer, origin) + args.set
     config = args.config or str(scale.config)
-    cells = plan_cells(args.output, config, systems, seeds, common)
+    cells = plan_cells(args.output, config, systems, seeds, common, data)
     if args.dry_run:
         print(plan_table(cells))
         return
@@ -92,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     waiting = f"{args.output}: another call, or what it left running, is at work there; waiting"
     # One call at a time: two would train the same cell into the same folder.
     with exclusive_folder(args.output, waiting) as lock:
-        prepare_data(data, tokenizer, cells[0].config.model.vocab_size)
+        prepare_data(data, tokenizer, cells[0].config.model)
         train_and_decode(cells, data, args.jobs, lock)
         # After all trainings, with nothing else running; other seeds are no faster or slower.
         first_seed = [cell for cell in cells if cell.seed == seeds[0]]

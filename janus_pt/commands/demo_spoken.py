@@ -58,9 +58,10 @@ WAYS = {
 def build_pairs(folder: Path, pairs: int) -> tuple[Path, Path]:
     """Make the pairs and their corpora; returns the tokenizers of sources and targets."""
     data = folder / "spoken"
-    source, target = folder / "characters.model", folder / "words.model"
+    source, target = folder / "written.model", folder / "words.model"
     call("prep", "spoken-forms", "--pairs", str(pairs), "--output", str(data))
-    train_tokenizer(data / "train.src", source, "--model-type", "char")
+    # Pieces of BPE are numbers of two digits, months, "$1": more of the task than characters say.
+    train_tokenizer(data / "train.src", source, "--model-type", "bpe", "--vocab-size", "600")
     train_tokenizer(data / "train.tgt", target, "--model-type", "word")
     command = ["prep", "build-task", "--task", TASK, "--data", str(data)]
     command += ["--source-tokenizer", str(source), "--tokenizer", str(target)]

@@ -2,7 +2,7 @@
 
     janus-pt prep spoken-forms --output spoken
 
-    2024-03-05 17:45 $1,204.50
+    5 Mar 2024, 17:45, $1,204.50
     the fifth of march twenty twenty four seventeen forty five one thousand two hundred and four dollars fifty cents
 
 This is text normalisation as speech synthesis needs it (Sproat and Jaitly 2016), with one right output for each source,
@@ -68,13 +68,14 @@ def draw_pair(rng: random.Random) -> tuple[str, str]:
     # Short amounts are as frequent as long ones. From 2 on: one dollar and one cent have no plural.
     dollars = rng.randint(2, 10 ** rng.randint(1, MAX_AMOUNT_DIGITS) - 1)
     cents = rng.randint(2, 99)
-    written = (f"{year}-{month:02}-{day:02}", f"{hour}:{minute:02}", f"${dollars:,}.{cents:02}")
+    date = f"{day} {calendar.month_abbr[month]} {year}"
+    written = (date, f"{hour}:{minute:02}", f"${dollars:,}.{cents:02}")
     spoken = (
         spoken_date(year, month, day),
         spoken_time(hour, minute),
         spoken_amount(dollars, cents),
     )
-    return " ".join(written), " ".join(spoken)
+    return ", ".join(written), " ".join(spoken)
 
 
 def draw_pairs(count: int, draw: Callable[[random.Random], tuple[str, str]]) -> dict[str, str]:

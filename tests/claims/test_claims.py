@@ -21,7 +21,6 @@ from janus_pt.claims.data import Data
 from janus_pt.claims.decode import result_file
 from janus_pt.claims.language import ADJECTIVES, NOUNS, VERBS, made_up_pairs
 from janus_pt.claims.plan import (
-    DEFAULT_SYSTEMS,
     SCALES,
     Cell,
     common_changes,
@@ -29,6 +28,7 @@ from janus_pt.claims.plan import (
     parse_systems,
     plan_cells,
 )
+from janus_pt.claims.recipes import DEFAULT_RECIPE, RECIPES
 from janus_pt.claims.ways import ways_of
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.utils.errors import UserError
@@ -41,17 +41,15 @@ def cells(
 ) -> list[Cell]:
     data = Data("nmt", output / "data", None, ("train", "dev", "test"))
     config = str(ROOT / SCALES["tiny"].config)
-    return plan_cells(
-        output, config, parse_systems(systems), seeds, common_changes(output, data, None, None)
-    )
+    named = parse_systems(systems or DEFAULT_RECIPE.systems)
+    return plan_cells(output, config, named, seeds, common_changes(output, data, None, None), data)
 
 
 def test_every_objective_has_its_ways_and_all_systems_the_same_budget() -> None:
-    assert all(map(ways_of, OBJECTIVES)) and set(DEFAULT_SYSTEMS) < OBJECTIVES.keys()
+    names = [name for (name,) in DEFAULT_RECIPE.systems]
+    assert all(map(ways_of, OBJECTIVES)) and set(names) < OBJECTIVES.keys()
     planned = cells()
-    assert [cell.name for cell in planned[:6]] == [f"{name}-seed1" for name in DEFAULT_SYSTEMS] + [
-        "ar-seed2"
-    ]
+    assert [cell.name for cell in planned[:6]] == [*(f"{n}-seed1" for n in names), "ar-seed2"]
     for cell in planned:
         ours, first = (c.config.model_dump() for c in (cell, planned[0]))
         assert ours.pop("objective")["name"] == cell.system.name and first.pop("objective")
@@ -74,6 +72,23 @@ def test_a_system_may_differ_in_anything() -> None:
     assert other.system.ways == plain.system.ways
     assert last_value("optimizer.lr", other.system.changes) == "1e-4"
     assert last_value("run.init_from", other.system.changes) is None
+
+
+def test_a_recipe_is_planned_with_its_own_validation(tmp_path: Path) -> None:
+    recipe = RECIPES["g2p"]
+    data = Data(recipe.task, tmp_path / "data", None, ("train", "dev", "test"), recipe.prep)
+    common = common_changes(tmp_path, data, None, None)
+    config = str(SCALES[recipe.scale].config)
+    planned = plan_cells(tmp_path, config, parse_systems(recipe.systems), (1,), common, data)
+    modes = {cell.system.name: cell.config.validation.mode for cell in planned}
+    assert modes["ar-rdrop"] == modes["janus"] == "ar" and modes["cmlmc"] == "nar"
+    assert modes["bang-nar"] == "bang_nar"
+    for cell in planned:
+        assert cell.config.validation.data == str(tmp_path / "data" / "cmudict")
+        assert cell.config.validation.split == "dev" and cell.config.run.patience > 0
+    by_name = {cell.system.name: cell.config.objective for cell in planned}
+    assert by_name["janus-light"].kl_ar_aux == 0.1 * by_name["janus"].kl_ar_aux
+    assert by_name["ar-rdrop"].name == "ar" and by_name["ar-rdrop"].draws == 2
 
 
 def test_what_is_compared_with_what() -> None:

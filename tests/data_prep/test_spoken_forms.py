@@ -14,11 +14,11 @@ from janus_pt.tasks.table import find_task
 
 pytest.importorskip("num2words")
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+SMALL_NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen
+    fourteen fifteen sixteen seventeen eighteen nineteen"""
+UNITS = SMALL_NUMBERS.split()
+LARGE_NUMBERS = "twenty thirty forty fifty sixty seventy eighty ninety"
+TENS = LARGE_NUMBERS.split()
 
 
 def number(words: list[str]) -> int:
@@ -61,8 +61,8 @@ def test_sources_and_targets_say_the_same(tmp_path: Path) -> None:
     sources = [source for part in splits.values() for source in part.sources]
     assert len(set(sources)) == len(sources) == 1300
     for source, target in zip(splits["train"].sources, splits["train"].targets, strict=True):
-        date, time, amount = source.split()
-        day = datetime.date.fromisoformat(date)
+        date, time, amount = source.split(", ")
+        day = datetime.datetime.strptime(date, "%d %b %Y")
         assert f" of {day.strftime('%B').lower()} " in target
         assert re.fullmatch(r"\d\d?:\d\d", time)
         before_dollars, cents = target.split(" dollars ")
