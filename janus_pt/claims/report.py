@@ -1,4 +1,4 @@
-"""The report of a comparison: tables and claims in Markdown, JSON, pictures, and MLflow."""
+"""The report of a comparison: `claims.json` with all numbers, a page and Markdown of it, MLflow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import torch
 
+from janus_pt.claims.curves import read_curves
 from janus_pt.claims.data import Data
 from janus_pt.claims.decode import read_row
+from janus_pt.claims.page import render
 from janus_pt.claims.plan import Cell
 from janus_pt.claims.plots import plot_curves, plot_speeds
 from janus_pt.claims.rows import ComparisonRow, collect_rows
+from janus_pt.claims.samples import read_samples
 from janus_pt.claims.speed import Speed
 from janus_pt.claims.tracking import track_report
 from janus_pt.claims.ways import GREEDY
@@ -49,37 +53,56 @@ class TrainingSummary:
 def write_report(
     output: Path, cells: Sequence[Cell], data: Data, speed: Speed, baseline: str | None
 ) -> None:
-    """Compare the cells and write `report.md`, `report.json`, `curves.png` and `speeds.png`.
+    """Compare the cells and write `claims.json`, `report.html`, `report.md` and two pictures.
 
     The scores and these files are logged to MLflow, and the main table is printed.
     """
     rows = collect_rows(cells, data, speed, baseline)
     trainings = [summarize_training(cell) for cell in cells]
-    # Ways of one task have the same metrics: each signature once.
-    signatures = {}
-    for cell in cells:
-        for way in cell.system.ways:
-            signatures.update(read_row(cell.folder, way)["signatures"])
-    content = {
-        "rows": [asdict(row) for row in rows],
-        "training": [asdict(training) for training in trainings],
-        # The speeds themselves are in the rows.
-        "speed": {
-            "sentences": speed.sentences,
-            "repeats": speed.repeats,
-            "device": speed.device,
-        },
-        "signatures": signatures,
-    }
-    write_atomically(output / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
-    paragraphs = markdown(cells, rows, trainings, data, speed, signatures)
+    content = claims_content(cells, rows, trainings, data, speed)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_atomically(output / "claims.json", text)
+    # Of the file's text: the page can be made again from it, and from nothing else.
+    write_atomically(output / "report.html", render(json.loads(text)))
+    paragraphs = markdown(cells, rows, trainings, data, content)
     write_atomically(output / "report.md", "\n\n".join(paragraphs) + "\n")
     plot_curves(cells, output / "curves.png")
     plot_speeds(rows, output / "speeds.png")
     # Last, since it uploads the files written above.
     track_report(output, cells)
     print(comparison_table(rows))
-    print(f"\n{output / 'report.md'}")
+    print(f"\n{output / 'report.html'}")
+
+
+def claims_content(
+    cells: Sequence[Cell],
+    rows: Sequence[ComparisonRow],
+    trainings: Sequence[TrainingSummary],
+    data: Data,
+    speed: Speed,
+) -> dict[str, Any]:
+    """What `claims.json` holds: every number, curve and sample of the page."""
+    systems = dict.fromkeys(cell.system.name for cell in cells)
+    # Ways of one task have the same metrics: each signature once.
+    signatures: dict[str, str] = {}
+    for cell in cells:
+        for way in cell.system.ways:
+            signatures.update(read_row(cell.folder, way)["signatures"])
+    metric = compared_metric(data.row.metrics)
+    first_seed = [cell for cell in cells if cell.seed == cells[0].seed]
+    return {
+        "title": f"{data.task}: {', '.join(systems)}",
+        "setting": _setting(cells, data),
+        "metric": metric,
+        "explanation": _explanation(metric, speed),
+        "sizes": speed_sizes(rows),
+        "rows": [asdict(row) for row in rows],
+        "trainings": [asdict(training) for training in trainings],
+        "curves": [asdict(curve) for curve in read_curves(cells)],
+        "samples": read_samples(first_seed, data),
+        "signatures": signatures,
+        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}.",
+    }
 
 
 def summarize_training(cell: Cell) -> TrainingSummary:
@@ -107,29 +130,32 @@ def markdown(
     rows: Sequence[ComparisonRow],
     trainings: Sequence[TrainingSummary],
     data: Data,
-    speed: Speed,
-    signatures: Mapping[str, str],
+    content: Mapping[str, Any],
 ) -> Iterator[str]:
-    """The paragraphs of the report."""
-    systems = dict.fromkeys(cell.system.name for cell in cells)
-    metric = compared_metric(data.row.metrics)
-    yield f"# {data.task}: {', '.join(systems)}"
-    yield _setting(cells, data)
+    """The paragraphs of the report; `content` is what `claims.json` holds."""
+    yield f"# {content['title']}"
+    yield content["setting"]
     yield comparison_table(rows)
-    yield (
-        f"Means over seeds, in brackets each seed. ±: half the 95 % bootstrap interval of {metric}. "
-        f"Δ and p: {metric} against the system named, same seed, paired bootstrap (1,000 samples, "
-        "as sacrebleu's); p is the largest of the seeds'. Speed: sentences/s, the first seed's model, "
-        f"{speed.sentences} sentences, best of {speed.repeats}, all ways by turns on "
-        f"{speed.device}, encoder and tokenising counted, float32; x: times greedy search of the "
-        "first system that has it."
-    )
-    yield "\n".join(f"- {name}: `{signature}`" for name, signature in signatures.items())
+    yield content["explanation"]
+    signatures = content["signatures"].items()
+    yield "\n".join(f"- {name}: `{signature}`" for name, signature in signatures)
     yield "## Training"
     yield training_table(trainings)
     yield "![Validation losses](curves.png)"
     yield "![Quality against speed](speeds.png)"
-    yield f"{platform.processor() or platform.machine()}, torch {torch.__version__}."
+    yield content["machine"]
+
+
+def _explanation(metric: str, speed: Speed) -> str:
+    """What the columns of the main table are."""
+    return (
+        f"Means over seeds, in brackets each seed. ±: half the 95 % bootstrap interval of {metric}. "
+        f"Δ and p: {metric} against the system named, same seed, paired bootstrap (1,000 samples, "
+        "as sacrebleu's); p is the largest of the seeds'. Speed: sentences/s, the first seed's "
+        f"model, {speed.sentences} sentences, best of {speed.repeats}, all ways by turns on "
+        f"{speed.device}, encoder and tokenising counted, float32; x: times greedy search of the "
+        "first system that has it."
+    )
 
 
 def _setting(cells: Sequence[Cell], data: Data) -> str:
@@ -137,6 +163,7 @@ def _setting(cells: Sequence[Cell], data: Data) -> str:
     config = cells[0].config
     model = config.model
     seeds = sorted({cell.seed for cell in cells})
+    kept = "best validation" if config.run.patience else "last checkpoint"
     layers = f"{model.encoder_layers}+{model.decoder_layers} layers"
     return (
         f"{len(data.test.sources):,} test sentences ({data.splits[2]}). "
@@ -144,15 +171,21 @@ def _setting(cells: Sequence[Cell], data: Data) -> str:
         f"{model.num_attention_heads} heads, vocabulary {model.vocab_size:,}. "
         f"{config.run.max_steps:,} updates of {config.data.global_batch_size:,} "
         f"{config.data.batch_unit}, {config.precision.dtype}; "
-        f"seeds {', '.join(map(str, seeds))}. Raw data, last checkpoint, no averaging."
+        f"seeds {', '.join(map(str, seeds))}. Raw data, {kept}, no averaging."
     )
+
+
+def speed_sizes(rows: Sequence[ComparisonRow]) -> list[str]:
+    """The batch sizes that were timed."""
+    timed = [row for row in rows if row.speeds]
+    return list(timed[0].speeds) if timed else []
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> str:
     """The rows in Markdown."""
     metrics = list(rows[0].values)
+    sizes = speed_sizes(rows)
     timed = [row for row in rows if row.speeds]
-    sizes = list(timed[0].speeds) if timed else []
     # The first system that has it, usually `ar`: one measure for all speeds.
     greedy = [row for row in timed if row.way == GREEDY]
     greedy_speeds = greedy[0].speeds if greedy else {}

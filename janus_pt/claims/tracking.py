@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REPORT_RUN = "report"
-FILES = ("report.md", "report.json", "curves.png", "speeds.png")
+FILES = ("report.html", "report.md", "claims.json", "curves.png", "speeds.png")
 
 
 def open_experiment(cells: Sequence[Cell]) -> None:

@@ -20,6 +20,7 @@ from janus_pt.claims.compare import baseline_of, compare
 from janus_pt.claims.data import Data
 from janus_pt.claims.decode import result_file
 from janus_pt.claims.language import ADJECTIVES, NOUNS, VERBS, made_up_pairs
+from janus_pt.claims.page import render
 from janus_pt.claims.plan import (
     SCALES,
     Cell,
@@ -259,7 +260,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "folder": folder,
         "kept": kept,
-        "report": json.loads((folder / "claims" / "report.json").read_text()),
+        "report": json.loads((folder / "claims" / "claims.json").read_text()),
     }
 
 
@@ -276,7 +277,7 @@ def test_what_was_done_before_the_kill_is_not_done_again(compared: dict[str, Any
         and ": decoding" not in again.stdout
     )
     assert (
-        json.loads((compared["folder"] / "claims" / "report.json").read_text())
+        json.loads((compared["folder"] / "claims" / "claims.json").read_text())
         == compared["report"]
     )
 
@@ -313,6 +314,8 @@ def test_the_report_says_what_the_outputs_are(compared: dict[str, Any]) -> None:
     )
     text = (folder / "report.md").read_text()
     assert "12 updates of 1,024 tokens" in text
+    page = (folder / "report.html").read_text()
+    assert page == render(json.loads((folder / "claims.json").read_text()))
     # The report's rows of the system; the columns are padded.
     assert len(re.findall(r"^\| janus +\|", text, re.MULTILINE)) == len(ways_of("janus"))
     assert all(
@@ -333,7 +336,7 @@ def test_all_is_in_one_experiment(compared: dict[str, Any]) -> None:
         logged = runs[f"{row['system']}-seed1"].data.metrics
         assert logged[f"test/{row['way'].replace(',', '')}/bleu"] == row["values"]["bleu"][0]
     files = {file.path for file in client.list_artifacts(runs["report"].info.run_id)}
-    assert {"report.md", "report.json", "curves.png"} <= files
+    assert {"report.html", "report.md", "claims.json", "curves.png"} <= files
 
 
 @pytest.mark.slow
