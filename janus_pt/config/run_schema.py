@@ -67,6 +67,10 @@ class RunConfig(Section):
     """Steps in a row without a finite gradient, each skipped, after which the run saves and stops."""
     peer_timeout: Annotated[float, Field(ge=1)] = 600.0
     """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
+    cuda_graphs: bool = False
+    """Launch the model's forward and backward pass over a micro-batch as two CUDA graphs instead of hundreds of
+    kernels: for small micro-batches, for which the host is too slow. Rows are padded to one of few lengths. A
+    micro-batch of a new length runs beside the graphs' memory: count activations twice. Never run on a GPU yet."""
     init_from: str | None = None
     """Export folder whose weights the run starts from."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None

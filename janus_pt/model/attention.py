@@ -14,6 +14,7 @@ from janus_pt.config.schema import ModelConfig
 from janus_pt.model.cost import AllReduces, Cost, Elements, linear_size
 from janus_pt.model.dropout import dropout as drop
 from janus_pt.model.flex import attend_blocks
+from janus_pt.model.joint_linear import joint_linear
 from janus_pt.model.kv_cache import KeysValues
 from janus_pt.model.layer_factory import Layers
 from janus_pt.model.padding import join_samples, split_samples
@@ -64,8 +65,8 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:
         """Keys, rotated, and values of the sequence `x [batch, keys, hidden]`."""
-        keys = self._split_heads(self.k_proj(x))
-        values = self._split_heads(self.v_proj(x))
+        projected = joint_linear(x, self.k_proj, self.v_proj)
+        keys, values = (self._split_heads(part) for part in projected)
         if rotation is not None:
             keys = rotation.apply(keys)
         return keys, values

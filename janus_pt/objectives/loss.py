@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_pt.config.schema import ObjectiveConfig
+from janus_pt.model.dropout import Seed
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
 from janus_pt.objectives.r_drop import both_draws, weights_of_both_draws
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch
+from janus_pt.packing.slots import Slots, Source
+
+
+class CapturedPass(Protocol):
+    """`parallel.captured_pass.CapturedPass`, as far as it is used here."""
+
+    def seed_dropout(self, seed: Seed) -> None:
+        """As of the model."""
+
+    def __call__(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
+        """The model's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +154,19 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.captured_pass: CapturedPass | None = None
+        """Runs the model's training passes in its place."""
+
+    def seed_dropout(self, seed: Seed) -> None:
+        """Make dropout of the next forward pass a function of `seed`."""
+        (self.captured_pass or self.model).seed_dropout(seed)
 
     def forward(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """See `ObjectiveLoss`."""
         before_decode = OBJECTIVES[self.loss.objective.name].before_decode
         if before_decode is None:
-            hidden, length_logits = self.model(batch.source, batch.slots)
+            run = self.captured_pass or self.model
+            hidden, length_logits = run(batch.source, batch.slots)
         else:
             # The encoder's output serves both passes of the decoder.
             encoder_out = self.model.encode(batch.source)

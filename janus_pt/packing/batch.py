@@ -13,6 +13,7 @@ from torch import Tensor
 from janus_pt.packing.alignment import Alignment, align
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
 from janus_pt.packing.example import Example, IntArray
+from janus_pt.packing.padded import round_to_row_step
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import (
     PADDING,
@@ -79,8 +80,11 @@ def collate(
     draws: int = 1,
     suffix_streams: Collection[str] = (),
     aligned_stream: str | None = None,
+    round_length: Callable[[int], int] = round_to_row_step,
 ) -> Batch:
     """Pack examples into a batch of one row; `pack_row` decides where their slots stand.
+
+    `round_length` pads the lengths of the sources and of each section of the slots.
 
     With two `draws` every sample is in the row twice, and dropout will treat the two differently;
     `targets` and `lengths` stay. What the second ones predict are streams of their own,
@@ -90,7 +94,7 @@ def collate(
         ValueError: the streams' rows cannot be prefixes (or suffixes) of one list of all targets.
     """
     drawn = [*examples] * draws
-    layout = pack_row(drawn)
+    layout = pack_row(drawn, round_length)
     table = np.tile(PADDING, (layout.width, 1))
     for sample, (example, positions) in enumerate(zip(drawn, layout.positions, strict=True)):
         table[positions] = np.concatenate((example.content, example.query))
@@ -113,7 +117,7 @@ def collate(
         alignment, slots = _aligned(examples, layout.positions, aligned_stream)
         predict[aligned_stream] = torch.from_numpy(slots - layout.first_predicting)
     batch = Batch(
-        source=pack_sources([example.source for example in drawn]),
+        source=pack_sources([example.source for example in drawn], round_length),
         slots=pack_slots(table, layout.num_content, layout.first_predicting),
         targets=torch.from_numpy(targets[order].astype(np.int64)),
         predict=predict,

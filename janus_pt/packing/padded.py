@@ -68,6 +68,23 @@ def stable_argsort(keys: IntArray, count: int) -> IntArray:
     return np.argsort(narrow, kind="stable")
 
 
+GRAPH_STEPS = 8
+"""Lengths for CUDA graphs between a power of two and the next: rows get longer by a sixteenth on average."""
+MIN_GRAPH_STEP = 128
+"""Slots of a block of FlexAttention's masks."""
+
+
+def round_to_row_step(size: int) -> int:
+    """The length of a row's section."""
+    return round_up(size, ROW_STEP)
+
+
+def round_to_graph_step(size: int) -> int:
+    """The length of a row's section where each combination of lengths has its own CUDA graphs."""
+    power_of_two = 1 << max(0, int(size).bit_length() - 1)
+    return round_up(size, max(MIN_GRAPH_STEP, power_of_two // GRAPH_STEPS))
+
+
 def round_up(size: int, step: int) -> int:
     """The next multiple of `step`. The fewer sizes there are, the fewer kernels are compiled for
     them."""

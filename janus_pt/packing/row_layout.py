@@ -2,19 +2,18 @@
 
 Contents come first, as only they are keys, and slots that predict come last, as only they are
 computed in the last layer. Inside each of these sections, the slots of one side of a sample stand
-together, so that most blocks of the mask are empty. Each section ends with a little padding, up to
-a multiple of `ROW_STEP`.
+together, so that most blocks of the mask are empty. Each section ends with a little padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from janus_pt.packing.example import Example, IntArray
-from janus_pt.packing.padded import ROW_STEP, round_up, stable_argsort
+from janus_pt.packing.padded import round_to_row_step, stable_argsort
 from janus_pt.packing.slots import SEGMENT
 
 CONTENT, PREDICTING_CONTENT, QUERY = 0, 1, 2
@@ -37,8 +36,10 @@ class RowLayout:
     first_predicting: int
 
 
-def pack_row(examples: Sequence[Example]) -> RowLayout:
-    """Lay out the examples. All their queries predict."""
+def pack_row(
+    examples: Sequence[Example], round_length: Callable[[int], int] = round_to_row_step
+) -> RowLayout:
+    """Lay out the examples. All their queries predict. `round_length` pads a section's length."""
     sizes = [len(example.content) + len(example.query) for example in examples]
     sample = np.repeat(np.arange(len(examples)), sizes)
     side = np.concatenate([_sides(example) for example in examples])
@@ -47,9 +48,9 @@ def pack_row(examples: Sequence[Example]) -> RowLayout:
     # a sample keep their order.
     key = (section * NUM_SIDES + side) * len(examples) + sample
     order = stable_argsort(key, NUM_SECTIONS * NUM_SIDES * len(examples))
-    # Sections begin at multiples of ROW_STEP; the padding before a section shifts its slots.
+    # The padding before a section shifts its slots.
     section_sizes = np.bincount(section, minlength=NUM_SECTIONS)
-    padded_sizes = [round_up(size, ROW_STEP) for size in section_sizes]
+    padded_sizes = [round_length(size) for size in section_sizes]
     padded_start = np.cumsum([0, *padded_sizes])
     unpadded_start = np.cumsum(section_sizes) - section_sizes
     shift = padded_start[:-1] - unpadded_start

@@ -20,7 +20,7 @@ stop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from janus_pt.packing.buffer import map_leaves
 from janus_pt.packing.example import IntArray, SlotArray
-from janus_pt.packing.padded import ROW_STEP, PaddedLayout, make_padded_layout, round_up
+from janus_pt.packing.padded import PaddedLayout, make_padded_layout, round_to_row_step
 
 FIELDS = ("token", "position", "segment", "rank", "until", "start", "stop")
 TOKEN, POSITION, SEGMENT, RANK, UNTIL, START, STOP = range(len(FIELDS))
@@ -180,11 +180,16 @@ class Source:
         return moved
 
 
-def pack_sources(sequences: Sequence[IntArray]) -> Source:
-    """All sources in one row; `sequences` are 1-d integer arrays, none empty."""
+def pack_sources(
+    sequences: Sequence[IntArray], round_length: Callable[[int], int] = round_to_row_step
+) -> Source:
+    """All sources in one row; `sequences` are 1-d integer arrays, none empty.
+
+    `round_length` pads the row.
+    """
     lengths = np.array([len(sequence) for sequence in sequences])
     count = int(lengths.sum())
-    width = round_up(count, ROW_STEP)
+    width = round_length(count)
     tokens = np.zeros(width, dtype=np.int32)
     tokens[:count] = np.concatenate(sequences)
     # Positions begin at 0 again in each sample.

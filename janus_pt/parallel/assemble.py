@@ -26,6 +26,7 @@ from janus_pt.parallel.pipeline import Pipeline, announce_no_shapes, is_pipeline
 from janus_pt.parallel.sequence import sum_gradients_over_rows
 from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers, vocab_shard
+from janus_pt.utils.errors import UserError
 
 
 def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Engine:
@@ -35,7 +36,8 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
         weights: the unsharded weights to start from, by name; by default they follow from `run.seed`.
 
     Raises:
-        UserError: ranks that hold the same parameter hold different values.
+        UserError: ranks that hold the same parameter hold different values; or the configuration asks
+            for what the device cannot do.
     """
     parallel = config.parallel
     stages = pipeline_layers(config.model, parallel.pipeline_parallel_size)
@@ -67,6 +69,9 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     # which would hide a difference, and ZeRO-3 leaves no rank a whole parameter.
     check_identical(*parameter_fingerprints(model))
 
+    if config.run.cuda_graphs and groups.device().type == "cpu":
+        raise UserError("run.cuda_graphs: this run is on a CPU: set it to false")
+
     # Last, because DeepSpeed moves the parameters to the device, casts them, and with ZeRO replaces
     # their memory: nothing may change them from outside afterwards.
     settings = derived_deepspeed_config(
@@ -77,7 +82,9 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
         config.deepspeed,
         parallel_state.get_data_parallel_world_size(),
     )
-    engine = build_engine(module, build_optimizer(config.optimizer, model), settings)
+    engine = build_engine(
+        module, build_optimizer(config.optimizer, model), settings, config.run.cuda_graphs
+    )
     if is_pipeline(engine):
         announce_no_shapes(engine)
     return engine

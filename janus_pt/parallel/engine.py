@@ -14,8 +14,9 @@ from deepspeed.runtime.utils import clip_grad_norm_, is_invalid_grad_norm
 from torch import Tensor, nn
 
 from janus_pt.model.transformer import JanusTransformer
-from janus_pt.objectives.loss import ObjectiveLoss
+from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.packing.batch import Batch
+from janus_pt.parallel.captured_pass import CapturedPass
 from janus_pt.parallel.gradient_sums import batch_gradients
 from janus_pt.parallel.groups import Mpu
 from janus_pt.parallel.host_waits import avoid_waits
@@ -90,12 +91,16 @@ class Engine(Protocol):
 
 
 def build_engine(
-    module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+    captured: bool = False,
 ) -> Engine:
     """Hand the module to DeepSpeed: device, precision, ZeRO, clipping. All ranks take part.
 
     Args:
         settings: of `derived_deepspeed_config`.
+        captured: run the model's training passes as CUDA graphs.
     """
     # A PipelineModule brings its own topology, and with it DeepSpeed refuses an mpu.
     mpu = None if isinstance(module, PipelineModule) else Mpu
@@ -112,8 +117,12 @@ def build_engine(
         # of a gradient that tensor-parallel ranks hold identically, only the first rank's copy
         # counts, so an infinity on another rank would pass unseen.
         engine.optimizer.check_grad_overflow = True
-    batch_gradients(engine.optimizer)
+    sums = batch_gradients(engine.optimizer)
     avoid_waits(engine.optimizer)
+    if captured:
+        assert sums is not None, "graphs need DeepSpeed's bfloat16 optimizer"
+        assert isinstance(module, TrainingModule)
+        module.captured_pass = CapturedPass(module.model, sums)
     return engine
 
 

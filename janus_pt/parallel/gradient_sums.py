@@ -6,6 +6,7 @@ model of some hundred parameters some thousand kernels a step, each too small fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,15 +17,16 @@ PENDING_ELEMENTS = 1 << 25
 """Gradients wait until they are so many: bounds their memory, and their float32 copies'."""
 
 
-def batch_gradients(optimizer: Any) -> None:
+def batch_gradients(optimizer: Any) -> GradientSums | None:
     """Make DeepSpeed's bfloat16 optimizer handle gradients together; leaves any other as it is."""
     if not isinstance(optimizer, BF16_Optimizer):
-        return
+        return None
     sums = GradientSums(optimizer)
     # Called for each gradient: by hooks as soon as it is there, and after a backward pass.
     optimizer._update_hp_grad = sums.collect
     optimizer.update_hp_grads = sums.collect_rest
     optimizer.get_grads_for_norm = sums.for_norm
+    return sums
 
 
 class GradientSums:
@@ -36,36 +38,32 @@ class GradientSums:
     def __init__(self, optimizer: BF16_Optimizer) -> None:
         self._optimizer = optimizer
         self._for_norm = optimizer.get_grads_for_norm
+        self._places = {
+            id(parameter): (group, index)
+            for group, parameters in enumerate(optimizer.bf16_groups)
+            for index, parameter in enumerate(parameters)
+        }
+        # Sums and what is to be added to them, in pairs.
         self._sums: list[Tensor] = []
         self._gradients: list[Tensor] = []
         self._pending = 0
 
     @torch.no_grad()
-    def collect(self, parameter: Any, group: int, index: int, clear_lp_grads: bool = False) -> None:
-        """Take a parameter's gradient, and add it to its sum before `collect_rest` returns."""
-        if parameter.grad is None:
-            return
-        optimizer = self._optimizer
-        total = optimizer.fp32_groups_gradients[group][index]
+    def take(self, parameter: Any, gradient: Tensor) -> None:
+        """Remember a gradient; at the latest `add` adds it to its sum."""
+        group, index = self._places[id(parameter)]
+        total = self._optimizer.fp32_groups_gradients[group][index]
         parameter._hp_grad = total
-        optimizer.fp32_groups_has_gradients[group][index] = True
+        self._optimizer.fp32_groups_has_gradients[group][index] = True
         self._sums.append(total)
-        self._gradients.append(parameter.grad.view_as(total))
+        self._gradients.append(gradient.reshape(-1))
         self._pending += total.numel()
-        # The next backward pass makes a new one: nothing to set to zero.
-        parameter.grad = None
         if self._pending >= PENDING_ELEMENTS:
-            self._add()
+            self.add()
 
     @torch.no_grad()
-    def collect_rest(self, clear_lp_grads: bool = False) -> None:
-        """Take all gradients that no hook has taken; all sums are complete afterwards."""
-        for group, parameters in enumerate(self._optimizer.bf16_groups):
-            for index, parameter in enumerate(parameters):
-                self.collect(parameter, group, index)
-        self._add()
-
-    def _add(self) -> None:
+    def add(self) -> None:
+        """Add what is remembered."""
         if not self._sums:
             return
         # Of two dtypes only copies are done together; sums would be one by one.
@@ -73,6 +71,27 @@ class GradientSums:
         torch._foreach_copy_(copies, self._gradients)
         torch._foreach_add_(self._sums, copies)
         self._sums, self._gradients, self._pending = [], [], 0
+
+    def mark(self, parameters: Iterable[Any]) -> None:
+        """Say that these parameters have a gradient, where `take` was not called for it."""
+        for parameter in parameters:
+            group, index = self._places[id(parameter)]
+            self._optimizer.fp32_groups_has_gradients[group][index] = True
+
+    def collect(self, parameter: Any, *_: Any) -> None:
+        """Take a parameter's gradient from it; what DeepSpeed's hooks call."""
+        if parameter.grad is None:
+            return
+        self.take(parameter, parameter.grad)
+        # The next backward pass makes a new one: nothing to set to zero.
+        parameter.grad = None
+
+    def collect_rest(self, **_: Any) -> None:
+        """Take all gradients that no hook has taken; all sums are complete afterwards."""
+        for parameters in self._optimizer.bf16_groups:
+            for parameter in parameters:
+                self.collect(parameter)
+        self.add()
 
     @torch.no_grad()
     def for_norm(self, for_clipping: bool = False) -> Any:

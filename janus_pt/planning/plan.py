@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from janus_pt.model.layer_numbers import (
 )
 from janus_pt.objectives.expected_sizes import SampleSizes, longest_target, sample_sizes, samples_of
 from janus_pt.packing.example import BOUNDARY_TOKENS
+from janus_pt.packing.padded import round_to_graph_step
 from janus_pt.parallel.parameter_groups import trained_parameters, trained_share, trains_all
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.flops import CONTENT_READ, flops_per_step
@@ -100,12 +102,26 @@ def plan(config: Config, world_size: int, sizes: SampleSizes) -> Iterator[tuple[
     yield "target tokens a step", f"{samples * sizes.target:,.0f}"
     micro_batch = f"{data.micro_batch_size:,} {data.batch_unit}"
     yield "a micro-batch", f"{micro_batch}; {sizes.slots:,.0f} decoder slots a sample"
+    if run.cuda_graphs:
+        yield "padding for CUDA graphs", f"{100 * graph_padding(config, sizes):.1f} % of the slots"
     yield "gradient accumulation", f"{micro_batches} micro-batches a rank"
     if pipeline > 1:
         waiting = 100 * bubble(pipeline, micro_batches)
         yield "pipeline bubble", f"{waiting:.1f} % of a step"
     yield "FLOPs a step", f"{flops:.3g}"
     yield "the run", f"{run.max_steps:,} steps, {run_size}, {flops * run.max_steps:.3g} FLOPs"
+
+
+def graph_padding(config: Config, sizes: SampleSizes) -> float:
+    """Padding of a micro-batch's rows for CUDA graphs, as a share of what is not padding.
+
+    Of rows of mean size; those that predict among the contents are counted as other contents.
+    """
+    samples = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)
+    samples *= config.objective.draws
+    lengths = [samples * length for length in (sizes.source, sizes.content, sizes.queries)]
+    padded = [round_to_graph_step(math.ceil(length)) for length in lengths]
+    return sum(padded) / sum(lengths) - 1
 
 
 def bubble(stages: int, micro_batches: int) -> float:

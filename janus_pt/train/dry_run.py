@@ -22,23 +22,31 @@ NO_MEMORY = "can't allocate memory"
 """Part of torch's message on a CPU, where the error has no type of its own."""
 
 
-def dry_step(engine: Engine, data: DataConfig, corpora: Sequence[Corpus]) -> None:
+def dry_step(
+    engine: Engine, data: DataConfig, corpora: Sequence[Corpus], for_graphs: bool = False
+) -> None:
     """Forward, backward and update on random tokens, without effect; all ranks take part.
 
     Memory is taken as in any step, optimizer state included.
+
+    Args:
+        for_graphs: the batch is one for CUDA graphs (`run.cuda_graphs`).
 
     Raises:
         UserError: the device has not enough memory.
     """
     loss = engine.module.loss
-    batch = largest_batch(data, engine.module.model.config, loss.objective, corpora)
+    batch = largest_batch(data, engine.module.model.config, loss.objective, corpora, for_graphs)
     count = engine.gradient_accumulation_steps()
+    # Graphs are recorded when their size comes a second time.
+    repetitions = 2 if for_graphs else 1
     # All coefficients are zero, so the gradients are; at a rate of zero nothing decays either.
     coefficients = torch.zeros(len(loss.names), device=engine.device)
     for group in engine.optimizer.param_groups:
         group["lr"] = 0.0
     try:
-        run_step(engine, [batch] * count, coefficients, [(0,)] * count)
+        for _ in range(repetitions):
+            run_step(engine, [batch] * count, coefficients, [(0,)] * count)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
@@ -57,7 +65,11 @@ def _lacks_memory(error: RuntimeError) -> bool:
 
 
 def largest_batch(
-    data: DataConfig, model: ModelConfig, objective: ObjectiveConfig, corpora: Sequence[Corpus]
+    data: DataConfig,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    corpora: Sequence[Corpus],
+    for_graphs: bool = False,
 ) -> Batch:
     """A micro-batch of the longest samples that the corpora may have."""
     longest = min(max(corpus.longest for corpus in corpora), model.longest_sample)
@@ -69,4 +81,5 @@ def largest_batch(
     examples = [
         make_example(sample, rng, model=model, objective=objective) for _ in range(max(1, count))
     ]
-    return collate_examples(examples, objective)
+    blocks_for = model if for_graphs else None
+    return collate_examples(examples, objective, blocks_for, for_graphs)

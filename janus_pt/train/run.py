@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
 from janus_pt.checkpoint.store import CHECKPOINTS
 from janus_pt.config.reader import to_json
+from janus_pt.config.run_schema import RunConfig
 from janus_pt.config.schema import Config, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.workers import Collate, Prepare
@@ -66,7 +67,7 @@ def prepare(
     corpora = check_corpora(data, model, config.objective)
     decoding = open_decoding(config.validation, data, model.longest_text)
 
-    loader = train_loader(data, model, config.objective, config.run.seed)
+    loader = train_loader(data, model, config.objective, config.run)
     check_identical({"the corpus of data.train": loader.fingerprint})
 
     weights = None
@@ -77,7 +78,7 @@ def prepare(
 
     # Before a checkpoint is loaded: it needs an optimizer that has a state, which the first update
     # makes; and if memory is short, no time is lost.
-    dry_step(engine, data, corpora)
+    dry_step(engine, data, corpora, config.run.cuda_graphs)
 
     run = Run(
         config,
@@ -100,24 +101,28 @@ class ExampleFunctions(TypedDict):
     collate: Collate[Any, Batch]
 
 
-def example_functions(model: ModelConfig, objective: ObjectiveConfig) -> ExampleFunctions:
-    """The functions that make examples and batches for the objective."""
+def example_functions(
+    model: ModelConfig, objective: ObjectiveConfig, for_graphs: bool = False
+) -> ExampleFunctions:
+    """The functions that make examples and batches for the objective; see `collate_examples`."""
     uses_blocks = uses_block_masks(groups.device(), model.attention_dropout, model.head_size)
     blocks_for = model if uses_blocks else None
     return {
         "prepare": partial(make_example, model=model, objective=objective),
-        "collate": partial(collate_examples, objective=objective, blocks_for=blocks_for),
+        "collate": partial(
+            collate_examples, objective=objective, blocks_for=blocks_for, for_graphs=for_graphs
+        ),
     }
 
 
 def train_loader(
-    data: DataConfig, model: ModelConfig, objective: ObjectiveConfig, seed: int
+    data: DataConfig, model: ModelConfig, objective: ObjectiveConfig, run: RunConfig
 ) -> TrainLoader[Any, Batch]:
     """The training data of this rank. Ranks of one copy of the model read the same batches."""
     return TrainLoader(
         data,
-        **example_functions(model, objective),
-        seed=seed,
+        **example_functions(model, objective, run.cuda_graphs),
+        seed=run.seed,
         max_length=model.longest_sample,
         micro_batches_per_step=data.micro_batches_per_step,
         rank=parallel_state.get_data_parallel_rank(),

@@ -60,9 +60,11 @@ def run_step(
     """
     if is_pipeline(engine):
         return train_batches(engine, batches, scaled, seeds)
+    module = engine.module
+    assert isinstance(module, TrainingModule)
     sums = torch.zeros_like(scaled)
     for batch, seed in zip(batches, seeds, strict=True):
-        engine.module.model.seed_dropout(seed)
+        module.seed_dropout(seed)
         loss, batch_sums = engine(batch.to(engine.device), scaled)
         engine.backward(loss)
         # Between the last backward pass, which reduces the gradients, and the update in `step`.

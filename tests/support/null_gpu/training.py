@@ -66,7 +66,9 @@ def make_batch(config: Config, seed: int, length: int, shortest: int | None = No
     samples = size // length if config.data.batch_unit == "tokens" else size
     has_blocks = uses_block_masks(groups.device(), model.attention_dropout, model.head_size)
     examples = [example() for _ in range(samples)]
-    return collate_examples(examples, objective, model if has_blocks else None).pin_memory()
+    blocks_for = model if has_blocks else None
+    batch = collate_examples(examples, objective, blocks_for, config.run.cuda_graphs)
+    return batch.pin_memory()
 
 
 def start(config: Config) -> Engine:
