@@ -63,7 +63,7 @@ def _graph_problems(sections: Sections) -> Iterator[str]:
         if parallel.zero_stage != 1:
             yield "graphs add gradients to ZeRO-1's sums: set parallel.zero_stage to 1"
         if parallel.activation_checkpointing != "none":
-            yield "graphs do not recompute: set parallel.activation_checkpointing to "none""
+            yield 'graphs do not recompute: set parallel.activation_checkpointing to "none"'
     if precision and precision.dtype != "bfloat16":
         yield "graphs add gradients to bfloat16's float32 sums: set precision.dtype to bfloat16"
     if model and not uses_block_masks(
