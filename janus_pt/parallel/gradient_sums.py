@@ -78,7 +78,7 @@ class GradientSums:
             group, index = self._places[id(parameter)]
             self._optimizer.fp32_groups_has_gradients[group][index] = True
 
-    def collect(self, parameter: Any, *_: Any) -> None:
+    def collect(self, parameter: Any, *_: Any, **__: Any) -> None:
         """Take a parameter's gradient from it; what DeepSpeed's hooks call."""
         if parameter.grad is None:
             return
