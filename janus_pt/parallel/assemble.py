@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from janus_pt.model.meta import build_on_meta
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
 from janus_pt.parallel import groups
+from janus_pt.parallel.captured_pass import can_capture
 from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
 from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.engine import Engine, build_engine
@@ -71,6 +73,11 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
 
     if config.run.cuda_graphs and groups.device().type == "cpu":
         raise UserError("run.cuda_graphs: this run is on a CPU: set it to false")
+    if config.run.cuda_graphs and not can_capture():
+        raise UserError(
+            f"run.cuda_graphs: torch {torch.__version__} cannot record a backward pass whose parameters "
+            "have hooks: install a later one (2.13 can), or set it to false"
+        )
 
     # Last, because DeepSpeed moves the parameters to the device, casts them, and with ZeRO replaces
     # their memory: nothing may change them from outside afterwards.

@@ -13,6 +13,8 @@ does the same, so a number does not depend on what was.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,11 @@ class Sizes:
             slots.num_content,
             slots.first_predicting,
         )
+
+
+def can_capture() -> bool:
+    """Whether this torch has what `_nodes_on_captured_stream` needs."""
+    return hasattr(torch.autograd.graph, "set_override_stale_capture_stream")
 
 
 class CapturedPass:
@@ -148,7 +155,7 @@ class _Graphs:
         with torch.cuda.graph(self._forward, **options):
             outputs = passes.compute(self._source, self._slots)
         self._gradients = tuple(torch.empty_like(output) for output in outputs)
-        with torch.cuda.graph(self._backward, **options):
+        with _nodes_on_captured_stream(), torch.cuda.graph(self._backward, **options):
             passes.differentiate(outputs, self._gradients)
         self.outputs: Outputs = (outputs[0].detach(), outputs[1].detach())
 
@@ -162,6 +169,20 @@ class _Graphs:
         torch._foreach_copy_(self._gradients, gradients)
         self._backward.replay()
         self._passes._sums.mark(self._passes._parameters)
+
+
+@contextmanager
+def _nodes_on_captured_stream() -> Iterator[None]:
+    """Let autograd's nodes of the parameters, which DeepSpeed's hooks keep, follow the captured stream.
+
+    They are of the stream on which the hooks were made, and do nothing here: gradients are returned.
+    """
+    graph: Any = torch.autograd.graph
+    graph.set_override_stale_capture_stream(True)
+    try:
+        yield
+    finally:
+        graph.set_override_stale_capture_stream(False)
 
 
 def _leaves(source: Source, slots: Slots) -> list[Tensor]:
