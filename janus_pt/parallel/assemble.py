@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
