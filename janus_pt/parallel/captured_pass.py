@@ -132,7 +132,7 @@ class _Eager:
         self._passes = passes
         self.outputs = passes.compute(source, slots)
 
-    def backward(self, *gradients: Tensor) -> None:
+    def backward(self, gradients: Outputs) -> None:
         """Add the parameters' gradients to their sums."""
         self._passes.differentiate(self.outputs, gradients)
 
@@ -154,7 +154,7 @@ class _Graphs:
         }
         with torch.cuda.graph(self._forward, **options):
             outputs = passes.compute(self._source, self._slots)
-        self._gradients = tuple(torch.empty_like(output) for output in outputs)
+        self._gradients: Outputs = (torch.empty_like(outputs[0]), torch.empty_like(outputs[1]))
         with _nodes_on_captured_stream(), torch.cuda.graph(self._backward, **options):
             passes.differentiate(outputs, self._gradients)
         self.outputs: Outputs = (outputs[0].detach(), outputs[1].detach())
@@ -164,7 +164,7 @@ class _Graphs:
         torch._foreach_copy_(self._inputs, _leaves(source, slots))
         self._forward.replay()
 
-    def backward(self, *gradients: Tensor) -> None:
+    def backward(self, gradients: Outputs) -> None:
         """Add the parameters' gradients to their sums."""
         torch._foreach_copy_(self._gradients, gradients)
         self._backward.replay()
@@ -209,5 +209,5 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        ctx.begun.backward(*gradients)
+        ctx.begun.backward(gradients)
         return None, None, None, None
