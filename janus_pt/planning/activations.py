@@ -29,8 +29,8 @@ from janus_pt.parallel.stages import layer_costs
 
 FLOAT = 4
 """Bytes of a float32 number."""
-CHUNK_COPIES = 3
-"""Float32 arrays of a chunk's size in `objectives/fused_loss.py`."""
+CPU_CHUNK_COPIES = 3
+"""Float32 arrays of a chunk's size in `objectives/fused_loss/eager.py`."""
 
 
 @dataclass(frozen=True)
@@ -169,19 +169,28 @@ def loss_bytes(
     chunk = table_rows * rows
 
     # Forward: the table's gradient in float32, the slots, those that predict and their gradient, and
-    # a chunk in float32.
-    forward = (
-        table * FLOAT + (2 * predicted + slots) * hidden * width + FLOAT * CHUNK_COPIES * chunk
-    )
-    if width < FLOAT:
-        # The chunk's scores and the table's part of the gradient in low precision as well.
-        forward += (chunk + table) * width
+    # a chunk.
+    forward = table * FLOAT + (2 * predicted + slots) * hidden * width
+    forward += _chunk_bytes(chunk, table, width, batch.on_cpu)
     if model.output_bias:
         # The table with its bias is a copy of the table.
         forward += table * width
     # Backward: both gradients twice, as kept and as scaled, and the slots' gradient being summed.
     backward = 2 * (table + predicted * hidden + slots * hidden) * width
     return forward, backward
+
+
+def _chunk_bytes(chunk: float, table: float, width: int, on_cpu: bool) -> float:
+    """What the walk needs for a chunk of so many logits, over a table of so many elements."""
+    if on_cpu:
+        low_precision = (chunk + table) * width if width < FLOAT else 0.0
+        # The chunk's scores and the table's part of the gradient in low precision as well.
+        return FLOAT * CPU_CHUNK_COPIES * chunk + low_precision
+    # `fused_loss/cuda.py`: logits in float32, which their gradient overwrites or stands beside.
+    if width == FLOAT:
+        return FLOAT * chunk
+    # After the walk the table's gradient is copied to low precision, when the chunk is gone.
+    return max((FLOAT + width) * chunk, table * width)
 
 
 def in_flight(stages: int, stage: int, micro_batches: int) -> int:

@@ -214,17 +214,19 @@ def _loss_traffic(
     width: int,
     batch: MicroBatch,
 ) -> Traffic:
-    """The loss over a sharded vocabulary, for one micro-batch (`objectives/fused_loss.py`)."""
+    """The loss over a sharded vocabulary, for one micro-batch (`objectives/fused_loss/`)."""
     ranks = parallel.tensor_parallel_size
     terms = OBJECTIVES[objective.name].terms(objective)
     streams = len(terms.streams)
     predicted = batch.work.predicted_slots
     masked = batch.samples * batch.sizes.masked
 
-    # Sums over the vocabulary in float32: four a predicted token; one more at every masked token for
-    # each two streams that are compared.
+    # Sums over the vocabulary in float32: four a predicted token, and more at every masked token. On
+    # CUDA it is two for each pair of streams, on a CPU one for each two streams if any are compared.
     sums = 4 * predicted
-    if terms.pairs:
+    if not batch.on_cpu:
+        sums += 2 * len(terms.pairs) * masked
+    elif terms.pairs:
         sums += streams**2 * masked
     # The gradient of the hidden states is summed over the ranks as well.
     payload = predicted * model.hidden_size * width + sums * FLOAT

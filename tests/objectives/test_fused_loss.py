@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import janus_pt.objectives.fused_loss as losses
 from janus_pt.model.output_bias import append_bias
-from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
+from janus_pt.objectives.fused_loss import Terms, VocabShard, chunks, fused_losses
 
 TERMS = Terms(("ar", "nar", "aux"), (("ar", "aux"), ("aux", "nar"), ("ar", "nar")), 0.1)
 
@@ -66,11 +65,11 @@ def test_equal_to_the_plain_computation(
 ) -> None:
     hidden, weight, targets = inputs(seed, rows, int(share * rows), size, size + padding)
     coefficients = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    rows_before, losses.CPU_ROWS = losses.CPU_ROWS, chunk
+    rows_before, chunks.CPU_ROWS = chunks.CPU_ROWS, chunk
     try:
         total, sums = fused_losses(hidden, weight, targets, coefficients, TERMS, VocabShard(size))
     finally:
-        losses.CPU_ROWS = rows_before
+        chunks.CPU_ROWS = rows_before
     expected = plain_losses(hidden, weight[:size], targets, TERMS)
     torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)
     leaves = [weight, *hidden.values()]

@@ -1,0 +1,1 @@
+"""Triton kernels without a GPU: their launches recorded, compiled for a GPU, or run by the interpreter."""
