@@ -20,7 +20,12 @@ from pathlib import Path
 
 from janus_pt.commands.demo_docstrings import run_long
 from janus_pt.commands.demo_losses import loss_table
-from janus_pt.commands.demo_spoken import build_pairs, show_model, train_on_pairs
+from janus_pt.commands.demo_spoken import (
+    build_pairs,
+    print_next_steps,
+    show_model,
+    train_on_pairs,
+)
 from janus_pt.commands.demo_steps import build_text, pretrain
 from janus_pt.utils.extras import require
 
@@ -73,15 +78,18 @@ def run(args: argparse.Namespace) -> None:
     for package in ("num2words", "jiwer", "rouge_score"):
         require(package, "demo")
     start = time.monotonic()
+    model = None
     if args.long:
         run_long(args.output, args.runs)
     else:
-        run_demo(args.output, args.runs, SHORT if args.short else NORMAL)
+        model = run_demo(args.output, args.runs, SHORT if args.short else NORMAL)
     print(f"\nthe demo took {(time.monotonic() - start) / 60:.1f} minutes")
+    if model is not None:
+        print_next_steps(model)
 
 
-def run_demo(folder: Path, runs: Path, size: Size) -> None:
-    """Pretrain on text, train on pairs, decode, and print the tables."""
+def run_demo(folder: Path, runs: Path, size: Size) -> Path:
+    """Pretrain on text, train on pairs, decode, and print the tables; returns the model's folder."""
     pretrained = runs / "demo_pretrain"
     trained = runs / "demo_spoken"
     build_text(folder, size.megabytes)
@@ -91,7 +99,9 @@ def run_demo(folder: Path, runs: Path, size: Size) -> None:
     print("\n" + loss_table({"text, pretraining": pretrained, "spoken forms": trained}))
     print(f"curves: {pretrained}/loss.png, {trained}/loss.png")
     print("MLflow: mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
-    show_model(folder, trained / "export", size.tested, size.timed)
+    model = trained / "export"
+    show_model(folder, model, size.tested, size.timed)
+    return model
 
 
 def _steps(steps: int) -> list[str]:
