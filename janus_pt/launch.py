@@ -48,12 +48,39 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DUMP",
         help="do a step again that went wrong: a file of the folder `dumps` of the run",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="STEPS",
+        help="trace these steps, as 11-13, into the folder `profile` of the run: one rank of each "
+        "pipeline stage",
+    )
+    parser.add_argument(
+        "--memory-snapshot",
+        action="store_true",
+        help="record a GPU's memory from the start to the end of --profile's steps, or of three",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
         "--world-size", type=int, metavar="N", help="with --dry-run: plan for N processes"
     )
     # The deepspeed launcher passes this one; we read the environment instead.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def parse_steps(text: str) -> range:
+    """The steps that `--profile` names: one, or the first and the last of several.
+
+    Raises:
+        UserError: the text names no steps.
+    """
+    first, _, last = text.partition("-")
+    try:
+        steps = range(int(first), int(last or first) + 1)
+    except ValueError:
+        steps = range(0)
+    if not steps or steps[0] < 1:
+        raise UserError(f"--profile takes a step or a range of steps, as 11-13, but is {text!r}")
+    return steps
 
 
 def run_process(arguments: argparse.Namespace) -> None:
@@ -87,6 +114,7 @@ def intended_world_size(arguments: argparse.Namespace) -> int:
 
 def run_training(config: Config, arguments: argparse.Namespace, processes: int) -> None:
     """Train, replay a step, or print the plan, as the arguments say."""
+    traced = parse_steps(arguments.profile) if arguments.profile else range(0)
     # Imported here: torch, DeepSpeed and megatron-core take seconds.
     if arguments.replay is not None:
         from janus_pt.train.replay import replay
@@ -94,8 +122,11 @@ def run_training(config: Config, arguments: argparse.Namespace, processes: int) 
         replay(config, Path(arguments.replay))
     elif not arguments.dry_run:
         from janus_pt.train.loop import train
+        from janus_pt.train.report.instruments import Instruments
 
-        train(config, resume=arguments.resume == "auto")
+        folder = Path(config.run.output_dir)
+        instruments = Instruments(traced, arguments.memory_snapshot, folder)
+        train(config, resume=arguments.resume == "auto", instruments=instruments)
     elif is_first_rank():  # a plan needs no other rank
         from janus_pt.planning.plan import print_plan, runs_on_cpu
 

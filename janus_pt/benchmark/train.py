@@ -29,7 +29,8 @@ from janus_pt.benchmark.yardstick import Yardstick
 from janus_pt.model.cost import Workload
 from janus_pt.objectives.loss import TrainingModule
 from janus_pt.packing.batch import Batch
-from janus_pt.planning.flops import CONTENT_READ, flops_per_step, peak_flops
+from janus_pt.planning.flops import CONTENT_READ, flops_per_step
+from janus_pt.planning.peaks import peak_flops
 from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.tables import format_table
 from janus_pt.utils.text_files import write_json
@@ -151,9 +152,9 @@ def measure(case: Case, device: torch.device, repeats: int, threads: int) -> dic
         "peak_rss_mb": peak_memory_mb(take_steps, case, threads),
         "parts": {**step_parts(step, device), **parts_beside_the_step(case, step, device)},
     }
-    # Of a CPU the peak is only measured, in the same moment as the step: no such ratio is stated.
-    if device.type == "cuda":
-        numbers["mfu"] = flops / step_s / peak_flops(device, case.dtype)
+    peak = peak_flops(device, case.dtype)
+    if peak is not None:
+        numbers["mfu"] = flops / step_s / peak
     return numbers
 
 

@@ -30,8 +30,9 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
 )
 
 from janus_pt.checkpoint import universal
-from janus_pt.checkpoint.store import FILES, LATEST, STATE, from_first_rank, prune
+from janus_pt.checkpoint.store import FILES, LATEST, STATE, prune
 from janus_pt.parallel.engine import Engine
+from janus_pt.parallel.job_store import from_first_rank, meet
 from janus_pt.utils.errors import warn
 from janus_pt.utils.files import replace_folder, write_atomically
 
@@ -137,6 +138,8 @@ class AsyncCheckpointer:
         """
         # One at a time: two copies of the state in memory would be one too many.
         self._wait()
+        # Some rank's disk may be slow, and DeepSpeed's own barrier in `snapshot` waits on NCCL.
+        meet()
         files = snapshot(engine)
         if self._rank == 0:
             files[STATE] = io.BytesIO(json.dumps(state, indent=1).encode())
@@ -154,13 +157,15 @@ class AsyncCheckpointer:
         failed = from_first_rank(self._failed)
         return not failed
 
-    def give_up(self) -> None:
+    def give_up(self, seconds: float = GIVE_UP_S) -> None:
         """At the end of a run, however it ends: give the save in progress a last while.
+
+        What is not complete then has no name that counts, and the next start removes it.
 
         No other rank takes part, since they may be gone.
         """
         if self._thread.is_alive():
-            self._thread.join(GIVE_UP_S)
+            self._thread.join(seconds)
 
     def _wait(self) -> None:
         if self._thread.is_alive():

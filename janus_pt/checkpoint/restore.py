@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 from janus_pt.checkpoint import universal
 from janus_pt.checkpoint.layout import Layout, describe_layout
-from janus_pt.checkpoint.store import FILES, STATE, from_first_rank, seal, verify
+from janus_pt.checkpoint.store import FILES, STATE, seal, verify
 from janus_pt.parallel.engine import Engine
+from janus_pt.parallel.job_store import from_first_rank
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import staged_folder
 

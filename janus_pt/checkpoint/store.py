@@ -12,25 +12,17 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
+from janus_pt.parallel.job_store import from_all_ranks, from_first_rank
 from janus_pt.utils.errors import UserError, warn
 from janus_pt.utils.files import file_hash, write_atomically
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the run folder."""
 LATEST, STATE, FILES = "latest", "state.json", "files.json"
-
-Value = TypeVar("Value")
-
-
-def from_first_rank(value: Value) -> Value:
-    """The first rank's `value`, any picklable object, on every rank. All ranks take part."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def find(folder: Path, quick: bool = False, before_step: int | None = None) -> Path | None:
@@ -164,6 +156,5 @@ def _verify_together(checkpoint: Path, quick: bool) -> str | None:
     """The first problem that any rank has found in its part of the files, the same on all ranks."""
     # Hashing is bound by reading: every rank, on every node, takes its share.
     problem = verify(checkpoint, quick, dist.get_rank(), dist.get_world_size())
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    return next((problem for problem in problems if problem is not None), None)
+    # Not over NCCL: one rank's disk may be much slower than another's.
+    return next((found for found in from_all_ranks(problem) if found is not None), None)

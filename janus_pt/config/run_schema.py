@@ -66,7 +66,8 @@ class RunConfig(Section):
     max_left_out: Positive = 10
     """Steps in a row without a finite gradient, each skipped, after which the run saves and stops."""
     peer_timeout: Annotated[float, Field(ge=1)] = 600.0
-    """Seconds after which a rank that is gone or hangs ends the job. A conversion of a checkpoint must be quicker."""
+    """Seconds after which a rank that hangs ends the job; one that is gone ends it within 30 s
+    (docs/guides/cluster.md)."""
     cuda_graphs: bool = False
     """Launch the model's forward and backward pass over a micro-batch as two CUDA graphs instead of hundreds of
     kernels: for small micro-batches, for which the host is too slow. Rows are padded to one of few lengths. A
@@ -74,4 +75,4 @@ class RunConfig(Section):
     init_from: str | None = None
     """Export folder whose weights the run starts from."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
-    """The device's peak for MFU; found out when not given."""
+    """The device's peak in TFLOP/s, for MFU; by default from a table of accelerators. No MFU is reported of others."""

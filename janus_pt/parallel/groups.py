@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import resource
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +17,14 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
+from janus_pt.config.schema import PrecisionConfig
+
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 """DeepSpeed would compile these at the start on a CPU, in a minute or two. gloo does their work."""
+
+
+NCCL_MARGIN_S = 60
+"""Seconds by which NCCL's time limits are later than the heartbeat's."""
 
 
 class Mpu:
@@ -57,7 +66,8 @@ def initialize(
 
     Args:
         before_division: called when all ranks can reach each other, before the groups are made.
-        timeout_s: the longest a collective waits for a rank.
+        timeout_s: the longest a collective waits for a rank. On NCCL, which then aborts the process,
+            it is `NCCL_MARGIN_S` more: by then the heartbeat has ended the job and named the rank.
     """
     if "RANK" not in os.environ:
         _be_the_only_process()
@@ -69,8 +79,12 @@ def initialize(
         get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
     for op in JUST_IN_TIME_OPS:
         deepspeed.ops.__compatible_ops__[op] = False
-    timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if on_cpu else get_accelerator().communication_backend_name()
+    if backend == "nccl":
+        timeout_s += NCCL_MARGIN_S
+        set_nccl_timeouts(timeout_s)
+    timeout = timedelta(seconds=timeout_s)
+    allow_connections()
     _join(backend, timeout)
     # It takes over the group that is there. Without MPI it need not look for MPI's variables.
     deepspeed.init_distributed(
@@ -88,6 +102,12 @@ def initialize(
             create_gloo_process_groups=False,
         )
     return device()
+
+
+def set_float32_products(precision: PrecisionConfig) -> None:
+    """Say how GPUs multiply matrices of float32."""
+    # Not `set_float32_matmul_precision`, which changes products on a CPU as well.
+    torch.backends.cuda.matmul.allow_tf32 = precision.float32_matmul == "tf32"
 
 
 def _be_the_only_process() -> None:
@@ -110,6 +130,40 @@ def _join(backend: str, timeout: timedelta) -> None:
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     fresh = dist.PrefixStore(f"start_{start}", store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=ranks, timeout=timeout)
+
+
+def set_nccl_timeouts(collective_s: float) -> None:
+    """Say how NCCL's own watchdog, a thread of torch, ends a process: later than the heartbeat does.
+
+    The watchdog aborts the process, with exit code 134 and a C++ trace, and names no rank. It stays on
+    as the last resort. Variables that are set already stay as they are.
+
+    Args:
+        collective_s: the longest a collective takes.
+    """
+    settings = {
+        # An error or a collective that takes too long ends the process.
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+        # The other ranks' errors are looked for while it waits so long to write its trace: the heartbeat
+        # needs a third of it.
+        "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": str(1000 * NCCL_MARGIN_S),
+        # The watchdog itself hangs, in the driver: after the collectives' own time.
+        "TORCH_NCCL_ENABLE_MONITORING": "1",
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(math.ceil(collective_s + NCCL_MARGIN_S)),
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def allow_connections() -> None:
+    """Let this process open as many files as the system allows at most.
+
+    The usual limit is 1,024, and the first rank has three connections to every other one.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where the most is "unlimited", the system may refuse it: then the limit is no matter.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def topology() -> PipeModelDataParallelTopology:

@@ -15,6 +15,7 @@ from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.example import BOUNDARY_TOKENS
 from janus_pt.parallel.engine import Engine, set_steps
+from janus_pt.train.report.phases import Phases
 from janus_pt.train.step import run_step
 from janus_pt.utils.errors import UserError
 
@@ -46,7 +47,7 @@ def dry_step(
         group["lr"] = 0.0
     try:
         for _ in range(repetitions):
-            run_step(engine, [batch] * count, coefficients, [(0,)] * count)
+            run_step(engine, [batch] * count, coefficients, [(0,)] * count, Phases(engine.device))
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise

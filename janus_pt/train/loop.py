@@ -21,12 +21,14 @@ from janus_pt.export.write_run import write_adapters, write_merged, write_whole
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.gather import full_weights
+from janus_pt.parallel.job_store import meet
 from janus_pt.train.early_stopping import (
     exported_step,
     out_of_patience,
     record_validation,
     return_to_best,
 )
+from janus_pt.train.report.instruments import Instruments
 from janus_pt.train.report.reporter import Reporter
 from janus_pt.train.run import example_functions, prepare
 from janus_pt.train.schedule import learning_rate
@@ -39,8 +41,11 @@ from janus_pt.utils.errors import UserError
 from janus_pt.utils.redact import redact
 
 
-def train(config: Config, resume: bool) -> None:
+def train(config: Config, resume: bool, instruments: Instruments | None = None) -> None:
     """Train to `run.max_steps`, validating and saving on the way, and export; all ranks take part.
+
+    Args:
+        instruments: record steps and memory.
 
     Raises:
         UserError: configuration, data or checkpoint have an error.
@@ -48,39 +53,45 @@ def train(config: Config, resume: bool) -> None:
             code.
     """
     heartbeat = Heartbeat(config.run.peer_timeout)
+    instruments = instruments or Instruments(range(0), False, Path(config.run.output_dir))
     try:
-        run = prepare(config, resume, heartbeat)
+        run = prepare(config, resume, heartbeat, instruments.start)
+        heartbeat.before_exit(run.saver.give_up)
         try:
-            code = fit(run, heartbeat)
+            code = fit(run, heartbeat, instruments)
         finally:
             run.saver.give_up()
         # From here on ranks end at different times, which is no failure.
         heartbeat.stop()
         # Together: a launcher ends the others as soon as one ends with another code than 0.
-        dist.barrier()
+        meet()
     except RuntimeError as error:
         if not is_peer_failure(error):
             raise
         # It ends this process: after a lost rank no collective can be relied on, `shutdown` neither.
         heartbeat.leave(error)
     finally:
-        heartbeat.stop()
+        instruments.close()
+        heartbeat.close()
         groups.shutdown()
     if code:
         raise SystemExit(code)
 
 
-def fit(run: Run, heartbeat: Heartbeat) -> int:
+def fit(run: Run, heartbeat: Heartbeat, instruments: Instruments) -> int:
     """Train to the end, or until the run is asked to stop; the exit code. All ranks take part."""
     config = run.config
     with StopRequests(config.run) as requests, Reporter(run) as reporter:
         # The untrained model's losses, to which the curves are compared.
         if run.step == 0:
+            heartbeat.at(run.step, "validating")
             validate(run, reporter)
         # A resumed run may have lost its patience already.
         last = run.step if out_of_patience(run) else config.run.max_steps
         for loader_state, batches in read_steps(run, heartbeat, last):
+            instruments.before_step(run.step + 1)
             result = take_step(run, batches)
+            instruments.after_step(run.step)
             diverged = run.numbers.check_step(run.step, run.engine, loader_state)
             # Only here does the host wait for the device, so seldom reports cost no speed.
             if is_due(run, config.run.log_every):
@@ -88,16 +99,19 @@ def fit(run: Run, heartbeat: Heartbeat) -> int:
                 reporter.train_step(losses)
                 run.numbers.check_loss(run.step, losses["loss/total"], loader_state)
             if is_due(run, config.run.eval_every):
+                heartbeat.at(run.step, "validating")
                 validate(run, reporter)
             # After the validation, whose rank among the best decides which checkpoints stay; and
             # before stopping, so that no step is lost.
             code = stop_code(run, requests, diverged)
             if is_due(run, config.checkpoint.every) or code:
+                heartbeat.at(run.step, "saving")
                 save(run)
             if code:
                 return stop(run, reporter, code)
             if out_of_patience(run):
                 break
+        heartbeat.at(run.step, "exporting")
         return_to_best(run)
         reporter.finished(export(run))
         return 0 if run.saver.finish() else EXIT_NOT_SAVED
@@ -123,7 +137,8 @@ def read_steps(
             step = run.step + 1
             heartbeat.at(step, "reading")
             loader_state = run.loader.state_dict()
-            local = next_batches(batches, step)
+            with run.phases.on_host("data"):
+                local = next_batches(batches, step)
             heartbeat.at(step, "training")
             yield loader_state, local
 
@@ -146,7 +161,7 @@ def take_step(run: Run, batches: list[Batch]) -> StepResult:
     rate = learning_rate(step, config.optimizer, config.schedule, config.run.max_steps)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
-    result = train_step(run.engine, batches, step, config.run.seed)
+    result = train_step(run.engine, batches, step, config.run.seed, run.phases)
     run.step = step
     run.counts = run.counts + result.counts
     return result
@@ -176,7 +191,8 @@ def validate(run: Run, reporter: Reporter) -> None:
 def save(run: Run) -> None:
     """Write a checkpoint in the background, and remove those that are not kept; all ranks take part."""
     best = record_validation(run)
-    run.saver.save(run.engine, run.step, run.state(), redact(to_json(run.config)), best)
+    with run.phases.on_host("checkpoint"):
+        run.saver.save(run.engine, run.step, run.state(), redact(to_json(run.config)), best)
 
 
 def stop_code(run: Run, requests: StopRequests, diverged: bool) -> int:
@@ -219,7 +235,7 @@ def export(run: Run) -> Path:
         if config.adapter.kind == "lora":
             write_merged(model_folder, trained, config.adapter, config.run, tokenizers, origin)
     # No rank ends while the first one writes.
-    dist.barrier()
+    meet()
     # Bottlenecks stay beside the layers of their base, so there is no whole model.
     has_bottlenecks = config.adapter is not None and config.adapter.kind == "bottleneck"
     return adapter_folder if has_bottlenecks else model_folder

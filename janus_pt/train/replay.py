@@ -48,8 +48,9 @@ def replay(config: Config, dump: Path) -> None:
         result = train_step(run.engine, batches, step, config.run.seed)
         _print_numbers(f"step {step}", _numbers(run, result))
         _print_numbers("the update was", {"skipped": float(was_skipped(run.engine))})
-    finally:
         heartbeat.stop()
+    finally:
+        heartbeat.close()
         groups.shutdown()
 
 

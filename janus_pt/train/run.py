@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -29,6 +30,7 @@ from janus_pt.train.preflight import (
     check_same_start,
     initial_weights,
 )
+from janus_pt.train.report.phases import Phases
 from janus_pt.train.resume import restore
 from janus_pt.train.state import Run
 from janus_pt.train.validation import open_decoding
@@ -37,12 +39,17 @@ from janus_pt.train.watch.heartbeat import Heartbeat
 
 
 def prepare(
-    config: Config, resume: bool, heartbeat: Heartbeat, before_step: int | None = None
+    config: Config,
+    resume: bool,
+    heartbeat: Heartbeat,
+    when_joined: Callable[[], None] = lambda: None,
+    before_step: int | None = None,
 ) -> Run:
     """Open the data, build the model, start the engine, go on from a checkpoint; all ranks take part.
 
     Args:
         heartbeat: is started as soon as the ranks can reach each other.
+        when_joined: is called when the process groups exist, before the model is built.
         before_step: go on from a checkpoint of an earlier step than this, or from the start.
 
     Raises:
@@ -59,8 +66,10 @@ def prepare(
         before_division=partial(check_same_start, to_json(config)),
         timeout_s=config.run.peer_timeout,
     )
+    groups.set_float32_products(config.precision)
     # From here on a rank that ends or hangs is noticed by the others.
     heartbeat.start()
+    when_joined()
 
     # Cheap checks come before expensive ones: a user's mistake is reported within seconds.
     check_folder(folder, resume)
@@ -86,6 +95,7 @@ def prepare(
         loader,
         saver=AsyncCheckpointer(folder / CHECKPOINTS, config.checkpoint.keep_last),
         numbers=DivergenceMonitor(folder, loader, config.run.max_left_out),
+        phases=Phases(device),
         counts=Counts.zeros(len(engine.module.loss.names), device),
         decoding=decoding,
     )

@@ -20,6 +20,7 @@ from janus_pt.parallel.engine import Engine, EngineModule
 from janus_pt.parallel.parameter_groups import trains_all
 from janus_pt.train.counts import Counts
 from janus_pt.train.fingerprint import fingerprint
+from janus_pt.train.report.phases import Phases
 from janus_pt.train.validation import Decoding
 from janus_pt.train.watch.divergence import DivergenceMonitor
 
@@ -33,6 +34,8 @@ class Run:
     loader: TrainLoader[Any, Batch]
     saver: AsyncCheckpointer
     numbers: DivergenceMonitor
+    phases: Phases
+    """Times of the steps since the last report."""
     counts: Counts
     """What the run has trained on so far, over the whole job."""
     decoding: Decoding | None = None

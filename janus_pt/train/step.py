@@ -17,6 +17,7 @@ from janus_pt.packing.batch import Batch
 from janus_pt.parallel.engine import Engine, note_gradient_norm
 from janus_pt.parallel.pipeline import evaluate_batches, is_pipeline, train_batches
 from janus_pt.train.counts import Counts, global_counts
+from janus_pt.train.report.phases import Phases
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,15 @@ class StepResult:
     """Of the whole job."""
 
 
-def train_step(engine: Engine, batches: Sequence[Batch], step: int, seed: int) -> StepResult:
+def train_step(
+    engine: Engine, batches: Sequence[Batch], step: int, seed: int, phases: Phases | None = None
+) -> StepResult:
     """Forward, backward and update; all ranks take part.
 
     The host waits for the device at the end alone, where DeepSpeed reads the gradient's norm.
+
+    Args:
+        phases: takes the times of the step.
     """
     loss = engine.module.loss
     rank = parallel_state.get_data_parallel_rank()
@@ -45,11 +51,20 @@ def train_step(engine: Engine, batches: Sequence[Batch], step: int, seed: int) -
     # Dropout depends on the number of the micro-batch within the step, counted over all ranks: it is
     # the same on every layout.
     seeds = [(seed, step, index * ranks + rank) for index in range(len(batches))]
-    return StepResult(run_step(engine, batches, scaled, seeds), counts)
+    phases = phases or Phases(engine.device)
+    # Behind the sum of the counts, in which all ranks wait for each other.
+    phases.enter("before_exchange")
+    sums = run_step(engine, batches, scaled, seeds, phases)
+    phases.end_step()
+    return StepResult(sums, counts)
 
 
 def run_step(
-    engine: Engine, batches: Sequence[Batch], scaled: Tensor, seeds: Sequence[Seed]
+    engine: Engine,
+    batches: Sequence[Batch],
+    scaled: Tensor,
+    seeds: Sequence[Seed],
+    phases: Phases,
 ) -> Tensor:
     """Forward and backward of the batches, then the update; the sums of the terms `[terms]`.
 
@@ -57,6 +72,7 @@ def run_step(
 
     Args:
         scaled: coefficients of the terms `[terms]`, times ranks and micro-batches.
+        phases: is entered; a pipeline is one phase.
     """
     if is_pipeline(engine):
         return train_batches(engine, batches, scaled, seeds)
@@ -66,9 +82,12 @@ def run_step(
     for batch, seed in zip(batches, seeds, strict=True):
         module.seed_dropout(seed)
         loss, batch_sums = engine(batch.to(engine.device), scaled)
+        if engine.is_gradient_accumulation_boundary():
+            phases.enter("last_backward")
         engine.backward(loss)
         # Between the last backward pass, which reduces the gradients, and the update in `step`.
         if engine.is_gradient_accumulation_boundary():
+            phases.enter("update")
             note_gradient_norm(engine)
         engine.step()
         sums += batch_sums

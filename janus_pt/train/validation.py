@@ -16,6 +16,7 @@ from janus_pt.data.corpus import tokenizer_files
 from janus_pt.inference.janus_model import JanusModel
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.parallel.decode_mode import ready_to_decode
+from janus_pt.parallel.job_store import from_first_rank
 from janus_pt.tasks.evaluate import fitting, score_texts, text_of
 from janus_pt.tasks.reading import TaskSplit, read_split
 from janus_pt.tasks.table import Task, find_task
@@ -50,12 +51,11 @@ class Decoding:
         dist.all_gather_object(texts_by_rank, texts, group=group)
         # One rank scores and the others get its numbers: the run's decisions depend on them, and
         # must be the same everywhere.
-        scores: list[dict[str, float]] = [{}]
+        scores: dict[str, float] = {}
         if dist.get_rank() == 0:
             in_order = _interleaved(texts_by_rank, len(self.sources))
-            scores = [score_texts(self.task, in_order, self.examples).values]
-        dist.broadcast_object_list(scores, src=0)
-        return scores[0]
+            scores = score_texts(self.task, in_order, self.examples).values
+        return from_first_rank(scores)
 
 
 def _interleaved(texts_by_rank: Sequence[Sequence[str]], count: int) -> list[str]:

@@ -107,7 +107,13 @@ def _enter(config: Path, overrides: Sequence[str], environment: dict[str, str]) 
     from janus_pt.launch import run_training, world_size
     from janus_pt.utils.errors import entry_point
 
-    arguments = argparse.Namespace(resume="auto", dry_run=False, replay=environment.get("REPLAY"))
+    arguments = argparse.Namespace(
+        resume="auto",
+        dry_run=False,
+        replay=environment.get("REPLAY"),
+        profile=environment.get("PROFILE"),
+        memory_snapshot="MEMORY_SNAPSHOT" in environment,
+    )
     if "SABOTAGE" in environment:
         importlib.import_module("tests.faults.sabotage").begin(environment["SABOTAGE"])
     entry_point(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from typing import Any
@@ -12,7 +13,8 @@ from janus_pt.train import loop
 
 
 def begin(what: str) -> None:
-    """From now on a gradient of that rank is that value in those steps; "hang": reading its data takes for ever."""
+    """From now on a gradient of that rank is that value in those steps; "hang" and "block": reading its data
+    takes for ever, the second one with Python's interpreter lock held."""
     rank, steps, value = what.split(":")
     if os.environ["RANK"] != rank:
         return
@@ -21,21 +23,22 @@ def begin(what: str) -> None:
 
     def hanging(batches: Any, step: int) -> Any:
         if step in wrong:
-            time.sleep(10**6)
+            # `PyDLL`, unlike `CDLL`, keeps the lock.
+            time.sleep(10**6) if value == "hang" else ctypes.PyDLL(None).sleep(10**6)
         return next_batches(batches, step)
 
-    if value == "hang":
+    if value in ("hang", "block"):
         loop.next_batches = hanging
         return
 
-    def sabotaged(engine: Any, batches: Any, step: int, seed: int) -> Any:
+    def sabotaged(engine: Any, batches: Any, step: int, *others: Any) -> Any:
         hooks = []
         if step in wrong:
             weight = next(p for p in engine.module.parameters() if p.ndim == 1)
             hooks.append(
                 weight.register_hook(lambda gradient: torch.full_like(gradient, float(value)))
             )
-        result = train_step(engine, batches, step, seed)
+        result = train_step(engine, batches, step, *others)
         for hook in hooks:
             hook.remove()
         return result

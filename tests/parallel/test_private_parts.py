@@ -101,7 +101,7 @@ def test_megatron_still_stores_an_extra_state(layer: type) -> None:
 
 
 def test_the_default_store_is_reachable() -> None:
-    """train/watch/heartbeat.py writes heartbeats to the store that the ranks met in."""
+    """parallel/job_store.py and train/watch/heartbeat.py use the store that the ranks met in."""
     from torch.distributed.distributed_c10d import _get_default_store
 
     if dist.is_initialized():

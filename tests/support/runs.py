@@ -125,9 +125,12 @@ def read_records(metrics: Path) -> list[dict[str, float]]:
 
 def losses(metrics: Path) -> dict[tuple[float, str], float]:
     """Every number of a run that does not depend on the clock, by step and name."""
-    clock = ("step", "tokens_per_s", "mfu")
+    clock = ("step", "tokens_per_s", "time/", "slowest_rank", "memory/")
     return {
-        (r["step"], k): v for r in read_records(metrics) for k, v in r.items() if k not in clock
+        (r["step"], k): v
+        for r in read_records(metrics)
+        for k, v in r.items()
+        if not k.startswith(clock)
     }
 
 

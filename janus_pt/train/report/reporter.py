@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from janus_pt.config.reader import to_json
 from janus_pt.model.cost import Workload
-from janus_pt.planning.flops import CONTENT_READ, flops_per_step, peak_flops
+from janus_pt.planning.flops import CONTENT_READ, flops_per_step
+from janus_pt.planning.peaks import peak_flops
 from janus_pt.train.counts import Sizes
 from janus_pt.train.report.metrics_file import MetricsFile
 from janus_pt.train.report.plots import plot_losses
 from janus_pt.train.report.progress import ProgressLine
+from janus_pt.train.report.ranks import compare_ranks
 from janus_pt.train.report.tracking import Tracker
 from janus_pt.train.schedule import learning_rate
 from janus_pt.train.state import Run
@@ -73,10 +75,13 @@ class Reporter:
             self.tracker.finish(self.status)
 
     def train_step(self, numbers: dict[str, float]) -> None:
-        """Report a step's numbers, as `step.report` gives them."""
+        """Report a step's numbers, as `step.report` gives them; all ranks take part."""
+        run, config = self.run, self.run.config
+        # The device is done with the steps: `report` has read their losses.
+        times = run.phases.take()
+        ranks = compare_ranks(times, run.engine.device)
         if not self.is_first:
             return
-        run, config = self.run, self.run.config
         trained = (run.counts - self.counts_before).sizes()
         total = run.counts.sizes()
         seconds = time.monotonic() - self.started
@@ -92,7 +97,11 @@ class Reporter:
                 "left_out_steps": float(run.numbers.skipped),
                 # The loader counts what it has drawn, the counts what reached a step.
                 "left_out_samples": run.loader.samples - total.sentences,
-                "mfu": self._flops(trained) / seconds / self.peak,
+                **(
+                    {} if self.peak is None else {"mfu": self._flops(trained) / seconds / self.peak}
+                ),
+                **times.metrics(),
+                **ranks,
             }
         )
 
@@ -139,14 +148,16 @@ class Reporter:
         self.started = time.monotonic()
         self.counts_before = self.run.counts
 
-    def _job_peak_flops(self) -> float:
-        """Operations per second that the devices of the whole job could do at best."""
+    def _job_peak_flops(self) -> float | None:
+        """Operations per second that the devices of the whole job can do at best, if that is known."""
         config, device = self.run.config, self.run.engine.device
-        dtype = getattr(torch, config.precision.dtype)
-        given = config.run.peak_tflops
-        peak = given * 1e12 if given else peak_flops(device, dtype)
-        # The processes of a node share its CPU, and what was measured is the node's.
-        return peak if device.type == "cpu" else peak * dist.get_world_size()
+        precision, given = config.precision, config.run.peak_tflops
+        tf32 = precision.float32_matmul == "tf32"
+        known = peak_flops(device, getattr(torch, precision.dtype), tf32)
+        peak = given * 1e12 if given else known
+        # The processes of a node share its CPU.
+        sharing = device.type == "cpu"
+        return peak if peak is None or sharing else peak * dist.get_world_size()
 
     def _flops(self, trained: Sizes) -> float:
         """Operations of the steps since the last report."""

@@ -1,207 +1,231 @@
-"""Watching the other ranks: one that dies or hangs ends the job in `run.peer_timeout` seconds.
+"""Watching the other ranks: one that is gone or hangs ends the job with exit code 13, and is named.
 
-A thread of every rank writes to the job's store (torch.distributed's key-value store) that the
-process lives and what it is doing. A process that falls silent is noticed whatever the others are
-doing; one that lives but hangs is noticed by the collective that waits for it, whose timeout is the
-same. The message names the rank.
+A thread of every rank keeps a connection to the first rank, and says over it what the rank is doing.
+The first rank judges (`board.py`): a process that is gone is known by its closed connection within
+seconds, one that hangs after `run.peer_timeout`. It then reports, and tells all others to leave. The
+others judge the first rank in the same way. No main thread is needed for any of this, and a
+process whose Python is blocked as a whole is ended by its own timer (`dead_man.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import secrets
+import selectors
+import socket
 import sys
 import threading
 import time
-from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
+
+from janus_pt.train.watch.board import FAILED_S, START, Board, Position
+from janus_pt.train.watch.dead_man import DeadMansSwitch
+from janus_pt.train.watch.link import Link, Message, listen, watched
 
 EXIT_PEER_LOST = 13
 BEATS = 10
 """Signs of life that a rank gives in the time after which it is taken for dead."""
 LONGEST_BEAT_S = 2.0
+CONNECT_S = 60.0
+LEAVE_S = 15.0
+"""How long a rank whose collective has failed waits to hear why."""
+GIVE_UP_S = 8.0
+"""How long a checkpoint that is being written may still take when a rank is lost."""
 MAX_ERROR_CHARACTERS = 200
-
-
-class Sign(NamedTuple):
-    """A rank's last sign of life: its number, the rank's step, and what the rank was doing."""
-
-    number: str
-    step: int
-    doing: str
-
-    def __str__(self) -> str:
-        return f"step {self.step} ({self.doing})"
+ADDRESS = "peers/address"
+"""The store's key of the first rank's port, and of the word by which it knows the other ranks."""
 
 
 class Heartbeat:
-    """This rank's view of the others. Between `start` and `stop` threads are at work."""
+    """This rank's view of the others. Between `start` and `stop` a thread is at work."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._beat_s = min(LONGEST_BEAT_S, timeout_s / BEATS)
-        self._doing = (0, "starting")
-        self._ranks = 1
+        self._position = START
+        self._rank, self._ranks = int(os.environ.get("RANK", "0")), 1
         self._stopped = threading.Event()
-        self._store_answered = 0.0
+        self._before_exit: Callable[[float], object] = lambda seconds: None
+        self._links: dict[int, Link] = {}
 
     def start(self) -> None:
-        """Begin to watch, once the process group exists."""
-        self._rank = dist.get_rank()
-        self._ranks = dist.get_world_size()
-        # A connection of its own: the main thread's is blocked for as long as that thread waits.
-        default_store: Any = _get_default_store()  # its type stub lacks `clone`
-        self._store = dist.PrefixStore("peers", default_store.clone())
-        self._store.set_timeout(timedelta(seconds=self._timeout_s))
-        self._write_sign(0)
-        self._store_answered = time.monotonic()
-        if self._ranks > 1:
-            for work in (self._watch, self._guard):
-                threading.Thread(target=work, name="peers", daemon=True).start()
+        """Begin to watch, once the process group exists; all ranks take part."""
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        if self._ranks == 1:
+            return
+        is_first = self._rank == 0
+        self._board = Board(
+            range(self._ranks) if is_first else range(1),
+            self._timeout_s,
+            silent_collectives=dist.get_backend() == "nccl",
+            # The first rank knows more: the others wait for its word.
+            failed_s=FAILED_S if is_first else 2 * FAILED_S,
+            now=time.monotonic(),
+        )
+        self._selector = selectors.DefaultSelector()
+        # `leave` and `stop` wake the thread.
+        inner, self._wake = (Link(end) for end in socket.socketpair())
+        self._selector.register(inner, selectors.EVENT_READ, partial(self._read, inner, self._rank))
+        if is_first:
+            self._open()
+        else:
+            self._connect()
+        self._switch = DeadMansSwitch(EXIT_PEER_LOST)
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def at(self, step: int, doing: str) -> None:
         """Note what this rank is doing; costs nothing, the thread reads it at its next beat."""
         # One assignment of one tuple: the other thread never sees half of it.
-        self._doing = (step, doing)
+        self._position = Position(self._position.number + 1, step, doing)
+
+    def before_exit(self, action: Callable[[float], object]) -> None:
+        """Before a lost rank ends this process, call `action` with the seconds that it may take."""
+        self._before_exit = action
 
     def stop(self) -> None:
-        """Watch no more: from now on ranks may leave."""
-        self._stopped.set()
+        """Watch no more, and tell the others that this rank is done: from now on it may end."""
+        if not self._stopped.is_set():
+            for link in list(self._links.values()):
+                link.send("bye")
+        self.close()
+
+    def close(self) -> None:
+        """Watch no more. To the others, this rank is gone."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            if self._ranks > 1:
+                self._wake.send("stopped")
 
     def leave(self, error: BaseException) -> NoReturn:
-        """Report which rank a failed collective was waiting for, as far as can be known, and exit.
+        """End this process because a collective failed, when it is known which rank that was for.
 
         At once: nothing that uses the process group can be relied on any more, not even its end.
         """
-        self.stop()
         message = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
-        self._report(f"{self._suspects()} [{message}]")
+        if self._ranks > 1 and not self._stopped.is_set():
+            self._wake.send("failed", message)
+            time.sleep(LEAVE_S)
+        self._report(f"the ranks cannot reach each other [{message}]")
         os._exit(EXIT_PEER_LOST)
 
-    @property
-    def _own_rank(self) -> str:
-        # Of the environment: `leave` may come before `start`.
-        return os.environ.get("RANK", "0")
+    def _open(self) -> None:
+        """On the first rank: let the others connect."""
+        listener = listen()
+        listener.setblocking(False)
+        self._word = secrets.token_hex(8)
+        self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+        _get_default_store().set(ADDRESS, f"{listener.getsockname()[1]} {self._word}")
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            link = watched(listener.accept()[0])
+        except OSError:
+            return  # it has gone again
+        self._selector.register(link, selectors.EVENT_READ, partial(self._greet, link))
+
+    def _greet(self, link: Link) -> None:
+        """The first message of a connection says whose it is."""
+        messages, closed = link.receive()
+        if not messages and not closed:
+            return
+        self._selector.unregister(link)
+        match messages[0] if messages else []:
+            case ["hello", self._word, int(rank)] if rank in self._board.peers:
+                self._links[rank] = link
+                read = partial(self._read, link, rank)
+                self._selector.register(link, selectors.EVENT_READ, read)
+                self._take(rank, messages[1:], closed)
+            case _:
+                link.close()  # a stranger
+
+    def _connect(self) -> None:
+        """On the other ranks: connect to the first one."""
+        port, word = _get_default_store().get(ADDRESS).decode().split()
+        host = os.environ["MASTER_ADDR"]
+        link = watched(socket.create_connection((host, int(port)), CONNECT_S))
+        link.send("hello", word, self._rank)
+        self._links[0] = link
+        self._selector.register(link, selectors.EVENT_READ, partial(self._read, link, 0))
+
+    def _watch(self) -> None:
+        """In the thread: give signs of life, read the others', and judge."""
+        next_beat = 0.0
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            if now >= next_beat:
+                self._beat(now)
+                next_beat = now + self._beat_s
+            for key, _ in self._selector.select(self._beat_s):
+                key.data()
+            verdict = self._board.verdict(time.monotonic())
+            if verdict is not None and not self._stopped.is_set():
+                self._pronounce(verdict)
+        self._switch.wind_up(0)
+        self._selector.close()
+        for link in self._links.values():
+            link.close()
+
+    def _beat(self, now: float) -> None:
+        # Later than the others' verdict, which says why.
+        self._switch.wind_up(self._timeout_s + 2 * LONGEST_BEAT_S)
+        position = self._position
+        if self._rank == 0:
+            self._board.heard(0, position, now)
+        for link in self._links.values():
+            link.send("at", *position)
+
+    def _read(self, link: Link, rank: int) -> None:
+        messages, closed = link.receive()
+        self._take(rank, messages, closed)
+        if closed:
+            self._selector.unregister(link)
+
+    def _take(self, rank: int, messages: list[Message], closed: bool) -> None:
+        """Note what a rank has said, this one included (by `leave`)."""
+        now = time.monotonic()
+        for message in messages:
+            match message:
+                case ["at", int(number), int(step), str(doing)]:
+                    self._board.heard(rank, Position(number, step, doing), now)
+                case ["failed", str(error)]:
+                    self._board.failed(error, now)
+                    if 0 in self._links:
+                        self._links[0].send("failed", error)
+                case ["bye"]:
+                    self._board.left(rank)
+                case ["lost"]:
+                    self._exit()
+        if closed:
+            self._board.closed(rank, now)
+
+    def _pronounce(self, verdict: str) -> None:
+        """Report that a rank is lost, once a job, and end it."""
+        # If the first rank is lost, perhaps with its node, one rank of every node reports.
+        if self._rank < 2 or os.environ.get("LOCAL_RANK") == "0":
+            self._report(verdict)
+        if self._rank == 0:
+            for link in self._links.values():
+                link.send("lost")
+        self._exit()
+
+    def _exit(self) -> NoReturn:
+        """End this process, wherever its main thread hangs."""
+        try:
+            self._before_exit(GIVE_UP_S)
+        finally:
+            # Not `sys.exit`, which would end this thread only.
+            os._exit(EXIT_PEER_LOST)
 
     def _report(self, text: str) -> None:
-        step, doing = self._doing
-        origin = f"rank {self._own_rank}, step {step} ({doing})"
+        origin = f"rank {self._rank}, {self._position}"
         print(
             f"error: {origin}: {text}; start again with --resume auto", file=sys.stderr, flush=True
         )
-
-    def _write_sign(self, number: int) -> None:
-        step, doing = self._doing
-        self._store.set(f"beat/{self._rank}", f"{number}|{step}|{doing}")
-
-    def _read_sign(self, rank: int) -> Sign:
-        number, step, doing = self._store.get(f"beat/{rank}").decode().split("|")
-        return Sign(number, int(step), doing)
-
-    def _watch(self) -> None:
-        """Give signs of life, and look for the other ranks' signs.
-
-        The first rank looks for everybody's, the others for the first one's alone: the store is
-        asked by each rank for one value a beat, not for as many as there are ranks.
-        """
-        watched = range(1, self._ranks) if self._rank == 0 else range(1)
-        heard = {rank: ("", time.monotonic()) for rank in watched}
-        number = 0
-        while not self._stopped.wait(self._beat_s):
-            number += 1
-            try:
-                self._write_sign(number)
-                for rank in watched:
-                    self._check_sign(rank, heard)
-                self._store_answered = time.monotonic()
-            except Exception as error:
-                # The store is in the first rank's process or its launcher's, and ends with it.
-                if not self._stopped.is_set():
-                    self._exit(
-                        f"the job's store no longer answers, rank 0 or its node is gone ({error})",
-                        reporting_rank=1,
-                    )
-
-    def _guard(self) -> None:
-        """Watch `_watch`: the process that holds the store may be frozen, and `_watch` with it."""
-        while not self._stopped.wait(self._beat_s):
-            if time.monotonic() - self._store_answered > self._timeout_s:
-                self._exit(
-                    "rank 0, which holds the job's store, did not answer for "
-                    f"{self._timeout_s:g} s",
-                    reporting_rank=1,
-                )
-
-    def _check_sign(self, rank: int, heard: dict[int, tuple[str, float]]) -> None:
-        """End the process if a rank has been silent for too long; `heard` is brought up to date."""
-        # `get` would wait for a rank that has not started yet.
-        if not self._store.check([f"beat/{rank}"]):
-            return
-        sign = self._read_sign(rank)
-        last_number, last_time = heard[rank]
-        # By this process's clock alone: the clocks of two nodes may be minutes apart.
-        now = time.monotonic()
-        if sign.number != last_number:
-            heard[rank] = (sign.number, now)
-        elif now - last_time > self._timeout_s:
-            self._exit(
-                f"rank {rank} gave no sign of life for {self._timeout_s:g} s, last at {sign}",
-                reporting_rank=0,
-            )
-
-    def _exit(self, why: str, reporting_rank: int) -> None:
-        """End this process, wherever its main thread hangs.
-
-        The first rank reports, and `reporting_rank`: one line a job, not one a rank.
-        """
-        if self._rank in (0, reporting_rank):
-            self._report(why)
-        # Not `sys.exit`, which would end this thread only.
-        os._exit(EXIT_PEER_LOST)
-
-    def _suspects(self) -> str:
-        """The ranks that give no more signs of life; if all do, those behind the others."""
-        if self._ranks == 1:
-            return "the ranks cannot reach each other"
-        samples: list[list[Sign]] = []
-        # In a thread: the store may never answer.
-        sampling = threading.Thread(target=self._sample_twice, args=(samples,), daemon=True)
-        sampling.start()
-        sampling.join(10 * self._beat_s)
-        if len(samples) < 2:
-            return "rank 0, which holds the job's store, does not answer"
-        before, now = samples
-        own_rank = int(self._own_rank)
-        silent = [
-            f"rank {rank} is gone, last at {now[rank]}"
-            for rank in range(self._ranks)
-            if before[rank].number == now[rank].number and rank != own_rank
-        ]
-        if silent:
-            return ", ".join(silent)
-        behind = [
-            f"rank {rank} is still at {sign}"
-            for rank, sign in enumerate(now)
-            if self._is_behind(sign)
-        ]
-        if behind:
-            return ", ".join(behind)
-        return "a collective failed, and all ranks give signs of life"
-
-    def _is_behind(self, sign: Sign) -> bool:
-        step, _ = self._doing
-        return (sign.step, sign.doing) != self._doing and sign.step <= step
-
-    def _sample_twice(self, samples: list[list[Sign]]) -> None:
-        """Append all ranks' last signs of life, twice, with some beats between."""
-        # Nothing if the store fails: then there are fewer than two samples.
-        with contextlib.suppress(Exception):
-            samples.append([self._read_sign(rank) for rank in range(self._ranks)])
-            time.sleep(3 * self._beat_s)
-            samples.append([self._read_sign(rank) for rank in range(self._ranks)])
 
 
 def is_peer_failure(error: BaseException) -> bool:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from datetime import timedelta
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType, TracebackType
 
-import torch
 import torch.distributed as dist
 
 from janus_pt.config.run_schema import RunConfig
+from janus_pt.parallel.job_store import job_store
 from janus_pt.utils.errors import warn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -29,6 +30,10 @@ STOP_FILE, EXIT_STOP_FILE, EXIT_TIME_LIMIT = "stop", 10, 11
 FORWARDED_S = 3.0
 """A launcher forwards to its ranks what a terminal or Slurm has sent them already; a signal that
 comes later than this is a second request."""
+REQUEST, ANSWER = "stop/request", "stop/answer"
+"""The store's keys: another rank's request, and with a number the first rank's answer after that step."""
+KEPT_ANSWERS = 4
+"""No rank is that many steps behind another: they need each other's gradients."""
 SLURM_MARGIN_S = 300.0
 """Seconds before Slurm's end of the job at which a run stops."""
 
@@ -46,10 +51,13 @@ class StopRequests:
         self._is_first = dist.get_rank() == 0
         self._code = 0
         self._signal_time = 0.0
-        # On the host, so that no step waits for the device. All ranks take part in making a group.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=run.peer_timeout))
-        self._agreed = torch.zeros(1, dtype=torch.int32)
-        self._exchange: dist.Work | None = None
+        self._timeout_s = run.peer_timeout
+        # Over the store, which every rank is connected to anyway. A group of the host's would connect
+        # every two ranks of the job.
+        self._store = job_store(run.peer_timeout) if dist.get_world_size() > 1 else None
+        self._exchanges = 0
+        self._requested = False
+        self._exchange: Future[int] | None = None
 
     def __enter__(self) -> StopRequests:
         self._previous_handlers = {
@@ -67,26 +75,49 @@ class StopRequests:
             signal.signal(number, handler)
         # After an error no rank can count on the others.
         if kind is None and self._exchange is not None:
-            self._exchange.wait()
+            self._exchange.result()
 
     def agreed(self) -> int:
         """After a step: the exit code to leave with, the same on all ranks, or 0 to go on.
 
-        Answers requests from before the last step: each call begins an exchange, and the next call
-        takes its result, so that no step waits for it. All ranks take part.
+        Answers requests from before the last step: each call begins an exchange in a thread, and the
+        next call takes its result, so that no step waits for it. All ranks take part.
         """
-        if self._exchange is not None:
-            self._exchange.wait()
-        code = int(self._agreed)
-        self._agreed = torch.tensor([self._own_request()], dtype=torch.int32)
-        # The maximum: a signal (128 and more) wins over file and clock, and anything over 0.
-        self._exchange = dist.all_reduce(
-            self._agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True
-        )
+        code = 0 if self._exchange is None else self._exchange.result()
+        self._exchange = Future()
+        # A daemon: a store that is gone must not keep this process.
+        threading.Thread(
+            target=self._answer, args=(self._own_request(), self._exchange), daemon=True
+        ).start()
         # Obeyed, hence removed: it must not stop the job that goes on, too.
         if code == EXIT_STOP_FILE and self._is_first:
             self._file.unlink(missing_ok=True)
         return code
+
+    def _answer(self, request: int, answer: Future[int]) -> None:
+        """In a thread: the first rank publishes what all do after the next step, the others read it."""
+        try:
+            answer.set_result(
+                request if self._store is None else self._exchange_over_store(request)
+            )
+        except Exception as error:
+            answer.set_exception(error)
+
+    def _exchange_over_store(self, request: int) -> int:
+        assert self._store is not None
+        store = self._store.store
+        number, self._exchanges = self._exchanges, self._exchanges + 1
+        if not self._is_first:
+            if request and not self._requested:
+                self._requested = True
+                store.set(REQUEST, str(request))
+            return int(self._store.wait(f"{ANSWER}/{number}", self._timeout_s))
+        if store.check([REQUEST]):
+            # The maximum: a signal (128 and more) wins over file and clock, and anything over 0.
+            request = max(request, int(store.get(REQUEST)))
+        store.set(f"{ANSWER}/{number}", str(request))
+        store.delete_key(f"{ANSWER}/{number - KEPT_ANSWERS}")
+        return request
 
     def _own_request(self) -> int:
         """This rank's request; the first rank looks at the file and the clock for all."""
