@@ -90,10 +90,11 @@ def pairs_case(
 def config_case(path: str, ar_stream: str | None) -> Case:
     """One micro-batch of a configuration's longest samples, with its mean share of masked tokens."""
     # Only here: it brings DeepSpeed with it, whose memory would be counted as the step's.
-    from janus_pt.planning.plan import sample_length
+    from janus_pt.planning.plan import require_micro_batch, sample_length
 
     changes = [f"model.ar_stream={ar_stream}"] if ar_stream else []
     config = read_config(path, changes)
+    require_micro_batch(config.data)
     length = sample_length(config.data, config.model.longest_sample)
     sizes = sample_sizes(config.model, config.objective, length)
     fitting = samples_of(config.data.micro_batch_size, config.data.batch_unit, sizes.target)

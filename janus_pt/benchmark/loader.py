@@ -28,6 +28,7 @@ from janus_pt.data.manifest import Manifest, TokenizerEntry
 from janus_pt.data_prep.writer import ShardFile
 from janus_pt.objectives.examples import collate_examples, make_example
 from janus_pt.packing.batch import Batch
+from janus_pt.planning.plan import require_micro_batch
 from janus_pt.utils.text_files import write_json
 
 SHARDS, BLOCKS_A_SHARD = 4, 2000
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.config:
             config = read_config(args.config)
+            require_micro_batch(config.data)
             model, objective, data = config.model, config.objective, config.data
         else:
             model = shape_case(args.shape, args.ar_stream or "query").model

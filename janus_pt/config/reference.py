@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from janus_pt.config.objectives import OBJECTIVES
 from janus_pt.config.schema import KNOWN_OBJECTIVE, Config, ObjectiveConfig
-from janus_pt.config.section import Section
+from janus_pt.config.section import Section, TypeInWords
 
 HEAD = """# Configuration
 
@@ -81,6 +81,9 @@ def _type(field: FieldInfo) -> str:
     """The type in words, with the bounds of a number."""
     if KNOWN_OBJECTIVE in field.metadata:
         return _choices(OBJECTIVES)
+    for item in field.metadata:
+        if isinstance(item, TypeInWords):
+            return item.words
     return _type_name(field.annotation) + _bounds(field.metadata)
 
 

@@ -13,9 +13,11 @@ from pydantic_core import PydanticKnownError
 from janus_pt.config.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, default_values
 from janus_pt.config.run_schema import CheckpointConfig, RunConfig, TrackingConfig, ValidationConfig
 from janus_pt.config.section import (
+    AUTO,
     Count,
     Depth,
     Positive,
+    PositiveOrAuto,
     Probability,
     Section,
     Share,
@@ -255,8 +257,9 @@ class DataConfig(Section):
     """Unit of the two sizes below. A batch of n sequences costs n times its longest source or target."""
     global_batch_size: Positive
     """A step, over all ranks and accumulation steps."""
-    micro_batch_size: Positive
-    """One forward pass of one rank. Gradient accumulation is derived."""
+    micro_batch_size: PositiveOrAuto
+    """One forward pass of one rank. Gradient accumulation is derived. "auto": the largest that fits into memory; the
+    run folder's `config.json` has the number, and a run that goes on keeps it."""
     window: Positive = 16384
     """Samples among which batches of like length are formed."""
     shuffle_shards: Positive = 16
@@ -272,6 +275,7 @@ class DataConfig(Section):
     @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches of one step, over all ranks."""
+        assert self.micro_batch_size != AUTO, "no number yet"
         return self.global_batch_size // self.micro_batch_size
 
 

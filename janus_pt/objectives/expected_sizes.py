@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp
 
-from janus_pt.config.schema import DataConfig, MaskingConfig, ModelConfig, ObjectiveConfig
+from janus_pt.config.schema import AUTO, DataConfig, MaskingConfig, ModelConfig, ObjectiveConfig
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.example import BOUNDARY_TOKENS
 
@@ -100,6 +100,5 @@ def samples_of(size: int, unit: str, target: int) -> float:
 
 def longest_target(data: DataConfig, max_positions: int) -> int:
     """The longest target, with bos and eos, that a micro-batch and the position table can hold."""
-    return (
-        min(max_positions, data.micro_batch_size) if data.batch_unit == "tokens" else max_positions
-    )
+    holds_tokens = data.batch_unit == "tokens" and data.micro_batch_size != AUTO
+    return min(max_positions, data.micro_batch_size) if holds_tokens else max_positions

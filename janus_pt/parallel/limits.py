@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
 from janus_pt.config.schema import (
+    AUTO,
     DataConfig,
     ModelConfig,
     ParallelConfig,
@@ -118,6 +119,10 @@ def _batch_problems(data: DataConfig, data_parallel: int | None) -> Iterator[Pro
     """A step must be whole micro-batches, the same number on each data-parallel rank."""
     batch, micro = data.global_batch_size, data.micro_batch_size
     path = ("data", "global_batch_size")
+    if micro == AUTO:
+        if data_parallel and batch % data_parallel:
+            yield path, f"must be a multiple of the {data_parallel} data-parallel ranks"
+        return
     count = batch // micro
     if batch % micro:
         nearest = max(micro, count * micro)

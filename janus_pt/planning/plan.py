@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from janus_pt.config.schema import Config, DataConfig, ModelConfig
+from janus_pt.config.schema import AUTO, Config, DataConfig, ModelConfig
 from janus_pt.data.manifest import FILE_NAME, read_manifest
 from janus_pt.model.cost import Workload
 from janus_pt.model.layer_numbers import (
@@ -28,6 +28,7 @@ from janus_pt.planning.flops import CONTENT_READ, flops_per_step
 from janus_pt.planning.memory import StageMemory, stage_memory
 from janus_pt.planning.parameters import model_parameters
 from janus_pt.planning.traffic import Traffic, step_traffic
+from janus_pt.utils.errors import UserError
 from janus_pt.utils.tables import format_table
 
 MIB, GIB = 2**20, 2**30
@@ -36,6 +37,7 @@ MB, GB = 1e6, 1e9
 
 def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     """Print the plan for `world_size` processes: the run, then memory and traffic of each stage's ranks."""
+    require_micro_batch(config.data)
     sizes = sample_sizes(
         config.model, config.objective, sample_length(config.data, config.model.longest_sample)
     )
@@ -52,6 +54,19 @@ def print_plan(config: Config, world_size: int, on_cpu: bool = False) -> None:
     if any(traffic):
         print(f"\nsent by {device} in a step, by stage:")
         print(traffic_table(traffic))
+
+
+def require_micro_batch(data: DataConfig) -> None:
+    """Refuse "auto" where no memory is there to be filled.
+
+    Raises:
+        UserError: says how to give a number.
+    """
+    if data.micro_batch_size == AUTO:
+        raise UserError(
+            'data.micro_batch_size is "auto", which the start of a training decides: give a number, '
+            "as --set data.micro_batch_size=8192"
+        )
 
 
 def runs_on_cpu() -> bool:

@@ -10,10 +10,12 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from janus_pt.model.cost import Workload
 from janus_pt.objectives.coefficients import term_rows
 from janus_pt.objectives.fused_loss import Terms
 from janus_pt.packing.batch import Batch
 from janus_pt.packing.transfer import to_device
+from janus_pt.planning.flops import CONTENT_READ
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,23 @@ def batch_sizes(batch: Batch) -> Sizes:
         predicted_slots=sum(len(index) for index in batch.predict.values()),
         target_tokens=len(batch.targets),
         sentences=len(batch.lengths),
+    )
+
+
+def workload(sizes: Sizes, draws: int) -> Workload:
+    """What the model computes for batches of these sizes.
+
+    Args:
+        draws: how often each sample stands in a row (`ObjectiveConfig.draws`).
+    """
+    sentences = draws * max(sizes.sentences, 1.0)
+    return Workload(
+        source_tokens=sizes.source_tokens,
+        content_slots=sizes.content_slots,
+        query_slots=sizes.query_slots,
+        predicted_slots=sizes.predicted_slots,
+        source_length=sizes.source_tokens / sentences,
+        content_length=CONTENT_READ * sizes.content_slots / sentences,
     )
 
 

@@ -65,6 +65,11 @@ def _lacks_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)
 
 
+def longest_sample(corpora: Sequence[Corpus], model: ModelConfig) -> int:
+    """The most tokens that a sample may have, bos and eos counted."""
+    return min(max(corpus.longest for corpus in corpora), model.longest_sample)
+
+
 def largest_batch(
     data: DataConfig,
     model: ModelConfig,
@@ -73,7 +78,7 @@ def largest_batch(
     for_graphs: bool = False,
 ) -> Batch:
     """A micro-batch of the longest samples that the corpora may have."""
-    longest = min(max(corpus.longest for corpus in corpora), model.longest_sample)
+    longest = longest_sample(corpora, model)
     size = data.micro_batch_size
     count = size // longest if data.batch_unit == "tokens" else size
     rng = np.random.default_rng(0)

@@ -12,8 +12,7 @@ from megatron.core import parallel_state
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
 from janus_pt.checkpoint.store import CHECKPOINTS
 from janus_pt.config.reader import to_json
-from janus_pt.config.run_schema import RunConfig
-from janus_pt.config.schema import Config, DataConfig, ModelConfig, ObjectiveConfig
+from janus_pt.config.schema import AUTO, Config, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.workers import Collate, Prepare
 from janus_pt.model.masks import uses_block_masks
@@ -22,8 +21,10 @@ from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.assemble import assemble
 from janus_pt.parallel.consistency import check_identical
+from janus_pt.parallel.engine import Engine
 from janus_pt.train.counts import Counts
-from janus_pt.train.dry_run import dry_step
+from janus_pt.train.dry_run import dry_step, longest_sample
+from janus_pt.train.micro_batch import build_largest, resolve_micro_batch
 from janus_pt.train.preflight import (
     check_corpora,
     check_folder,
@@ -55,7 +56,7 @@ def prepare(
     Raises:
         UserError: configuration, corpora, weights and checkpoint do not fit together.
     """
-    data, model, parallel = config.data, config.model, config.parallel
+    model, parallel = config.model, config.parallel
     folder = Path(config.run.output_dir)
 
     # Ranks must have started with the same files before anything else: they divide into groups by their own
@@ -73,9 +74,14 @@ def prepare(
 
     # Cheap checks come before expensive ones: a user's mistake is reported within seconds.
     check_folder(folder, resume)
-    corpora = check_corpora(data, model, config.objective)
-    decoding = open_decoding(config.validation, data, model.longest_text)
+    corpora = check_corpora(config.data, model, config.objective)
+    decoding = open_decoding(config.validation, config.data, model.longest_text)
 
+    longest = longest_sample(corpora, model)
+    is_auto = config.data.micro_batch_size == AUTO
+    if is_auto:
+        config = resolve_micro_batch(config, longest, resume)
+    data = config.data
     loader = train_loader(data, model, config.objective, config.run)
     check_identical({"the corpus of data.train": loader.fingerprint})
 
@@ -83,11 +89,20 @@ def prepare(
     if config.run.init_from is not None:
         hashes = corpora[0].manifest.tokenizer_hashes
         weights = initial_weights(config.run.init_from, model, data.train[0].path, hashes)
-    engine = assemble(config, weights)
 
-    # Before a checkpoint is loaded: it needs an optimizer that has a state, which the first update
-    # makes; and if memory is short, no time is lost.
-    dry_step(engine, data, corpora, config.run.cuda_graphs)
+    def build(config: Config) -> Engine:
+        engine = assemble(config, weights)
+        # Before a checkpoint is loaded: it needs an optimizer that has a state, which the first
+        # update makes; and if memory is short, no time is lost.
+        dry_step(engine, config.data, corpora, config.run.cuda_graphs)
+        return engine
+
+    if is_auto and not resume:
+        config, engine = build_largest(config, longest, build)
+    else:
+        engine = build(config)
+    if config.data != data:
+        loader = train_loader(config.data, model, config.objective, config.run)
 
     run = Run(
         config,

@@ -12,10 +12,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from janus_pt.config.reader import to_json
-from janus_pt.model.cost import Workload
-from janus_pt.planning.flops import CONTENT_READ, flops_per_step
+from janus_pt.planning.flops import flops_per_step
 from janus_pt.planning.peaks import peak_flops
-from janus_pt.train.counts import Sizes
+from janus_pt.train.counts import Sizes, workload
 from janus_pt.train.report.metrics_file import MetricsFile
 from janus_pt.train.report.plots import plot_losses
 from janus_pt.train.report.progress import ProgressLine
@@ -162,14 +161,4 @@ class Reporter:
     def _flops(self, trained: Sizes) -> float:
         """Operations of the steps since the last report."""
         config = self.run.config
-        # Every sample stands as often in the row as the objective draws its masking.
-        sentences = config.objective.draws * max(trained.sentences, 1.0)
-        work = Workload(
-            source_tokens=trained.source_tokens,
-            content_slots=trained.content_slots,
-            query_slots=trained.query_slots,
-            predicted_slots=trained.predicted_slots,
-            source_length=trained.source_tokens / sentences,
-            content_length=CONTENT_READ * trained.content_slots / sentences,
-        )
-        return flops_per_step(config.model, work)
+        return flops_per_step(config.model, workload(trained, config.objective.draws))
