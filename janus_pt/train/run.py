@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
 from janus_pt.checkpoint.store import CHECKPOINTS
 from janus_pt.config.reader import to_json
+from janus_pt.config.run_schema import RunConfig
 from janus_pt.config.schema import AUTO, Config, DataConfig, ModelConfig, ObjectiveConfig
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.workers import Collate, Prepare
