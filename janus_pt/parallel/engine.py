@@ -21,6 +21,9 @@ from janus_pt.parallel.gradient_sums import batch_gradients
 from janus_pt.parallel.groups import Mpu
 from janus_pt.parallel.host_waits import avoid_waits
 
+REDUCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""By DeepSpeed's names of them."""
+
 
 class EngineModule(Protocol):
     """The module inside an engine: a `TrainingModule`, or a `Pipeline` with one stage of it."""
@@ -117,7 +120,8 @@ def build_engine(
         # of a gradient that tensor-parallel ranks hold identically, only the first rank's copy
         # counts, so an infinity on another rank would pass unseen.
         engine.optimizer.check_grad_overflow = True
-    sums = batch_gradients(engine.optimizer)
+    reduce_dtype = REDUCE_DTYPES[settings["communication_data_type"]]
+    sums = batch_gradients(engine, reduce_dtype, captured)
     avoid_waits(engine.optimizer)
     if captured:
         assert sums is not None, "graphs need DeepSpeed's bfloat16 optimizer"

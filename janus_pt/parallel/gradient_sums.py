@@ -13,15 +13,27 @@ import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
+from janus_pt.parallel.gradient_shares import GradientShares
+
 PENDING_ELEMENTS = 1 << 25
 """Gradients wait until they are so many: bounds their memory, and their float32 copies'."""
 
 
-def batch_gradients(optimizer: Any) -> GradientSums | None:
-    """Make DeepSpeed's bfloat16 optimizer handle gradients together; leaves any other as it is."""
+def batch_gradients(
+    engine: Any, reduce_dtype: torch.dtype, captured: bool = False
+) -> GradientSums | None:
+    """Make DeepSpeed's bfloat16 optimizer handle gradients together, and reduce to each data-parallel
+    rank what it keeps (`gradient_shares.py`); leaves any other optimizer as it is.
+
+    Args:
+        captured: passes are recorded as graphs (`captured_pass.py`).
+    """
+    optimizer = engine.optimizer
     if not isinstance(optimizer, BF16_Optimizer):
         return None
-    sums = GradientSums(optimizer)
+    shares = GradientShares(engine, reduce_dtype, captured)
+    sums = GradientSums(optimizer, shares)
+    engine.buffered_allreduce_fallback = shares.reduce
     # Called for each gradient: by hooks as soon as it is there, and after a backward pass.
     optimizer._update_hp_grad = sums.collect
     optimizer.update_hp_grads = sums.collect_rest
@@ -35,8 +47,9 @@ class GradientSums:
     Same sums, bit for bit, as DeepSpeed's own; on a GPU the norm is rounded otherwise.
     """
 
-    def __init__(self, optimizer: BF16_Optimizer) -> None:
+    def __init__(self, optimizer: BF16_Optimizer, shares: GradientShares) -> None:
         self._optimizer = optimizer
+        self._shares = shares
         self._for_norm = optimizer.get_grads_for_norm
         self._places = {
             id(parameter): (group, index)
@@ -70,6 +83,7 @@ class GradientSums:
         copies = [torch.empty_like(total) for total in self._sums]
         torch._foreach_copy_(copies, self._gradients)
         torch._foreach_add_(self._sums, copies)
+        self._shares.complete(self._sums)
         self._sums, self._gradients, self._pending = [], [], 0
 
     def mark(self, parameters: Iterable[Any]) -> None:
@@ -97,8 +111,10 @@ class GradientSums:
     def for_norm(self, for_clipping: bool = False) -> Any:
         """Tensors whose norm is the gradient's, and none of experts; or those that clipping scales."""
         if for_clipping:
-            return self._optimizer.fp32_groups_gradients_flat
+            return self._shares.tensors
         gradients, experts = self._for_norm()
+        if not self._shares.are_all:
+            return [self._shares.norm(self._shares.own(gradients))], experts
         if not gradients or not gradients[0].is_cuda:
             return gradients, experts
         # The norm of the norms is the norm.

@@ -12,6 +12,7 @@ from typing import Any
 
 from janus_pt.config.schema import Config
 from janus_pt.parallel.deepspeed_config import zero_optimization
+from janus_pt.parallel.owners import go_to_owners
 from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.planning.activations import (
     FLOAT,
@@ -142,12 +143,16 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
         # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, to which bfloat16 gradients
         # are added as they come; those of a pipeline's stage when its activations are gone.
         carried = gradients
-    if stage == 0 or (low_precision and stage == 1):
-        # No buckets: gradients are copied together for the all-reduce in the update, and cast.
+    if go_to_owners(parallel, config.precision):
+        # No buckets: float32 sums are reduced in place, others are copies.
+        bucket = update = 0.0
+        if ranks > 1 and reduced < FLOAT:
+            update = trained * reduced
+    if stage == 0:
+        # Gradients are copied together for the all-reduce in the update, and cast.
         bucket = update = 0.0
         if ranks > 1:
-            held = width if stage == 0 else FLOAT
-            copies = held + (reduced if reduced != held else 0)
+            copies = width + (reduced if reduced != width else 0)
             update = min(trained, ALL_REDUCE_ELEMENTS) * copies
     if stage == 3:
         carried = gradients

@@ -5,7 +5,8 @@ hidden size, P a stage's parameters on a rank, and per micro-batch s source toke
 layer computes no others), in bytes:
 
     data      ZeRO-0     all-reduce Pg                        once a step
-              ZeRO-1     all-reduce Pg, all-gather Pw         once a step
+              ZeRO-1     all-reduce Pg, all-gather Pw         once a step; in bfloat16 reduce Pg to the owners, or
+                         reduce-scatter Pg (`parallel/gradient_shares.py`)
               ZeRO-2     all-reduce Pg                        each micro-batch; all-gather Pw once a step
               ZeRO-3     reduce-scatter Pg, all-gather Pw     each micro-batch; twice what does not stay gathered
     tensor    encoder    all-reduce 2sdw forward, 2sdw backward
@@ -19,8 +20,8 @@ layer computes no others), in bytes:
     pipeline  boundary   (s + n)dw, without n as long as the decoder has not begun, there and back
               table      all-reduce of the token table's gradient in float32, once a step, if several stages have it
 
-That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-1 and 2 reduce whole
-gradients where their shard would be enough. Counts and norms, some bytes a step, are not counted.
+That is what megatron-core and DeepSpeed do, not the least that would do: DeepSpeed's ZeRO-2, and ZeRO-1 in float32,
+reduce whole gradients where their shard would be enough. Counts and norms, some bytes a step, are not counted.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from janus_pt.model.recompute import LAYER
 from janus_pt.objectives.fused_loss import chunk_rows
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.parallel.deepspeed_config import zero_optimization
+from janus_pt.parallel.owners import CHUNK_ELEMENTS, go_to_owners, leave_early
 from janus_pt.parallel.stages import layer_costs, pipeline_layers
 from janus_pt.planning.activations import FLOAT, MicroBatch, activation_width, reduce_width
 from janus_pt.planning.parameters import (
@@ -56,7 +58,7 @@ from janus_pt.planning.parameters import (
 REUSE_DISTANCE = 1_000_000_000
 """ZeRO-3 keeps weights gathered from the forward to the backward pass where fewer others are used in between
 (DeepSpeed's `stage3_max_reuse_distance`)."""
-RING_ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+RING_ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "reduce": 1}
 """How often a ring passes the payload around: an all-reduce scatters and gathers."""
 
 
@@ -125,6 +127,10 @@ def _data_traffic(
     buckets = math.ceil(trained / settings["reduce_bucket_size"])
 
     stage = config.parallel.zero_stage
+    if go_to_owners(config.parallel, config.precision):
+        yield _to_owners(gradients, trained, ranks, config.parallel)
+        yield Traffic("data", "weights", "all-gather", ranks, trained * width, 2)
+        return
     if stage < 3:
         # ZeRO-2 keeps no whole gradients: it reduces the gradients of every micro-batch.
         times = micro_batches if stage == 2 else 1
@@ -142,6 +148,15 @@ def _data_traffic(
     gathered_again = max(0.0, 1 - stay / parameters)
     gathered = (1 + gathered_again) * parameters * width
     yield Traffic("data", "weights", "all-gather", ranks, gathered, buckets).repeated(micro_batches)
+
+
+def _to_owners(gradients: float, trained: float, ranks: int, parallel: ParallelConfig) -> Traffic:
+    """Gradients that go to the ranks that keep them, in two flat tensors: with weight decay, and without."""
+    if not leave_early(ranks, parallel.pipeline_parallel_size > 1):
+        return Traffic("data", "gradients", "reduce-scatter", ranks, gradients, 2)
+    chunks = math.ceil(trained / CHUNK_ELEMENTS) + 1
+    # A chunk that has more than one owner is cut.
+    return Traffic("data", "gradients", "reduce", ranks, gradients, chunks + 2 * (ranks - 1))
 
 
 def _layer_traffic(

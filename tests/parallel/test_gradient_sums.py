@@ -1,4 +1,4 @@
-"""Gradients handled together against DeepSpeed's own way, one by one: the same numbers, bit for bit."""
+"""Gradients handled together, and reduced to their owners, against DeepSpeed's own way: the same numbers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,33 @@ from typing import Any
 import pytest
 import torch
 
+from janus_pt.parallel import gradient_shares, owners
 from tests.support.measured_memory import build_config, micro_batches
 from tests.support.ranks import run_ranks
 
 STEPS = 3
 
 
-def _train(together: bool, immediate: bool) -> tuple[list[float], torch.Tensor]:
-    """Norms of a few steps of two micro-batches, and the float32 weights after them."""
+def _train(
+    together: bool, immediate: bool, ranks: int = 1, reduce: str = "float32"
+) -> tuple[list[float], torch.Tensor]:
+    """Norms of a few steps of two micro-batches, and this rank's float32 weights after them."""
     from janus_pt.parallel import engine as engines
     from janus_pt.parallel import groups
     from janus_pt.parallel.assemble import assemble
     from janus_pt.train.step import train_step
 
     if not together:
-        engines.batch_gradients = lambda optimizer: None
+        engines.batch_gradients = lambda *_: None
     config = build_config(
-        vocab=200, hidden=32, length=32, accumulate=2, dtype="bfloat16", dropout=0.1
+        vocab=200,
+        hidden=32,
+        length=32,
+        accumulate=2,
+        dtype="bfloat16",
+        dropout=0.1,
+        ranks=ranks,
+        reduce=reduce,
     )
     # Below every norm: all gradients are clipped.
     clipped = config.optimizer.model_copy(update={"clip_norm": 0.01})
@@ -33,7 +43,8 @@ def _train(together: bool, immediate: bool) -> tuple[list[float], torch.Tensor]:
     engine = assemble(config)
     norms = []
     for step in range(1, STEPS + 1):
-        train_step(engine, micro_batches(config, step), step, 1)
+        seed = step * ranks + torch.distributed.get_rank()
+        train_step(engine, micro_batches(config, seed), step, 1)
         norms.append(float(engine.get_global_grad_norm()))
     masters: Any = engine.optimizer
     weights = torch.cat([part.detach() for part in masters.fp32_groups_flat_partition])
@@ -54,6 +65,44 @@ def train(immediate: bool) -> tuple[bool, bool]:
     return norms == reference_norms, torch.equal(weights, reference)
 
 
+def train_on_two(together: bool, reduce: str, most_owners: int) -> tuple[list[float], list[float]]:
+    """Norms and this rank's weights, in chunks so small that many leave early and some have two owners."""
+    from janus_pt.parallel import engine as engines
+    from janus_pt.parallel import owners
+
+    original = engines.batch_gradients, owners.CHUNK_ELEMENTS, owners.MOST_OWNERS
+    owners.CHUNK_ELEMENTS, owners.MOST_OWNERS = 2000, most_owners
+    try:
+        norms, weights = _train(together, True, 2, reduce)
+    finally:
+        engines.batch_gradients, owners.CHUNK_ELEMENTS, owners.MOST_OWNERS = original
+    return norms, weights.tolist()
+
+
 @pytest.mark.parametrize("immediate", [False, True])
 def test_sums_norm_and_clipping_are_deepspeeds(immediate: bool) -> None:
     assert run_ranks(train, 1, immediate) == [(True, True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reduce", "most_owners"), [("float32", 2), ("bfloat16", 2), ("float32", 1)]
+)
+def test_what_each_rank_keeps_is_deepspeeds_sum(reduce: str, most_owners: int) -> None:
+    ours, theirs = (
+        run_ranks(train_on_two, 2, together, reduce, most_owners) for together in (True, False)
+    )
+    for (norms, weights), (reference_norms, reference) in zip(ours, theirs, strict=True):
+        # The norm adds its squares in another order, and clipping scales all by it.
+        assert norms == pytest.approx(reference_norms, rel=1e-6)
+        assert weights == pytest.approx(reference, rel=1e-5, abs=1e-7)
+
+
+def test_chunks_leave_in_the_order_of_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flat tensor of matrices and one of vectors, of four layers: the last layer's leave first."""
+    flats = [torch.empty(40), torch.empty(8)]
+    views = [list(flats[0].split(10)), list(flats[1].split(2))]
+    monkeypatch.setattr(owners, "CHUNK_ELEMENTS", 20)
+    chunks = gradient_shares.make_chunks(views, [[0, 2, 4, 6], [1, 3, 5, 7]])
+    found = [(chunk.flat, chunk.start, chunk.stop, chunk.missing) for chunk in chunks]
+    assert found == [(0, 20, 40, 2), (1, 0, 8, 4), (0, 0, 20, 2)]

@@ -35,6 +35,7 @@ KINDS = {
     "allreduce_": "all-reduce",
     "_allgather_base_": "all-gather",
     "_reduce_scatter_base_": "reduce-scatter",
+    "reduce_": "reduce",
     "send": "send",
 }
 FEW = 20
