@@ -162,7 +162,7 @@ def make_chunks(
     for flat, (views, order) in enumerate(zip(gradients, numbers, strict=True)):
         chunk: Chunk | None = None
         for view, number in zip(reversed(views), reversed(order), strict=True):
-            start = view.storage_offset()
+            start = int(view.storage_offset())
             if chunk is None or chunk.stop - chunk.start >= owners.CHUNK_ELEMENTS:
                 chunk = Chunk(flat, start, start + view.numel(), number, 0, 0)
                 chunks.append(chunk)
