@@ -48,8 +48,7 @@ class GradientShares:
         self._ranks = dist.get_world_size(self._group)
         self._rank = dist.get_rank(self._group)
         is_pipeline = isinstance(engine, PipelineEngine)
-        # Graphs add gradients of which nothing is told here, and of the token table only a part.
-        self._overlaps = owners.leave_early(self._ranks, is_pipeline) and not captured
+        self._overlaps = owners.leave_early(self._ranks, is_pipeline, captured)
         order = {id(p): number for number, p in enumerate(engine.module.parameters())}
         numbers = [[order[id(p)] for p in group] for group in optimizer.bf16_groups]
         self._chunks = make_chunks(optimizer.fp32_groups_gradients, numbers)

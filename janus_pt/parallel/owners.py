@@ -20,9 +20,10 @@ def go_to_owners(parallel: ParallelConfig, precision: PrecisionConfig) -> bool:
     return precision.dtype == "bfloat16" and parallel.zero_stage == 1 and on_device
 
 
-def leave_early(ranks: int, is_pipeline: bool) -> bool:
+def leave_early(ranks: int, is_pipeline: bool, captured: bool) -> bool:
     """Whether gradients leave during the backward pass, owner by owner.
 
     A pipeline's stage has its last backward pass while the pipeline empties, and then nothing to do.
+    Graphs (`run.cuda_graphs`) add gradients without a word, and of the token table only a part.
     """
-    return ranks <= MOST_OWNERS and not is_pipeline
+    return ranks <= MOST_OWNERS and not is_pipeline and not captured

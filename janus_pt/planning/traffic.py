@@ -128,7 +128,7 @@ def _data_traffic(
 
     stage = config.parallel.zero_stage
     if go_to_owners(config.parallel, config.precision):
-        yield _to_owners(gradients, trained, ranks, config.parallel)
+        yield _to_owners(gradients, trained, ranks, config)
         yield Traffic("data", "weights", "all-gather", ranks, trained * width, 2)
         return
     if stage < 3:
@@ -150,9 +150,10 @@ def _data_traffic(
     yield Traffic("data", "weights", "all-gather", ranks, gathered, buckets).repeated(micro_batches)
 
 
-def _to_owners(gradients: float, trained: float, ranks: int, parallel: ParallelConfig) -> Traffic:
+def _to_owners(gradients: float, trained: float, ranks: int, config: Config) -> Traffic:
     """Gradients that go to the ranks that keep them, in two flat tensors: with weight decay, and without."""
-    if not leave_early(ranks, parallel.pipeline_parallel_size > 1):
+    is_pipeline = config.parallel.pipeline_parallel_size > 1
+    if not leave_early(ranks, is_pipeline, config.run.cuda_graphs):
         return Traffic("data", "gradients", "reduce-scatter", ranks, gradients, 2)
     chunks = math.ceil(trained / CHUNK_ELEMENTS) + 1
     # A chunk that has more than one owner is cut.
