@@ -209,7 +209,7 @@ class JanusForConditionalGeneration(transformers.PreTrainedModel):
         """All tokens at once, in a form as `generate`'s.
 
         Args:
-            mode: a way to decode: "nar", "rerank", "speculative", "bang_nar", "ctc".
+            mode: a way to decode: "nar", "rerank", "speculative", "auto", "bang_nar", "ctc".
             options: of the mode, under our names (docs/guides/decoding.md).
 
         Raises:

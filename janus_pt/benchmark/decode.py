@@ -2,7 +2,7 @@
 
 Protocol (Kasai et al. 2020; Helcl et al. 2022; Schmidt et al. 2022): one machine, one run; batch 1,
 a middle one and the largest; time of the encoder, of tokenising and of padding counted; decoder
-passes stated; sacrebleu and chrF with their signatures. Each batch counts with the best of several
+passes stated; sacrebleu and chrF with their signatures. Each batch counts with the median of several
 repeats, in which the ways take turns, so that a busy moment of the machine hits all of them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from janus_pt.benchmark.against import add_against_flags, compare_decoding
 from janus_pt.benchmark.case import FIRST_TOKEN
-from janus_pt.benchmark.engines import other_engines
-from janus_pt.benchmark.timing import best_times, time_ways
-from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu
+from janus_pt.benchmark.engines import Engine, other_engines
+from janus_pt.benchmark.timing import median_times, time_ways
+from janus_pt.inference.cpu import lay_out_for_cpu, quantize_int8, stored_state
 from janus_pt.inference.janus_model import Generation, JanusModel
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.commands import add_json_flag
@@ -39,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rerank 4 passes, 5 lengths": {"mode": "rerank", "iterations": 4},
     "speculative": {"mode": "speculative"},
     "speculative, always redraft": {"mode": "speculative", "redraft_at": 1000},
+    "auto": {"mode": "auto"},
 }
 """Name -> mode and options of `JanusModel.generate`. Greedy search is first: others are compared
 with it."""
@@ -52,8 +53,6 @@ PROFILED_SENTENCES, PROFILED_OPERATORS = 16, 10
 PROFILED_WAYS = (GREEDY, "speculative")
 ENGINE_LENGTH = 32
 """Tokens of source and output where engines are compared, as random weights end nowhere."""
-Engine = Callable[[list[list[int]]], Any]
-"""Decodes sources, each as token ids."""
 
 
 @dataclass
@@ -144,13 +143,14 @@ def run(args: argparse.Namespace) -> None:
     print_table(rows, args.batch_sizes)
     # Loaded anew: the last precision's weights may be int8.
     model = JanusModel.from_pretrained(args.model, device="cpu")
-    engine_speeds = compare_engines(model, args)
+    engine_rows = compare_engines(model, args)
     if args.profile:
         for name in PROFILED_WAYS:
             print_profile(model, name, sources[:PROFILED_SENTENCES])
     if args.json:
         ways = [asdict(row) for row in rows]
-        write_json(args.json, {"ways": ways, "engines": engine_speeds})
+        engines = {name: asdict(row) for name, row in engine_rows.items()}
+        write_json(args.json, {"ways": ways, "engines": engines})
 
 
 def measure_precision(
@@ -219,58 +219,82 @@ def print_table(rows: Sequence[DecodingRow], batch_sizes: Sequence[int]) -> None
     print(format_table(lines, headers, align="llr"))
 
 
-def compare_engines(model: JanusModel, args: argparse.Namespace) -> dict[str, dict[int, float]]:
-    """Time greedy search beside other engines of the same size.
+@dataclass
+class EngineRow:
+    """Greedy search of one engine.
 
-    All read and write `ENGINE_LENGTH` tokens, the other engines with random weights. Ours runs with
-    P_AR read from query and from content slots.
+    Attributes:
+        as_first: share of its outputs that equal the first engine's, token for token, at the largest
+            batch size.
+        sentences_per_s: by batch size.
+    """
 
-    Returns:
-        engine -> batch size -> sentences/s.
+    as_first: float = 0.0
+    sentences_per_s: dict[int, float] = field(default_factory=dict)
+
+
+def compare_engines(model: JanusModel, args: argparse.Namespace) -> dict[str, EngineRow]:
+    """Time greedy search beside other engines.
+
+    All read and write `ENGINE_LENGTH` tokens. Ours runs with P_AR read from content and from query
+    slots; CTranslate2 has our weights, so that its outputs are those from content slots.
     """
     engines: dict[str, Engine] = {}
-    for stream in ("query", "content"):
-        for precision in ("float32", "bfloat16"):
-            copy = _copy_with_stream(model, stream, PRECISIONS[precision][0])
+    for stream in ("content", "query"):
+        for precision, (dtype, quantize) in PRECISIONS.items():
+            copy = _copy_with_stream(model, stream, dtype, quantize)
             engines[f"janus_pt {precision}, {stream}"] = partial(_decode_greedily, copy)
-    engines |= other_engines(model.config, ENGINE_LENGTH, args.threads)
+    state = {name: weight.float() for name, weight in stored_state(model.model).items()}
+    engines |= other_engines(model.config, state, ENGINE_LENGTH, args.threads)
     generator = torch.Generator().manual_seed(1)
-    speeds: dict[str, dict[int, float]] = {name: {} for name in engines}
+    rows = {name: EngineRow() for name in engines}
     for size in args.batch_sizes:
         shape = (size, ENGINE_LENGTH)
-        ids = torch.randint(
-            FIRST_TOKEN, model.config.vocab_size, shape, generator=generator
-        ).tolist()
-        jobs = [partial(engine, ids) for engine in engines.values()]
-        # One batch instead of many: more repeats, to be as sure of the best time.
-        times = best_times(jobs, 4 * args.repeats)
-        for name, (seconds, _) in zip(engines, times, strict=True):
-            speeds[name][size] = size / seconds
-    print(f"\ngreedy search, {ENGINE_LENGTH} tokens in and out, sentences/s")
-    headers = ["", *(f"batch {size}" for size in args.batch_sizes)]
-    rows = [[name, *(f"{rate:.1f}" for rate in rates.values())] for name, rates in speeds.items()]
-    print(format_table(rows, headers, align="lr"))
-    return speeds
+        ids = torch.randint(FIRST_TOKEN, model.config.common_vocab_size, shape, generator=generator)
+        jobs = [partial(engine, ids.tolist()) for engine in engines.values()]
+        # One batch instead of many: more repeats, to be as sure of the time.
+        times = median_times(jobs, 4 * args.repeats)
+        first = times[0][1]
+        for row, (seconds, outputs) in zip(rows.values(), times, strict=True):
+            row.sentences_per_s[size] = size / seconds
+            equal = [ours == other for ours, other in zip(first, outputs, strict=True)]
+            row.as_first = sum(equal) / size
+    print_engines(rows, args.batch_sizes)
+    return rows
 
 
-def _decode_greedily(model: JanusModel, ids: list[list[int]]) -> list[Generation]:
-    return model.generate(
+def print_engines(rows: Mapping[str, EngineRow], batch_sizes: Sequence[int]) -> None:
+    """Print the engines' speeds."""
+    print(f"\ngreedy search, {ENGINE_LENGTH} tokens in and out, sentences/s, medians")
+    headers = ["", *(f"batch {size}" for size in batch_sizes), "=first"]
+    lines = []
+    for name, row in rows.items():
+        speeds = [f"{rate:.1f}" for rate in row.sentences_per_s.values()]
+        lines.append([name, *speeds, f"{row.as_first:.0%}"])
+    print(format_table(lines, headers, align="lr"))
+
+
+def _decode_greedily(model: JanusModel, ids: list[list[int]]) -> list[list[int]]:
+    outputs = model.generate(
         ids, "ar", batch_size=len(ids), min_length=ENGINE_LENGTH, max_length=ENGINE_LENGTH
     )
+    return [output.tokens for output in outputs]
 
 
-def _copy_with_stream(model: JanusModel, ar_stream: str, dtype: torch.dtype) -> JanusModel:
+def _copy_with_stream(
+    model: JanusModel, ar_stream: str, dtype: torch.dtype, quantize: Quantize
+) -> JanusModel:
     """The same weights with P_AR read from other slots than in training.
 
     Its outputs are worth nothing; it is only timed.
     """
     config = model.config.model_copy(update={"ar_stream": ar_stream})
-    weights = model.model.state_dict()
-    # The model on a CPU holds a second copy of the projection, laid out for it.
-    weights = {name: w for name, w in weights.items() if not name.startswith(PROJECTION)}
     copy = JanusTransformer(config)
-    copy.load_state_dict(weights)
-    lay_out_for_cpu(copy.to(dtype))
+    copy.load_state_dict(stored_state(model.model))
+    if quantize:
+        quantize_int8(copy)
+    else:
+        lay_out_for_cpu(copy.to(dtype))
     return JanusModel(copy, model.tokenizer)
 
 

@@ -1,7 +1,5 @@
-"""Other engines, on an encoder-decoder of the same size with random weights.
-
-CTranslate2 and Hugging Face's `generate`.
-"""
+"""Other engines: CTranslate2 with the weights of our model, and Hugging Face's `generate` on a model of the same size
+with random ones."""
 
 from __future__ import annotations
 
@@ -11,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.convert.ctranslate2 import write_ctranslate2
-from janus_pt.model.initialize import draw
-from janus_pt.model.meta import full_shapes
+from janus_pt.convert.ctranslate2 import unsupported, write_ctranslate2
 from janus_pt.utils.extras import is_installed, require
 
-Engine = Callable[[list[list[int]]], Any]
-"""Decodes sources, each as token ids."""
+Engine = Callable[[list[list[int]]], list[list[int]]]
+"""Decodes sources, each as token ids, to the ids of their outputs."""
 
 
-def other_engines(config: ModelConfig, length: int, threads: int) -> dict[str, Engine]:
+def other_engines(
+    config: ModelConfig, state: dict[str, Tensor], length: int, threads: int
+) -> dict[str, Engine]:
     """The engines that are installed (extra `benchmark`); one that is not is named on stdout.
 
     Args:
+        state: weights of `JanusTransformer(config)`, float32.
         length: tokens that an engine writes for each source.
         threads: CPU threads of an engine.
     """
@@ -35,13 +35,15 @@ def other_engines(config: ModelConfig, length: int, threads: int) -> dict[str, E
         ("ctranslate2", _ctranslate2),
     ):
         if is_installed(package):
-            engines |= make_engines(config, length, threads)
+            engines |= make_engines(config, state, length, threads)
         else:
             print(f"{package} is not installed: its rows are skipped")
     return engines
 
 
-def _hugging_face(config: ModelConfig, length: int, threads: int) -> dict[str, Engine]:
+def _hugging_face(
+    config: ModelConfig, state: dict[str, Tensor], length: int, threads: int
+) -> dict[str, Engine]:
     transformers = require("transformers", "benchmark")
     # Marian is the encoder-decoder of transformers that is nearest to ours.
     shape = transformers.MarianConfig(
@@ -61,10 +63,10 @@ def _hugging_face(config: ModelConfig, length: int, threads: int) -> dict[str, E
     )
     model = transformers.MarianMTModel(shape).eval()
 
-    def generate(ids: list[list[int]]) -> Any:
+    def generate(ids: list[list[int]]) -> list[list[int]]:
         """Greedy search of `length` tokens."""
         tokens = torch.tensor(ids)
-        return model.generate(
+        outputs = model.generate(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
             num_beams=1,
@@ -72,41 +74,50 @@ def _hugging_face(config: ModelConfig, length: int, threads: int) -> dict[str, E
             min_new_tokens=length,
             max_new_tokens=length,
         )
+        # Without the start symbol.
+        written: list[list[int]] = outputs[:, 1:].tolist()
+        return written
 
     return {"Hugging Face float32": generate}
 
 
-def _ctranslate2(config: ModelConfig, length: int, threads: int) -> dict[str, Engine]:
+def _ctranslate2(
+    config: ModelConfig, state: dict[str, Tensor], length: int, threads: int
+) -> dict[str, Engine]:
     ctranslate2 = require("ctranslate2", "ctranslate2")
+    # An engine for ordinary decoders: without query slots.
+    shape = config.model_copy(update={"ar_stream": "content"})
+    problems = [f"{key}: {reason}" for key, reason in unsupported(shape)]
+    if problems:
+        print(f"CTranslate2 cannot compute this model, its rows are skipped: {problems[0]}")
+        return {}
     # CTranslate2 reads and writes words: these stand for the ids.
-    words = [f"w{token}" for token in range(config.vocab_size)]
+    vocabularies = [_words(config.vocab_size)]
+    if config.source_vocab_size is not None:
+        vocabularies.append(_words(config.source_vocab_size))
     engines: dict[str, Engine] = {}
     with tempfile.TemporaryDirectory() as folder:
-        # The nearest that it can compute: a decoder without query slots.
-        shape = config.model_copy(
-            update={
-                "ar_stream": "content",
-                "source_vocab_size": None,
-                "causal_self_attention": False,
-                "embedding_projection": False,
-            }
-        )
-        shapes = full_shapes(shape)
-        state = {name: draw(name, shapes[name], shape.init_std, seed=1) for name in shapes}
-        write_ctranslate2(Path(folder), shape, state, [words])
+        # A copy of the dictionary: writing empties it.
+        write_ctranslate2(Path(folder), shape, dict(state), vocabularies)
         for precision in ("float32", "int8"):
             translator = ctranslate2.Translator(
                 folder, compute_type=precision, inter_threads=1, intra_threads=threads, device="cpu"
             )
-            engines[f"CTranslate2 {precision}"] = _translate_with(translator, words, length)
+            engines[f"CTranslate2 {precision}"] = _translate_with(translator, length)
     return engines
 
 
-def _translate_with(translator: Any, words: list[str], length: int) -> Engine:
-    def translate(ids: list[list[int]]) -> Any:
-        sources = [[words[token] for token in source] for source in ids]
-        return translator.translate_batch(
+def _words(size: int) -> list[str]:
+    return [f"w{token}" for token in range(size)]
+
+
+def _translate_with(translator: Any, length: int) -> Engine:
+    def translate(ids: list[list[int]]) -> list[list[int]]:
+        """Greedy search of `length` tokens."""
+        sources = [[f"w{token}" for token in source] for source in ids]
+        results = translator.translate_batch(
             sources, beam_size=1, min_decoding_length=length, max_decoding_length=length
         )
+        return [[int(word[1:]) for word in result.hypotheses[0]] for result in results]
 
     return translate

@@ -63,20 +63,20 @@ def medians(jobs: Sequence[Callable[[], Any]], repeats: int, device: torch.devic
     return [statistics.median(seconds_of_job) for seconds_of_job in seconds]
 
 
-def best_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:
-    """The shortest seconds of each job over `repeats` rounds by turns, and what the job returned.
+def median_times(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:
+    """The median seconds of each job over `repeats` rounds by turns, and what the job returned last.
 
-    One round more warms up; it counts if it is the fastest all the same.
+    One round more warms up, and does not count.
     """
-    best: list[tuple[float, Any]] = [(float("inf"), None)] * len(jobs)
-    for _ in range(repeats + 1):
+    seconds: list[list[float]] = [[] for _ in jobs]
+    results: list[Any] = [None] * len(jobs)
+    for round_number in range(repeats + 1):
         for index, job in enumerate(jobs):
             start = time.perf_counter()
-            result = job()
-            seconds = time.perf_counter() - start
-            if seconds < best[index][0]:
-                best[index] = (seconds, result)
-    return best
+            results[index] = job()
+            if round_number:
+                seconds[index].append(time.perf_counter() - start)
+    return list(zip(map(statistics.median, seconds), results, strict=True))
 
 
 def time_ways(
@@ -87,7 +87,7 @@ def time_ways(
 ) -> list[dict[int, Rate]]:
     """The rates of each way of decoding, by batch size.
 
-    Every batch counts with its best time over `repeats` rounds, in which the ways take turns.
+    Every batch counts with its median time over `repeats` rounds, in which the ways take turns.
 
     Args:
         ways: `JanusModel.generate` with mode and options.
@@ -100,8 +100,8 @@ def time_ways(
         for start in range(0, len(texts), size):
             batch = texts[start : start + size]
             jobs = [partial(way, batch, batch_size=size) for way in ways]
-            for index, (best, outputs) in enumerate(best_times(jobs, repeats)):
-                seconds[index] += best
+            for index, (median, outputs) in enumerate(median_times(jobs, repeats)):
+                seconds[index] += median
                 tokens[index] += sum(len(output.tokens) for output in outputs)
         for index, rates_of_way in enumerate(rates):
             rates_of_way[size] = Rate(

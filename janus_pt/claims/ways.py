@@ -26,6 +26,8 @@ WAYS_OF_MODE: Mapping[str, Ways] = {
     },
     "rerank": {"rerank": {"mode": "rerank", "iterations": 10, "length_beam": LENGTHS}},
     "speculative": {"speculative": {"mode": "speculative"}},
+    # It writes what the two others write.
+    "auto": {},
     # BANG ends at the first eos of its one pass, and repeats tokens as all one-pass decoders do.
     "bang_nar": {"NAR 1 pass, to eos": {"mode": "bang_nar", "remove_repeats": True}},
     "ctc": {"CTC 1 pass": {"mode": "ctc"}},

@@ -75,7 +75,7 @@ class ObjectiveRow:
 
 
 JANUS_WEIGHTS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_aux_nar", "kl_ar_nar", "length")
-BOTH_WAYS = ("ar", "nar", "rerank", "speculative")
+BOTH_WAYS = ("ar", "nar", "rerank", "speculative", "auto")
 """Modes of models that have P_AR and P_NAR."""
 
 OBJECTIVES: dict[str, ObjectiveRow] = {

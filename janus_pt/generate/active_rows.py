@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+LOOK_EVERY = 8
+"""Steps between looks for finished rows, on a device whose queue the host would have to wait for."""
+
+
+def looks_for_finished(step: int, shortest: int, longest: int, device: torch.device) -> bool:
+    """Whether decoding left to right looks for finished rows after `step`; no row has ended before `shortest`.
+
+    A look waits for the device, which then has nothing queued. A CPU has no queue: there a row that
+    goes on for nothing costs more than a look.
+    """
+    if step < shortest:
+        return False
+    return device.type == "cpu" or step % LOOK_EVERY == LOOK_EVERY - 1 or step == longest
+
+
 @dataclass
 class ActiveRows:
     """State of the active rows; a subclass adds its tensors, whose first dimension is the row.

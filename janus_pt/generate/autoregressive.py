@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
 from janus_pt.config.section import Count, Positive
-from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
+from janus_pt.generate.active_rows import ActiveRows, looks_for_finished, rows_of_sources
 from janus_pt.generate.beam import beam_search
 from janus_pt.generate.constraints import Rules
 from janus_pt.generate.counter_rng import sampling_keys, uniform
@@ -135,31 +135,29 @@ def _greedy_or_sampled(
     decoder = IncrementalDecoder(model, memory)
     newest = decoder.start(len(memory) * copies)
     rows = _start(memory, source, copies, longest, newest, options)
-    outputs = _Outputs(
-        torch.zeros_like(rows.tokens), torch.zeros_like(rows.scores), torch.zeros_like(rows.lengths)
-    )
+    outputs = _Outputs(torch.zeros_like(rows.tokens), torch.zeros_like(rows.scores))
     for step in range(longest + 1):
         # Step 1: P_AR of the next token, without the tokens that the rules forbid.
         log_probs = rules.apply(decoder.step(rows.newest), rows.tokens[:, :step])
-        # Step 2: choose a token for each row.
+        # Step 2: choose a token for each row and write it. A finished row writes on until it
+        # leaves; what lies behind its first eos is not read.
+        rows.newest, score = rows.tokens[:, step], rows.scores[:, step]
         if options.do_sample:
-            rows.newest, score = sample(
+            token, log_prob = sample(
                 log_probs,
                 uniform(rows.keys, step),
                 options.temperature,
                 options.top_k,
                 options.top_p,
             )
+            rows.newest.copy_(token)
+            score.copy_(log_prob)
         else:
-            score, rows.newest = log_probs.max(dim=-1)
-        # Step 3: write it. A finished row writes on until it leaves, but its length stays as it
-        # is, and what lies beyond the length is not read.
-        rows.finished |= rows.newest == config.eos_token_id
-        rows.tokens[:, step] = rows.newest
-        rows.scores[:, step] = score
-        rows.lengths += ~rows.finished
-        # Step 4: sources all of whose rows are finished leave. This waits for the device.
-        source_finished = rows.finished.view(-1, copies).all(dim=1)
+            torch.max(log_probs, dim=-1, out=(score, rows.newest))
+        # Step 3: sources all of whose rows are finished leave. This waits for the device.
+        if not looks_for_finished(step, options.min_length, longest, memory.device):
+            continue
+        source_finished = rows.finished(step, config.eos_token_id, copies)
         num_finished = int(source_finished.sum())
         if num_finished == len(source_finished):
             break
@@ -178,18 +176,19 @@ class _Rows(ActiveRows):
 
     Attributes:
         tokens, scores: `[active, longest + 1]`, eos included.
-        lengths: `[active]`, without eos.
         newest: `[active]`: the token that is read next.
-        finished: `[active]`: whether eos has been written.
         keys: `[active]`: each row's random key; not read in greedy search.
     """
 
     tokens: Tensor
     scores: Tensor
-    lengths: Tensor
     newest: Tensor
-    finished: Tensor
     keys: Tensor
+
+    def finished(self, step: int, eos: int, copies: int) -> Tensor:
+        """Of which sources all rows have written eos by `step`, `[active / copies]`."""
+        row_finished = (self.tokens[:, : step + 1] == eos).any(dim=1)
+        return row_finished if copies == 1 else row_finished.view(-1, copies).all(dim=1)
 
 
 def _start(
@@ -209,36 +208,35 @@ def _start(
         index=index,
         tokens=tokens,
         scores=torch.zeros_like(tokens, dtype=dtype),
-        lengths=torch.zeros_like(index),
         newest=newest,
-        finished=torch.zeros_like(index, dtype=torch.bool),
         keys=keys,
     )
 
 
 @dataclass
 class _Outputs:
-    """Tokens, scores and lengths of the whole batch, as in `_Rows`."""
+    """Tokens and scores of the whole batch, as in `_Rows`."""
 
     tokens: Tensor
     scores: Tensor
-    lengths: Tensor
 
     def hypotheses(self, copies: int, length_penalty: float, config: ModelConfig) -> Hypotheses:
         """The outputs, `copies` to a source, best first."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        # Of equal numbers `argmax` takes the first: the tokens before the first eos.
+        row_lengths = (self.tokens == config.eos_token_id).byte().argmax(dim=1)
         # eos stands at position `length`. Its log-probability counts in the score of the output,
         # but it is no token of it.
-        beyond_end = position > self.lengths[:, None]
+        beyond_end = position > row_lengths[:, None]
         log_prob = self.scores.masked_fill(beyond_end, 0).sum(dim=1)
-        num_predicted = (self.lengths + config.scored_frame).to(log_prob.dtype)
+        num_predicted = (row_lengths + config.scored_frame).to(log_prob.dtype)
         score = log_prob / num_predicted**length_penalty
 
-        outside = position >= self.lengths[:, None]
-        width = max(1, int(self.lengths.max()))
+        outside = position >= row_lengths[:, None]
+        width = max(1, int(row_lengths.max()))
         tokens = self.tokens.masked_fill(outside, config.pad_token_id)[:, :width]
         token_scores = self.scores.masked_fill(outside, 0)[:, :width]
-        lengths = self.lengths.unflatten(0, (-1, copies))
+        lengths = row_lengths.unflatten(0, (-1, copies))
         hypotheses = Hypotheses(
             tokens=tokens.unflatten(0, (-1, copies)),
             token_scores=token_scores.unflatten(0, (-1, copies)),

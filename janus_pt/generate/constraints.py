@@ -30,10 +30,20 @@ def forbidden_in_nar(config: ModelConfig) -> list[int]:
     return sorted(symbols)
 
 
+def ids_on(device: torch.device, ids: Iterable[int]) -> Tensor:
+    """Token ids `[n]` on `device`, written there: a list would be copied, for which the host waits."""
+    ids = list(ids)
+    tensor = torch.empty(len(ids), dtype=torch.int64, device=device)
+    for place, token in enumerate(ids):
+        tensor[place].fill_(token)
+    return tensor
+
+
 def vocabulary_mask(ids: Iterable[int], vocab_size: int, device: torch.device) -> Tensor:
     """Boolean `[vocab]`, true at `ids`."""
     mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-    mask[list(ids)] = True
+    for token in ids:
+        mask[token].fill_(True)
     return mask
 
 
@@ -63,11 +73,11 @@ class Rules:
         self._renormalize = renormalize
         # What the decoder has read counts, as in other libraries; eos must be free to come.
         prefix = [token for token in config.target_frame.prefix if token != self._eos]
-        self._prefix = torch.tensor(prefix, device=device)
+        self._prefix = ids_on(device, prefix)
         # Both sets are on the device from the start: a step then copies nothing to it.
         forbidden = forbidden_in_ar(config)
-        self._forbidden = torch.tensor(forbidden, device=device)
-        self._forbidden_early = torch.tensor([*forbidden, self._eos], device=device)
+        self._forbidden = ids_on(device, forbidden)
+        self._forbidden_early = ids_on(device, [*forbidden, self._eos])
 
     def apply(self, log_probs: Tensor, written: Tensor) -> Tensor:
         """Set `log_probs [rows, vocab]` to -inf where a token is forbidden, in place.
@@ -104,7 +114,7 @@ class Rules:
         # The n - 1 newest tokens would begin the next n-gram.
         newest = written[:, None, written.shape[1] - self._ngram_size + 1 :]
         repeated = (prefixes == newest).all(-1)
-        row = torch.arange(len(written), device=written.device)[:, None].expand_as(repeated)
-        penalty = torch.zeros_like(log_probs)
-        penalty[row[repeated], last_tokens[repeated]] = -torch.inf
-        log_probs += penalty
+        # Added up, so that every n-gram writes, repeated or not: a choice among them would wait for the device.
+        penalty = torch.zeros_like(repeated, dtype=log_probs.dtype)
+        penalty.masked_fill_(repeated, -torch.inf)
+        log_probs.scatter_add_(1, last_tokens, penalty)

@@ -50,7 +50,7 @@ class SourceMemory:
 
 
 def read_sources(model: JanusTransformer, source: Source) -> SourceMemory:
-    """Run the encoder. Waits for the device once, to see whether there is padding."""
+    """Run the encoder. Waits for the device if nobody has seen yet whether there is padding."""
     encoder_out = model.encode(source)
     layers = [
         cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out)
@@ -58,7 +58,8 @@ def read_sources(model: JanusTransformer, source: Source) -> SourceMemory:
     ]
     real = source.samples >= 0
     # Without a mask attention takes a faster kernel in all passes: worth waiting for the device.
-    mask = None if bool(real.all()) else real[:, None, None, :]
+    is_padded = not bool(real.all()) if source.is_padded is None else source.is_padded
+    mask = real[:, None, None, :] if is_padded else None
     return SourceMemory(layers, mask, model.length_logits(encoder_out, source))
 
 
@@ -129,11 +130,12 @@ class IncrementalDecoder:
         """
         config = self._model.config
         start, reach = start + self._length, reach + self._length
-        place = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        visible = torch.arange(reach, device=tokens.device) <= place[:, :, None]
+        order = torch.arange(max(reach, len(tokens)), device=tokens.device)
+        place = start[:, None] + order[: tokens.shape[1]]
+        visible = order[:reach] <= place[:, :, None]
         # Rows that are ahead may reach beyond the last position; what they read there is not used.
         position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
-        self._set_write_positions(place, reach)
+        self._set_write_positions((order[: len(tokens), None], place), reach)
         return self._read(tokens, position, visible[:, None])
 
     def _read(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
@@ -151,7 +153,7 @@ class IncrementalDecoder:
         )
         return log_probabilities(self._model, hidden)
 
-    def _set_write_positions(self, places: int | Tensor, reach: int) -> None:
+    def _set_write_positions(self, places: int | tuple[Tensor, Tensor], reach: int) -> None:
         for cache in self._caches:
             cache.write_positions = places
             cache.reach = reach

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from janus_pt.generate.auto import AutoOptions
 from janus_pt.generate.autoregressive import AutoregressiveOptions
 from janus_pt.generate.bang_nar import OnePassOptions
 from janus_pt.generate.ctc import CTCOptions
@@ -20,6 +21,7 @@ MODES: dict[str, type[DecodingOptions]] = {
     "nar": MaskPredictOptions,
     "rerank": RerankOptions,
     "speculative": SpeculativeOptions,
+    "auto": AutoOptions,
     "bang_nar": OnePassOptions,
     "ctc": CTCOptions,
 }

@@ -31,11 +31,15 @@ class Draft:
         tokens: `[rows, length + frame]`: the prefix (bos), tokens and masks, eos, padding.
         lengths: `[rows]`, without the frame.
         masked: the tokens that must be written, boolean, as `tokens`.
+        host_lengths: `lengths` on the host, so that no pass waits for the device to learn a shape.
+        host_masked: the number of `masked` tokens of each row, on the host.
     """
 
     tokens: Tensor
     lengths: Tensor
     masked: Tensor
+    host_lengths: list[int]
+    host_masked: list[int]
 
 
 @dataclass
@@ -58,10 +62,17 @@ class Refined:
         return Refined(self.tokens[:, text], self.scores[:, text], self.passes)
 
 
-def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
-    """`bos mask … mask eos`, or the model's own frame, for each of `lengths [rows]`."""
+def all_masked(
+    lengths: Tensor, config: ModelConfig, host_lengths: list[int] | None = None
+) -> Draft:
+    """`bos mask … mask eos`, or the model's own frame, for each of `lengths [rows]`.
+
+    Waits for the device, unless the lengths are known on the host as well.
+    """
+    if host_lengths is None:
+        host_lengths = lengths.tolist()
     prefix = config.target_frame.prefix
-    position = torch.arange(int(lengths.max()) + len(prefix) + 1, device=lengths.device)
+    position = torch.arange(max(host_lengths) + len(prefix) + 1, device=lengths.device)
     last = lengths[:, None] + len(prefix)
     masked = (position >= len(prefix)) & (position < last)
     tokens = torch.full_like(position, config.pad_token_id).expand_as(masked)
@@ -69,7 +80,7 @@ def all_masked(lengths: Tensor, config: ModelConfig) -> Draft:
     for place, token in enumerate(prefix):
         tokens = tokens.masked_fill(position == place, token)
     tokens = tokens.masked_fill(position == last, config.eos_token_id)
-    return Draft(tokens, lengths, masked)
+    return Draft(tokens, lengths, masked, host_lengths, host_lengths)
 
 
 def refine(
@@ -100,15 +111,20 @@ def refine(
     rows = _start(draft, memory)
     outputs = Refined(rows.tokens.clone(), rows.scores.clone(), rows.passes.clone())
     frame = model.config.target_frame
-    visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1])
-    masked = rows.writable
+    shortest = min(draft.host_lengths) + frame.size
+    visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1], shortest)
+    masked, num_masked = rows.writable, draft.host_masked
+    num_written = sum(num_masked)
     for done in range(1, iterations + 1):
         # Step 1: write all masks from one pass over everything that is visible.
         written = rows.writable if rescore_all else masked
         hidden = read_visible(model, memory, rows.tokens, visible)
-        token, score = most_probable(model, hidden[written], forbidden_mask)
-        rows.tokens[written] = token
-        rows.scores[written] = score
+        # Their number is known: no shape is made of data, for which the host would wait.
+        place = torch.nonzero_static(written.flatten(), size=num_written)[:, 0]
+        slots = hidden.flatten(0, 1).index_select(0, place)
+        token, score = most_probable(model, slots, forbidden_mask)
+        rows.tokens.view(-1).index_copy_(0, place, token)
+        rows.scores.view(-1).index_copy_(0, place, score)
         rows.passes += 1
         if look is not None:
             look(rows.tokens, rows.scores, written)
@@ -121,14 +137,20 @@ def refine(
             if not len(going):
                 break
             if len(going) < len(memory):
-                rows.leave(rows_of_sources(going, len(rows.index) // len(memory)), outputs)
+                going_rows = rows_of_sources(going, len(rows.index) // len(memory))
+                rows.leave(going_rows, outputs)
                 memory = memory.select(going)
+                num_masked = [num_masked[row] for row in going_rows.tolist()]
                 visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1])
             rows.previous = rows.tokens.clone()
         # Step 3: mask the least confident tokens again, fewer after each pass.
-        num_masked = rows.writable.sum(dim=1) * (iterations - done) // iterations
+        count = rows.writable.sum(dim=1) * (iterations - done) // iterations
         confidence = rows.scores.masked_fill(~rows.writable, torch.inf)
-        masked = _lowest(confidence, num_masked)
+        masked = _lowest(confidence, count)
+        if rescore_all:
+            num_written = sum(num_masked)
+        else:
+            num_written = sum(number * (iterations - done) // iterations for number in num_masked)
         rows.tokens.masked_fill_(masked, model.config.mask_token_id)
     rows.put_back(outputs)
     return outputs.without_frame(frame)
@@ -174,13 +196,18 @@ def _changed_sources(rows: _Rows, num_sources: int) -> Tensor:
     return source_changed.nonzero()[:, 0]
 
 
-def visible_mask(lengths: Tensor, width: int) -> Tensor | None:
+def visible_mask(lengths: Tensor, width: int, shortest: int | None = None) -> Tensor | None:
     """True at the first `lengths [rows]` of `width` places, `[rows, 1, 1, width]`.
 
-    None if there is no padding: attention then needs no mask.
+    None if there is no padding: attention then needs no mask. Waits for the device, unless the
+    `shortest` length is known on the host.
     """
+    if shortest is None:
+        shortest = int(lengths.min())
+    if shortest >= width:
+        return None
     real = torch.arange(width, device=lengths.device) < lengths[:, None]
-    return None if bool(real.all()) else real[:, None, None, :]
+    return real[:, None, None, :]
 
 
 def read_visible(

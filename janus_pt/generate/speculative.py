@@ -19,7 +19,7 @@ from torch import Tensor
 from janus_pt.config.schema import ModelConfig
 from janus_pt.config.section import Count, Positive
 from janus_pt.generate.active_rows import ActiveRows
-from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar
+from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar, ids_on
 from janus_pt.generate.hypotheses import (
     DecodingOptions,
     Hypotheses,
@@ -29,6 +29,7 @@ from janus_pt.generate.hypotheses import (
 from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
 from janus_pt.generate.mask_predict import lengths_from_head
 from janus_pt.generate.refine import all_masked, refine
+from janus_pt.generate.round_view import RoundView
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
@@ -85,28 +86,36 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
     newest = decoder.start(len(memory))
     rows = _start(memory, newest, options.min_length, longest, config)
     outputs = _Outputs.like(rows)
+    forbidden = ids_on(memory.device, forbidden_in_ar(config))
+    view = rows.look()
     while True:
         # Step 1: P_NAR drafts the rest of the sentences whose draft is used up or has failed.
-        _redraft(model, memory, rows, options)
+        _redraft(model, memory, rows, view, options)
         # Step 2: the next tokens of each draft; a sentence may have none left, and still advances.
-        block, block_length = rows.next_block(options.block_size)
+        block, block_length = rows.next_block(
+            options.block_size, view.block_width(options.block_size)
+        )
         # Step 3: P_AR reads the newest kept token and the block in one pass. Each row writes to the
         # cache from its own position on, over the rejected tokens of the pass before.
         tokens = torch.cat((rows.newest[:, None], block), dim=1)
-        reach = int(rows.kept.max()) + tokens.shape[1]
+        reach = max(view.kept) + tokens.shape[1]
         log_probs = decoder.read_block(tokens, rows.kept, reach)
         # Step 4: the token that greedy search would write after each token read.
-        choice, score = _choose(log_probs, block, rows.kept, longest, config, options)
+        log_probs, end = _allowed(log_probs, rows.kept, forbidden, config, options)
+        choice, score = _choose(log_probs, end, block, rows.kept, longest, config, options)
         # Step 5: keep the block up to the first token that differs, and P_AR's own next one.
         accepted = _agreeing_prefix(choice, block, block_length)
-        ended = rows.advance(choice, score, block_length, accepted, config.eos_token_id)
+        rows.advance(choice, score, block_length, accepted, config.eos_token_id)
         # Step 6: draft again after a block of which too little was kept; choose the next block size.
         rows.plan_next_block(block_length, accepted, options.redraft_at)
-        # Step 7: finished sentences leave. This waits for the device.
-        going = (~ended).nonzero()[:, 0]
-        if not len(going):
+        # Step 7: finished sentences leave. The look is all that waits for the device in a round.
+        view = rows.look()
+        num_going = len(view.ended) - sum(view.ended)
+        if not num_going:
             break
-        if len(going) < len(ended):
+        if num_going < len(view.ended):
+            going = torch.nonzero_static(~rows.ended, size=num_going)[:, 0]
+            view = view.going()
             rows.leave(going, outputs)
             memory = memory.select(going)
             decoder.keep(going, going)
@@ -123,6 +132,7 @@ class _Rows(ActiveRows):
         kept: `[active]`: tokens written so far. P_AR has read all but the last one; before the
             first token bos is the one to be read.
         newest: `[active]`: that last token.
+        ended: `[active]`: whether eos has been written.
         redraft: `[active]`: whether the draft is of no more use.
         block_size: `[active]`: drafted tokens to verify next.
         draft: `[active, longest + 2]`.
@@ -134,6 +144,7 @@ class _Rows(ActiveRows):
     predicted: Tensor
     kept: Tensor
     newest: Tensor
+    ended: Tensor
     redraft: Tensor
     block_size: Tensor
     draft: Tensor
@@ -144,12 +155,16 @@ class _Rows(ActiveRows):
     drafted: Tensor
     accepted: Tensor
 
-    def next_block(self, block_size: int | None) -> tuple[Tensor, Tensor]:
-        """The next drafted tokens, `[active, block]`, and how many of them count, `[active]`."""
+    def look(self) -> RoundView:
+        """Copy to the host what shapes depend on: one tensor, so that the host waits once."""
+        state = (self.ended, self.redraft, self.kept, self.predicted, self.block_size)
+        return RoundView(*torch.stack([tensor.long() for tensor in state]).tolist())
+
+    def next_block(self, block_size: int | None, width: int) -> tuple[Tensor, Tensor]:
+        """The next `width` drafted tokens, `[active, block]`, and how many of them count, `[active]`."""
         left = (self.predicted - self.kept).clamp(min=0)
         limit = self.block_size if block_size is None else torch.full_like(left, block_size)
         block_length = torch.minimum(left, limit)
-        width = int(block_length.max())
         position = self.kept[:, None] + torch.arange(width, device=left.device)
         # Rows with a shorter block repeat the last place; `block_length` says where they stop.
         position = position.clamp(max=self.draft.shape[1] - 1)
@@ -157,14 +172,11 @@ class _Rows(ActiveRows):
 
     def advance(
         self, choice: Tensor, score: Tensor, block_length: Tensor, accepted: Tensor, eos: int
-    ) -> Tensor:
+    ) -> None:
         """Write the `accepted [active]` tokens and the one after them.
 
         Args:
             choice, score: P_AR's tokens and their log-probabilities, `[active, block + 1]`.
-
-        Returns:
-            Which sentences have ended, `[active]`.
         """
         offset = torch.arange(choice.shape[1], device=choice.device)
         last_place = self.tokens.shape[1] - 1
@@ -175,13 +187,12 @@ class _Rows(ActiveRows):
         self.scores.scatter_(1, position, score)
 
         self.newest = choice.gather(1, accepted[:, None])[:, 0]
-        ended = self.newest == eos
-        self.lengths = self.kept + accepted + ~ended
+        self.ended = self.newest == eos
+        self.lengths = self.kept + accepted + ~self.ended
         self.kept = self.kept + accepted + 1
         self.passes += 1
         self.drafted += block_length
         self.accepted += accepted
-        return ended
 
     def plan_next_block(self, block_length: Tensor, accepted: Tensor, redraft_at: int) -> None:
         """Whether to draft again, and how many tokens to verify next, from how this block went."""
@@ -205,6 +216,7 @@ def _start(
         predicted=predicted,
         kept=zeros,
         newest=newest,
+        ended=torch.zeros_like(predicted, dtype=torch.bool),
         redraft=torch.ones_like(predicted, dtype=torch.bool),
         block_size=torch.full_like(predicted, FIRST_BLOCK),
         draft=tokens.clone(),
@@ -219,18 +231,27 @@ def _start(
 
 
 def _redraft(
-    model: JanusTransformer, memory: SourceMemory, rows: _Rows, options: SpeculativeOptions
+    model: JanusTransformer,
+    memory: SourceMemory,
+    rows: _Rows,
+    view: RoundView,
+    options: SpeculativeOptions,
 ) -> None:
     """Let P_NAR write the rest of the sentences that need a draft."""
     # A sentence as long as predicted gets no draft: P_AR writes on alone, a token a pass.
-    needs_draft = rows.redraft & (rows.predicted > rows.kept)
-    which = needs_draft.nonzero()[:, 0]
-    if not len(which):
+    state = zip(view.redraft, view.predicted, view.kept, strict=True)
+    lengths = [
+        (predicted, kept) for redraft, predicted, kept in state if redraft and predicted > kept
+    ]
+    if not lengths:
         return
-    if len(which) < len(rows.index):
+    needs_draft = rows.redraft & (rows.predicted > rows.kept)
+    which = torch.nonzero_static(needs_draft, size=len(lengths))[:, 0]
+    if len(lengths) < len(view.kept):
         memory = memory.select(which)
     # The draft: the kept tokens, and masks up to the predicted length.
-    draft = all_masked(rows.predicted[which], model.config)
+    draft = all_masked(rows.predicted[which], model.config, [predicted for predicted, _ in lengths])
+    draft.host_masked = [predicted - kept for predicted, kept in lengths]
     prefix = len(model.config.target_frame.prefix)
     width = draft.tokens.shape[1] - prefix
     is_kept = torch.arange(width, device=which.device) < rows.kept[which, None]
@@ -244,8 +265,28 @@ def _redraft(
     rows.passes[which] += options.draft_iterations
 
 
+def _allowed(
+    log_probs: Tensor,
+    kept: Tensor,
+    forbidden: Tensor,
+    config: ModelConfig,
+    options: SpeculativeOptions,
+) -> tuple[Tensor, Tensor]:
+    """`log_probs [active, block + 1, vocab]`, overwritten with -inf where greedy search may not write, and
+    those of eos as they were."""
+    eos = config.eos_token_id
+    end = log_probs[..., eos].clone()
+    log_probs.index_fill_(2, forbidden, -torch.inf)
+    if options.min_length:
+        # The number of tokens before each prediction: rows are at different lengths.
+        step = kept[:, None] + torch.arange(log_probs.shape[1], device=kept.device)
+        log_probs[..., eos] = end.masked_fill(step < options.min_length, -torch.inf)
+    return log_probs, end
+
+
 def _choose(
     log_probs: Tensor,
+    end: Tensor,
     block: Tensor,
     kept: Tensor,
     longest: int,
@@ -257,25 +298,20 @@ def _choose(
     In `lossy` decoding a drafted token that is good enough takes its place.
 
     Args:
-        log_probs: `[active, block + 1, vocab]`; overwritten.
+        log_probs: `[active, block + 1, vocab]`, of what is allowed.
+        end: log-probability of eos, `[active, block + 1]`.
         block: the drafted tokens, `[active, block]`.
 
     Returns:
         Tokens and their log-probabilities, `[active, block + 1]`.
     """
-    eos = config.eos_token_id
-    # The number of tokens before each prediction: rows are at different lengths.
-    step = kept[:, None] + torch.arange(log_probs.shape[1], device=kept.device)
-    end = log_probs[..., eos].clone()
-    forbidden = torch.tensor(forbidden_in_ar(config), device=kept.device)
-    log_probs.index_fill_(2, forbidden, -torch.inf)
-    log_probs[..., eos] = end.masked_fill(step < options.min_length, -torch.inf)
     score, choice = log_probs.max(dim=-1)
     if options.lossy:
         choice, score = _accept_near(log_probs[:, :-1], block, choice, score, options)
     # At the longest length only eos is left, as in greedy search.
+    step = kept[:, None] + torch.arange(choice.shape[1], device=kept.device)
     must_end = step >= longest
-    return choice.masked_fill(must_end, eos), end.where(must_end, score)
+    return choice.masked_fill(must_end, config.eos_token_id), end.where(must_end, score)
 
 
 def _accept_near(

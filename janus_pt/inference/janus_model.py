@@ -20,7 +20,13 @@ from janus_pt.inference.batching import (
     Batching,
     token_batches,
 )
-from janus_pt.inference.cpu import PROJECTION, lay_out_for_cpu, quantize_int8
+from janus_pt.inference.cpu import (
+    is_quantized,
+    join_projections,
+    lay_out_for_cpu,
+    quantize_int8,
+    stored_state,
+)
 from janus_pt.inference.generation import EMPTY_GENERATION, Generation
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import framed
@@ -102,6 +108,8 @@ class JanusModel:
             quantize_int8(model)
         elif next(model.parameters()).device.type == "cpu":
             lay_out_for_cpu(model)
+        else:
+            join_projections(model)
         run_id, origin = export.mlflow_run_id, export.origin
         return cls(model, *export.tokenizers, mlflow_run_id=run_id, origin=origin)
 
@@ -111,11 +119,7 @@ class JanusModel:
         Raises:
             UserError: the weights are quantised, or there are bottleneck adapters among them.
         """
-        weights = self.model.state_dict()
-        # The layout for a CPU may have added a second copy of the embedding.
-        state = {name: x for name, x in weights.items() if not name.startswith(PROJECTION)}
-        # A quantised layer puts packed weights, which are no tensors, into the state as well.
-        if any(not isinstance(x, torch.Tensor) or x.is_quantized for x in state.values()):
+        if is_quantized(self.model):
             raise UserError(
                 "save_pretrained: the weights are quantised; "
                 "load the model without quantize, and save that"
@@ -126,6 +130,7 @@ class JanusModel:
                 "copy the folder of the adapters"
             )
         run_id, origin = self.mlflow_run_id, self.origin
+        state = stored_state(self.model)
         save_export(directory, state, self.config, self._tokenizers, run_id, origin)
 
     def encode(self, text: str | Sequence[int], name: str = "the input") -> list[int]:
@@ -165,11 +170,13 @@ class JanusModel:
             inputs: texts, or token ids without bos and eos.
             mode: "ar": left to right; "nar": mask-predict; "rerank": mask-predict at several
                 lengths, the best chosen by P_AR; "speculative": greedy search, drafted by P_NAR and
-                verified by P_AR; "bang_nar", "ctc": one pass, for models of that objective.
+                verified by P_AR; "auto": greedy search, by whichever of the two ways has been
+                faster; "bang_nar", "ctc": one pass, for models of that objective.
             batch_size, max_batch_tokens: inputs decoded together, and source tokens in them,
                 padding counted; inputs are sorted by length first.
             options: options of the mode: `AutoregressiveOptions`, `MaskPredictOptions`,
-                `RerankOptions`, `SpeculativeOptions`, `OnePassOptions`, `CTCOptions`; docs/guides/decoding.md has
+                `RerankOptions`, `SpeculativeOptions`, `AutoOptions`, `OnePassOptions`,
+                `CTCOptions`; docs/guides/decoding.md has
                 a table. With `num_return_sequences` n each input has n outputs one after another,
                 best first.
 

@@ -6,9 +6,10 @@ tests/inference/test_private_torch.py fails with a clear message when one of the
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def can_pack_bfloat16() -> bool:
@@ -34,9 +35,35 @@ def linear_with_packed_weight(x: Tensor, packed: Tensor, bias: Tensor | None) ->
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-def quantize_linear_layers(model: nn.Module) -> None:
-    """Put layers with int8 weights in place of all `nn.Linear`, in place."""
+INT8_LEVELS = 63
+"""Inputs become whole numbers from minus this to this. Of a pair of products with weights up to 127 the sum must fit
+16 bits, as CPUs without VNNI add them up."""
+INT8_ZERO = 64
+"""The unsigned number that stands for an input of 0."""
+
+
+def can_multiply_int8() -> bool:
+    """Whether torch has the kernels of `multiply_int8` on this CPU."""
+    return torch.backends.quantized.engine in ("x86", "fbgemm")
+
+
+def pack_int8(weight: Tensor) -> Any:
+    """`weight [out, in]` in int8, with a scale for each output, as FBGEMM multiplies by it; opaque."""
+    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
-        # torch deprecates it in favour of torchao, which has no such layer for a CPU.
+        # torch deprecates its quantised tensors in favour of torchao, which has no such layer for a CPU.
         warnings.simplefilter("ignore")
-        torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
+        quantised = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+    return torch.ops.quantized.linear_prepack(quantised, None)
+
+
+def multiply_int8(x: Tensor, packed: Any) -> Tensor:
+    """`x [..., in]`, numbers from -1 to 1, times a packed weight, in float32: `[..., out]`.
+
+    The scale of the inputs is given. `quantized.linear_dynamic` would take it from all rows of `x`
+    together, so that a row's output would depend on the other rows.
+    """
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x, 1 / INT8_LEVELS, INT8_ZERO, packed
+    )

@@ -53,38 +53,84 @@ class Attention(nn.Module):
         hidden_size = config.hidden_size
         self.head_size = config.head_size
         self.dropout = config.attention_dropout
+        self.key_value_heads = config.key_value_heads
         key_size = config.key_value_heads * self.head_size
         self.q_proj = layers.column_without_reduce(hidden_size, hidden_size)
         self.k_proj = layers.column_without_reduce(hidden_size, key_size)
         self.v_proj = layers.column_without_reduce(hidden_size, key_size)
         self.out_proj = layers.row(hidden_size, hidden_size)
         self.tp_rng_fork = layers.tp_rng_fork
+        self.qkv_proj: nn.Module | None = None
+        """All three projections as one product, in decoding: see `join_projections`."""
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        # By `view`: `unflatten` is written in Python, and a decoding step of one row feels it.
+        return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
 
-    def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:
-        """Keys, rotated, and values of the sequence `x [batch, keys, hidden]`."""
-        projected = joint_linear(x, self.k_proj, self.v_proj)
-        keys, values = (self._split_heads(part) for part in projected)
-        if rotation is not None:
-            keys = rotation.apply(keys)
-        return keys, values
+    def join_projections(self) -> None:
+        """Make one product of the three, whose weights become parts of its weight; for self-attention in decoding.
 
-    def forward(
-        self,
-        x: Tensor,
-        keys_values: KeysValues,
-        mask: Mask | None,
-        rotation: Rotation | None = None,
-    ) -> Tensor:
-        """What the slots `x [batch, slots, hidden]` read from the keys; same shape.
-
-        No mask: every key is read. `rotation` is the slots'; the keys have had theirs.
+        Slots of which only queries, or only keys and values, are needed are projected whole from then on: a large
+        product of few rows takes less time than several small ones. Layers that are sharded or have adapters stay as
+        they are.
         """
-        queries = self._split_heads(self.q_proj(x))
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        plain = [part for part in parts if type(part) is nn.Linear and not _is_extended(part)]
+        if len(plain) < len(parts):
+            return
+        joined = nn.utils.skip_init(
+            nn.Linear, plain[0].in_features, sum(part.out_features for part in plain)
+        )
+        for name in ("weight", "bias"):
+            values = [part.get_parameter(name).detach() for part in plain]
+            # Column by column: MKL's product of a few rows is then faster.
+            stored = torch.cat(values).t().contiguous().t()
+            whole = nn.Parameter(stored, requires_grad=False)
+            setattr(joined, name, whole)
+            # Views: nothing is in memory twice, and what is saved keeps its names.
+            for part, rows in zip(
+                plain, whole.split([len(value) for value in values]), strict=True
+            ):
+                part.get_parameter(name).data = rows
+        self.qkv_proj = joined.train(self.training)
+
+    def project(
+        self, x: Tensor, first: int, num_content: int, rotation: Rotation | None
+    ) -> tuple[Tensor, KeysValues]:
+        """Self-attention's queries of the slots of `x [batch, slots, hidden]` from `first` on, and keys and values of
+        its first `num_content` slots; `rotation` is of all slots."""
+        if self.qkv_proj is None:
+            keys, values = self.keys_values(until(x, num_content))
+            queries = self._split_heads(self.q_proj(since(x, first)))
+        else:
+            heads = self._split_heads(self.qkv_proj(x))
+            key_heads = self.key_value_heads
+            query_heads = heads.shape[1] - 2 * key_heads
+            queries, keys, values = heads.split((query_heads, key_heads, key_heads), dim=1)
+            if first or num_content < x.shape[1]:
+                queries = queries[:, :, first:]
+                keys = keys[:, :, :num_content]
+                values = values[:, :, :num_content]
         if rotation is not None:
-            queries = rotation.apply(queries)
+            # Keys are rotated by their own positions before they are cached: never again afterwards.
+            keys = rotation.narrow(0, num_content).apply(keys)
+            queries = rotation.narrow(first, x.shape[1]).apply(queries)
+        return queries, (keys, values)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """Keys and values of the sequence `x [batch, keys, hidden]`, not rotated."""
+        keys, values = joint_linear(x, self.k_proj, self.v_proj)
+        return self._split_heads(keys), self._split_heads(values)
+
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Mask | None) -> Tensor:
+        """What the slots `x [batch, slots, hidden]` read from the keys, neither of which is rotated; same shape."""
+        return self.read(self._split_heads(self.q_proj(x)), keys_values, mask)
+
+    def read(self, queries: Tensor, keys_values: KeysValues, mask: Mask | None) -> Tensor:
+        """What slots read by their `queries [batch, heads, slots, head_size]`, `[batch, slots, hidden]`.
+
+        No mask: every key is read.
+        """
         dropout = self.dropout if self.training else 0.0
         # Each rank has other heads: their weights must be dropped independently.
         with self.tp_rng_fork() if dropout else nullcontext():
@@ -119,6 +165,21 @@ class Attention(nn.Module):
             backward=AllReduces(hidden * rows, 1),
         )
         return cost.recomputable_as(ATTENTION)
+
+
+def _is_extended(layer: nn.Module) -> bool:
+    """Whether a layer computes more than its own product: adapters are its children and run by hooks."""
+    return bool(layer._forward_hooks) or any(True for _ in layer.children())
+
+
+def since(x: Tensor, first: int) -> Tensor:
+    """The slots from `first` on. A slice of everything would cost a copy in the backward pass."""
+    return x[:, first:] if first else x
+
+
+def until(x: Tensor, stop: int) -> Tensor:
+    """The slots before `stop`."""
+    return x[:, :stop] if stop < x.shape[1] else x
 
 
 def attend(

@@ -99,8 +99,8 @@ class EncoderLayer(Layer):
     def _attend(self, x: Tensor, masks: EncoderMasks) -> Tensor:
         # Three projections read `x`: its gradient is summed over the ranks once for all of them.
         x = self.copy_to_tp_region(x)
-        keys_values = self.self_attn.keys_values(x, masks.rotation)
-        return self.self_attn(x, keys_values, masks.mask, masks.rotation)
+        queries, keys_values = self.self_attn.project(x, 0, x.shape[1], masks.rotation)
+        return self.self_attn.read(queries, keys_values, masks.mask)
 
     def cost(self, work: Workload) -> Cost:
         """Of a forward and backward pass over the source tokens."""
@@ -190,16 +190,10 @@ class DecoderLayer(Layer):
     ) -> Tensor:
         """The slots of `x` from `first` on read its content slots and those in the cache."""
         x = self.copy_to_tp_region(x)
-        rotation = masks.rotation
-        query_rotation = key_rotation = None
-        if rotation is not None:
-            # Keys are rotated by their own positions before they are cached: never again afterwards.
-            key_rotation = rotation.narrow(0, masks.num_content)
-            query_rotation = rotation.narrow(first, x.shape[1])
-        keys_values = attention.keys_values(_until(x, masks.num_content), key_rotation)
+        queries, keys_values = attention.project(x, first, masks.num_content, masks.rotation)
         if cache is not None:
             keys_values = cache.extend(*keys_values)
-        return attention(_from(x, first), keys_values, mask, query_rotation)
+        return attention.read(queries, keys_values, mask)
 
     def _cross_attention(
         self, x: Tensor, encoder_out: Tensor | None, masks: LayerMasks, cache: LayerCache | None
@@ -216,6 +210,8 @@ class DecoderLayer(Layer):
             return self.encoder_attn(
                 x, self.encoder_attn.keys_values(encoder_out), masks.cross_mask
             )
+        if len(x) == len(cache.memory[0]):
+            return self.encoder_attn(x, cache.memory, masks.cross_mask)
         # The slots of all copies of a source are queries to the same keys: no key is copied.
         folded = x.reshape(len(cache.memory[0]), -1, x.shape[-1])
         return self.encoder_attn(folded, cache.memory, masks.cross_mask).view_as(x)
@@ -236,13 +232,3 @@ class DecoderLayer(Layer):
         cost += self.encoder_attn.cost(computed, computed, work.source_tokens, work.source_length)
         cost += self._residual_cost(computed)
         return cost + self._feed_forward_cost(computed)
-
-
-def _from(x: Tensor, first: int) -> Tensor:
-    """The slots from `first` on. A slice of everything would cost a copy in the backward pass."""
-    return x[:, first:] if first else x
-
-
-def _until(x: Tensor, stop: int) -> Tensor:
-    """The slots before `stop`."""
-    return x[:, :stop] if stop < x.shape[1] else x

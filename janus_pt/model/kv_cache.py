@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]
@@ -23,9 +22,9 @@ class LayerCache:
 
     def __init__(self, memory: KeysValues, keep: bool = True) -> None:
         self.memory = memory
-        self.write_positions: int | Tensor = 0
-        """Where the next content slots go: from this position of the buffer on in all rows, or positions
-        `[rows, slots]`."""
+        self.write_positions: int | tuple[Tensor, Tensor] = 0
+        """Where the next content slots go: from this position of the buffer on in all rows; or, as one index of rows
+        `[rows, 1]` and one of positions `[rows, slots]`, to places of their own."""
         self.reach = 0
         """Positions of the buffer that are read, a mask permitting: all that may have been written."""
         self._keep = keep
@@ -47,9 +46,9 @@ class LayerCache:
             self._values.narrow(2, start, count).copy_(values)
         else:
             # Two index tensors around a slice put the heads last: [rows, slots, heads, head_size].
-            row = torch.arange(len(keys), device=keys.device)[:, None]
-            self._keys[row, :, self.write_positions] = keys.transpose(1, 2)
-            self._values[row, :, self.write_positions] = values.transpose(1, 2)
+            row, position = self.write_positions
+            self._keys[row, :, position] = keys.transpose(1, 2)
+            self._values[row, :, position] = values.transpose(1, 2)
         return self._read(self._keys), self._read(self._values)
 
     def _read(self, buffer: Tensor) -> Tensor:

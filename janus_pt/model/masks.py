@@ -39,10 +39,10 @@ def uses_block_masks(device: torch.device, dropout: float, head_size: int) -> bo
 class EncoderMasks:
     """What all encoder layers read in one pass.
 
-    mask: which source tokens each token may read. rotation: the tokens', if positions are rotations.
+    mask: which source tokens each token may read; None: all of them. rotation: the tokens', if positions are rotations.
     """
 
-    mask: Mask
+    mask: Mask | None
     rotation: Rotation | None = None
 
 
@@ -148,6 +148,8 @@ def make_encoder_masks(
     rotation = make_rotation(config, source.positions, dtype)
     if source.layout is None:
         # One sample a row, as in decoding: only padding is hidden.
+        if source.is_padded is False:
+            return EncoderMasks(None, rotation)
         is_token = (source.samples >= 0)[:, None, None]
         return EncoderMasks(additive(is_token, dtype), rotation)
     if block_masks:

@@ -162,6 +162,7 @@ class Source:
 
     In training all samples are packed in one row, with a layout of one part. In decoding each has a
     row to itself. `blocks` are of the mask by which tokens read their sample, if they were prepared.
+    `is_padded`: whether any row has padding; None: nobody has looked.
     """
 
     tokens: Tensor
@@ -169,6 +170,7 @@ class Source:
     samples: Tensor
     layout: PaddedLayout | None = None
     blocks: Blocks | None = None
+    is_padded: bool | None = None
 
     def to(self, device: torch.device) -> Source:
         """The same source on another device; the copy is asynchronous from pinned memory."""
@@ -216,4 +218,9 @@ def pad_sources(sequences: Sequence[IntArray], pad_token_id: int) -> Source:
     tokens[is_token] = np.concatenate(sequences)
     positions = np.where(is_token, columns, 0).astype(np.int32)
     samples = np.where(is_token, 0, -1).astype(np.int32)
-    return Source(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(samples))
+    return Source(
+        torch.from_numpy(tokens),
+        torch.from_numpy(positions),
+        torch.from_numpy(samples),
+        is_padded=not is_token.all(),
+    )

@@ -10,9 +10,9 @@ import pytest
 from janus_pt import JanusModel
 from janus_pt.benchmark import decode as benchmark
 from janus_pt.benchmark.engines import other_engines
-from janus_pt.benchmark.timing import best_times
+from janus_pt.benchmark.timing import median_times
 from janus_pt.tokenizer import read_tokenizer
-from tests.support.models import tiny_model, tokenizer_bytes
+from tests.support.models import random_sources, tiny_model, tokenizer_bytes
 from tests.support.runs import run_script
 
 TEXTS = [
@@ -97,9 +97,11 @@ def test_the_table_is_of_what_was_decoded(
     assert told.count("share of the operators' time") == 2 and told.count(" calls\n") == 20
 
 
-def test_the_best_of_repeats_is_taken_in_turns() -> None:
+def test_the_median_of_repeats_is_taken_in_turns() -> None:
     calls: list[str] = []
-    times = best_times([lambda: calls.append("a") or 1, lambda: calls.append("b") or 2], repeats=2)
+    times = median_times(
+        [lambda: calls.append("a") or 1, lambda: calls.append("b") or 2], repeats=2
+    )
     assert calls == ["a", "b"] * 3 and [result for _, result in times] == [1, 2]
     assert all(0 <= seconds < 1 for seconds, _ in times)
 
@@ -109,22 +111,31 @@ def test_other_engines_write_the_length_they_are_told(
     package: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip(package)
-    config = tiny_model(
-        0, vocab_size=40, hidden_size=16, num_attention_heads=2, pre_layer_norm=True
-    ).config
-    for name, engine in other_engines(config, 6, 1).items():
+    model = tiny_model(0, vocab_size=40, hidden_size=16, num_attention_heads=2, pre_layer_norm=True)
+    state = model.float().state_dict()
+    engines = other_engines(model.config, state, 6, 1)
+    for engine in engines.values():
         outputs = engine([[7, 8, 9, 10, 11, 12]] * 3)
-        if "CTranslate2" in name:
-            assert [len(output.hypotheses[0]) for output in outputs] == [6] * 3
-        else:
-            assert outputs.shape == (3, 7)  # with the start symbol
+        assert [len(tokens) for tokens in outputs] == [6] * 3
+
+
+def test_ctranslate2_writes_what_our_model_writes() -> None:
+    pytest.importorskip("ctranslate2")
+    model = tiny_model(7, vocab_size=40, pre_layer_norm=True, ar_stream="content").float()
+    engines = other_engines(model.config, model.state_dict(), 9, 1)
+    ids = [source[1:-1].tolist() for source in random_sources(7, 6, vocab_size=40)]
+    ours = benchmark._decode_greedily
+    janus = JanusModel(model, read_tokenizer(tokenizer_bytes()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "ENGINE_LENGTH", 9)
+        assert engines["CTranslate2 float32"](ids) == ours(janus, ids)
 
 
 def test_what_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("janus_pt.benchmark.engines.is_installed", lambda name: False)
-    assert other_engines(tiny_model().config, 6, 1) == {}
+    assert other_engines(tiny_model().config, {}, 6, 1) == {}
     assert capsys.readouterr().out.count("is not installed") == 2
 
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from janus_pt import JanusModel
 from janus_pt.generate.hypotheses import DecodingOptions
 from janus_pt.generate.modes import check_options
+from janus_pt.inference import cpu
 from janus_pt.inference.batching import Batching, token_batches
+from janus_pt.inference.cpu import Int8Linear
 from janus_pt.inference.generation import EMPTY_GENERATION, Generation
 from janus_pt.inference.text_files import BATCHES_AT_ONCE, generate_file
 from janus_pt.tokenizer import read_tokenizer
@@ -130,30 +132,31 @@ def test_a_loaded_model_is_the_saved_one(model: JanusModel, folder: Path, tmp_pa
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_int8_weights_are_near_enough(tmp_path: Path) -> None:
+def test_int8_weights_are_near_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = read_tokenizer(tokenizer_bytes())
     whole = JanusModel(
         tiny_model(5, vocab_size=tokenizer.vocab_size, max_positions=64).float(), tokenizer
     )
     whole.save_pretrained(tmp_path / "export")
     small = JanusModel.from_pretrained(tmp_path / "export", quantize="int8")
-    kinds = {
-        type(module).__module__
-        for module in small.model.modules()
-        if type(module).__name__ == "Linear"
-    }
-    assert kinds == {"torch.ao.nn.quantized.dynamic.modules.linear"}
+    assert isinstance(small.model.output_projection, Int8Linear)
     with torch.inference_mode():
         hidden = torch.randn(
             5, whole.config.hidden_size, generator=torch.Generator().manual_seed(1)
         )
         exact, quantised = whole.model.logits(hidden), small.model.logits(hidden)
-    # Rounding to 8 bits: half a step of the weights for each input, and half a step of the inputs for each weight.
+    # Half a step of the weights for each input, and half a step of the inputs, which have 7 bits, for each weight.
     largest = whole.model.embed_tokens.weight.abs().max() * hidden.abs().max()
     bound = whole.config.hidden_size * largest * (1 / 127 + 1 / 127)
     assert 0 < (exact - quantised).abs().max() < bound
-    for mode in ("ar", "nar", "rerank", "speculative"):
-        assert len(small.generate(TEXTS, mode)) == len(TEXTS)
+    for smallest in (cpu.SMALLEST_INT8, 1):
+        # Layers as small as these stay in float32, unless told otherwise.
+        monkeypatch.setattr(cpu, "SMALLEST_INT8", smallest)
+        small = JanusModel.from_pretrained(tmp_path / "export", quantize="int8")
+        names = {n for n, m in small.model.named_modules() if isinstance(m, Int8Linear)}
+        assert ("decoder.layers.0.self_attn.qkv_proj" in names) == (smallest == 1)
+        for mode in ("ar", "nar", "rerank", "speculative"):
+            assert len(small.generate(TEXTS, mode)) == len(TEXTS)
     with pytest.raises(UserError, match=r"^save_pretrained: the weights are quantised"):
         small.save_pretrained(tmp_path / "again")
     with pytest.raises(UserError, match=r'^quantize: "int8" is for float32'):

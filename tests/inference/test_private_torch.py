@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from janus_pt.inference import private_torch
-from janus_pt.inference.cpu import PackedLinear
-from tests.support.models import tiny_model
+from janus_pt.inference.cpu import Int8Linear, PackedLinear
 
 OPERATORS = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
 
@@ -85,17 +84,30 @@ def test_a_packed_layer_keeps_parameters_children_and_hooks() -> None:
         torch.testing.assert_close(packed(x), layer(x), rtol=2**-6, atol=0.1)
 
 
-def test_quantised_layers_take_the_place_of_linear_ones() -> None:
-    model = tiny_model(dtype=torch.float32)
+@pytest.mark.skipif(not private_torch.can_multiply_int8(), reason="no int8 kernels on this CPU")
+def test_an_int8_product_is_that_of_the_rounded_numbers() -> None:
+    """In float64, from whole numbers that were rounded here: what the kernel computes is known to the last bit."""
+    generator = torch.Generator().manual_seed(3)
+    weight, x = torch.randn(80, 48, generator=generator), torch.rand(5, 48, generator=generator)
+    x = 2 * x - 1
     with warnings.catch_warnings():
         # The deprecation is known, and silenced inside.
         warnings.simplefilter("error")
-        private_torch.quantize_linear_layers(model)
-    assert not any(type(module) is nn.Linear for module in model.modules()), (
-        "torch.ao.quantization.quantize_dynamic left linear layers as they are: "
-        "see janus_pt/inference/private_torch.py"
-    )
-    layer = model.decoder.layers[0].self_attn.q_proj
-    assert layer.weight().dtype == torch.qint8
-    with torch.no_grad():
-        assert layer(torch.ones(2, 16)).dtype == torch.float32
+        y = private_torch.multiply_int8(x, private_torch.pack_int8(weight))
+    scales = weight.abs().amax(dim=1, keepdim=True).double() / 127
+    levels = private_torch.INT8_LEVELS
+    rounded = (x.double() * levels).round() @ (weight / scales).round().T
+    expected = rounded * scales.T / levels
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not private_torch.can_multiply_int8(), reason="no int8 kernels on this CPU")
+def test_a_row_in_int8_does_not_depend_on_the_other_rows() -> None:
+    generator = torch.Generator().manual_seed(4)
+    layer = Int8Linear(nn.Linear(48, 80))
+    x = torch.randn(7, 48, generator=generator) * torch.logspace(-3, 3, 7)[:, None]
+    x[2] = 0
+    whole = layer(x)
+    for row in range(7):
+        assert torch.equal(layer(x[row : row + 1])[0], whole[row])
+    assert whole.isfinite().all()
