@@ -9,14 +9,13 @@ far, and again later, since inputs change.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from janus_pt.generate.autoregressive import AutoregressiveOptions, autoregressive
+from janus_pt.generate.autoregressive import AutoregressiveOptions
 from janus_pt.generate.hypotheses import DecodingOptions, Hypotheses
-from janus_pt.generate.speculative import SpeculativeOptions, speculative
+from janus_pt.generate.speculative import SpeculativeOptions
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 
@@ -82,15 +81,15 @@ class AutoOptions(DecodingOptions):
 
     def decode(self, model: JanusTransformer, source: Source) -> Hypotheses:
         """Hypotheses of greedy search; of drafted and accepted tokens if it was speculation."""
-        bounds = {"max_length": self.max_length, "min_length": self.min_length}
-        ways: dict[Way, Callable[[], Hypotheses]] = {
-            "greedy": lambda: autoregressive(model, source, AutoregressiveOptions(**bounds)),
-            "speculative": lambda: speculative(model, source, SpeculativeOptions(**bounds)),
+        longest, shortest = self.max_length, self.min_length
+        ways: dict[Way, DecodingOptions] = {
+            "greedy": AutoregressiveOptions(max_length=longest, min_length=shortest),
+            "speculative": SpeculativeOptions(max_length=longest, min_length=shortest),
         }
         record = record_of(model, len(source.tokens))
         way = record.choose()
         start = time.perf_counter()
-        hypotheses = ways[way]()
+        hypotheses = ways[way].decode(model, source)
         # The sum waits for the device: the time is of all that was computed.
         tokens = int(hypotheses.lengths.sum())
         record.add(way, time.perf_counter() - start, tokens)
