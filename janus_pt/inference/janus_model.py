@@ -28,6 +28,7 @@ from janus_pt.inference.cpu import (
     stored_state,
 )
 from janus_pt.inference.generation import EMPTY_GENERATION, Generation
+from janus_pt.model.attention import kernels_for_decoding
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.example import framed
 from janus_pt.packing.slots import pad_sources
@@ -213,7 +214,8 @@ class JanusModel:
         """The outputs for each source of a batch, best first."""
         rows = [framed(tokens, self.config.source_frame) for tokens in sources]
         batch = pad_sources(rows, self.config.pad_token_id)
-        hypotheses = options.decode(self.model, batch.to(self.device))
+        with kernels_for_decoding(self.device):
+            hypotheses = options.decode(self.model, batch.to(self.device))
         return self._generations(hypotheses, options.num_outputs)
 
     def _generations(self, hypotheses: Hypotheses, num_outputs: int) -> list[list[Generation]]:

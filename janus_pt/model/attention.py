@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
 from janus_pt.config.schema import ModelConfig
@@ -180,6 +181,18 @@ def since(x: Tensor, first: int) -> Tensor:
 def until(x: Tensor, stop: int) -> Tensor:
     """The slots before `stop`."""
     return x[:, :stop] if stop < x.shape[1] else x
+
+
+def kernels_for_decoding(device: torch.device) -> AbstractContextManager[None]:
+    """The context in which attention does not take cuDNN's kernel on CUDA.
+
+    cuDNN plans anew for each number of keys, and every decoding step has another one.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def attend(

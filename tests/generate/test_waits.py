@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_pt.generate import active_rows, autoregressive
 from janus_pt.generate.modes import check_options
+from janus_pt.model.attention import kernels_for_decoding
 from tests.support.models import as_source, random_sources, tiny_model
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::lift_fresh"}
@@ -113,3 +114,13 @@ def test_speculation_looks_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None
         options.decode(model, sources)
     # One for each round, and one before the first.
     assert rounds > 2 and waits.count <= rounds + 1
+
+
+def test_cudnn_is_kept_out_of_decoding() -> None:
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    with kernels_for_decoding(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
+    with kernels_for_decoding(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
