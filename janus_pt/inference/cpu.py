@@ -94,9 +94,10 @@ def join_projections(model: JanusTransformer) -> None:
             layer.causal_attn.join_projections()
 
 
-def is_joined(weight: Tensor) -> bool:
-    """Whether a weight is a part of a joined one, whose layout it then has."""
-    return weight.untyped_storage().nbytes() > weight.nbytes
+def is_joined(model: JanusTransformer, name: str) -> bool:
+    """Whether the weight of the layer `name` is a part of a joined one, whose layout it then has."""
+    parent, _, own_name = name.rpartition(".")
+    return own_name in PARTS and getattr(model.get_submodule(parent), JOINED, None) is not None
 
 
 def lay_out_for_cpu(model: JanusTransformer) -> None:
@@ -111,7 +112,7 @@ def lay_out_for_cpu(model: JanusTransformer) -> None:
     model.output_projection = _output_projection(model)
     # A list: layers are replaced on the way.
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Linear) or is_joined(layer.weight):
+        if not isinstance(layer, nn.Linear) or is_joined(model, name):
             continue
         layer.weight.data = layer.weight.data.t().contiguous().t()
         if layer.weight.dtype == torch.bfloat16 and can_pack_bfloat16():
@@ -137,7 +138,7 @@ def quantize_int8(model: JanusTransformer) -> None:
     lay_out_for_cpu(model)
     # A list: layers are replaced on the way.
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Linear) or is_joined(layer.weight):
+        if not isinstance(layer, nn.Linear) or is_joined(model, name):
             continue
         if name != PROJECTION and layer.weight.numel() < SMALLEST_INT8:
             continue
