@@ -66,7 +66,9 @@ class Attention(nn.Module):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         # By `view`: `unflatten` is written in Python, and a decoding step of one row feels it.
-        return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
+        # The number of heads is given: without slots it could not be inferred.
+        heads = x.shape[-1] // self.head_size
+        return x.view(*x.shape[:-1], heads, self.head_size).transpose(1, 2)
 
     def join_projections(self) -> None:
         """Make one product of the three, whose weights become parts of its weight; for self-attention in decoding.
