@@ -193,7 +193,8 @@ class _Finished:
         row = beams.index[:, None]
         self.tokens[row, place], self.prefixes[row, place] = beams.select(endings.parent)
         self.scores[row, place] = endings.scores
-        self.lengths[row, place] = endings.step
+        # A tensor: a number would be copied to the device, for which the host waits.
+        self.lengths[row, place] = torch.full_like(place, endings.step)
         return count >= num_beams
 
     def keep_best(self, beams: _Beams, endings: _Endings) -> Tensor:
