@@ -123,7 +123,7 @@ def test_ctranslate2_writes_what_our_model_writes() -> None:
     pytest.importorskip("ctranslate2")
     model = tiny_model(7, vocab_size=40, pre_layer_norm=True, ar_stream="content").float()
     engines = other_engines(model.config, model.state_dict(), 9, 1)
-    ids = [source[1:-1].tolist() for source in random_sources(7, 6, vocab_size=40)]
+    ids = [source[1:-1] for source in random_sources(7, 6, vocab_size=40)]
     ours = benchmark._decode_greedily
     janus = JanusModel(model, read_tokenizer(tokenizer_bytes()))
     with pytest.MonkeyPatch.context() as patch:
