@@ -41,7 +41,7 @@ test-slow: setup
 
 # Needs 5 GB for the CUDA build of torch, gcc, and no GPU.
 test-null-gpu: $(CUDA_VENV)/.installed
-	$(BIN)/python -m pytest -q -m null_gpu
+	$(BIN)/python -m pytest -q -m null_gpu --timeout 3600
 
 # `===`: without it pip would take a build for CPUs, if an index has one. All other packages are those
 # of the first environment; what is installed here comes before them.

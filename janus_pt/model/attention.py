@@ -163,6 +163,7 @@ class Attention(nn.Module):
             kept=Elements(replicated=hidden * rows, sharded=sharded),
             log_sum_exp=heads * queries,
             attention_weights=copies * heads * pairs,
+            unjoined_outputs=heads_size * queries,
             # `out_proj` sums over the ranks, `copy_to_tp_region` the gradient of all rows.
             forward=AllReduces(hidden * queries, 1),
             backward=AllReduces(hidden * rows, 1),

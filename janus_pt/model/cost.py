@@ -76,6 +76,7 @@ class Sublayer:
     dropout_masks: Elements
     log_sum_exp: float
     attention_weights: float
+    unjoined_outputs: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Cost:
     dropout_masks: elements of which a dropout mask is kept.
     log_sum_exp, attention_weights: kept as well, the first (float32) by fused attention kernels, the
         second where attention is computed step by step. Sharded by heads.
+    unjoined_outputs: elements of the heads' outputs, kept as well by fused kernels that compute samples
+        side by side: `kept` has them joined to one row. Sharded by heads.
     working: gradients that exist beside `kept` while the backward pass runs.
     layer_input: what is kept of a layer that is recomputed; 0 for layers that never are.
     forward, backward: what tensor-parallel ranks exchange in the two passes: what leaves sharded
@@ -99,6 +102,7 @@ class Cost:
     dropout_masks: Elements = Elements()
     log_sum_exp: float = 0.0
     attention_weights: float = 0.0
+    unjoined_outputs: float = 0.0
     working: Elements = Elements()
     layer_input: float = 0.0
     forward: AllReduces = AllReduces()
@@ -117,6 +121,7 @@ class Cost:
             self.dropout_masks,
             self.log_sum_exp,
             self.attention_weights,
+            self.unjoined_outputs,
         )
         return replace(self, sublayers=(*self.sublayers, sublayer))
 
@@ -127,6 +132,7 @@ class Cost:
             dropout_masks=self.dropout_masks + other.dropout_masks,
             log_sum_exp=self.log_sum_exp + other.log_sum_exp,
             attention_weights=self.attention_weights + other.attention_weights,
+            unjoined_outputs=self.unjoined_outputs + other.unjoined_outputs,
             working=self.working + other.working,
             layer_input=self.layer_input + other.layer_input,
             forward=self.forward + other.forward,

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-KERNEL_OPTIONS: FlexKernelOptions = {"num_warps": 8}
+FORWARD_WARPS = 8
 """With torch's own choice for the forward kernel, 4, our masks need more registers than there are: at
-head size 64 in bfloat16 a kilobyte a thread is spilled (torch 2.13, compiled for sm_90). The backward
-kernel has 8 in any case."""
+head size 64 in bfloat16 a kilobyte a thread is spilled (torch 2.13, compiled for sm_90)."""
+PADDED_BACKWARD_BLOCK = 64
+"""The backward kernel computes a head size that is no power of two as the next one: then torch's own
+blocks for sm_90, of 128 queries or keys, spill as well."""
 MIN_HEAD_SIZE = 16
 """Triton multiplies no smaller matrices."""
 
@@ -42,8 +45,16 @@ def _attend(
         values,
         block_mask=mask,
         enable_gqa=is_grouped,
-        kernel_options=KERNEL_OPTIONS,
+        kernel_options=_kernel_options(queries.shape[-1]),
     )
+
+
+def _kernel_options(head_size: int) -> Any:
+    """What torch's choices for its kernels are to be replaced by, so that none spills registers."""
+    options = {"fwd_num_warps": FORWARD_WARPS}
+    if head_size & (head_size - 1):
+        options["bwd_BLOCK_N1"] = options["bwd_BLOCK_M2"] = PADDED_BACKWARD_BLOCK
+    return options
 
 
 @cache

@@ -4,8 +4,9 @@ They look at the gradient's norm on the host up to six times: whether it is fini
 parameters, and whether it is to be clipped. Here the norm is moved to the host as soon as it is known,
 and all that follows is computed there.
 
-What remains: ZeRO-3 is at most two gathers and reductions ahead of the device, to bound memory; with
-tensor parallelism ZeRO-2, and ZeRO-1 in float32, look for infinities once more.
+What remains: ZeRO-3 waits for the small parameters that it gathers after the update, and is at most
+two gathers and reductions ahead of the device, to bound memory; with tensor parallelism ZeRO-2, and
+ZeRO-1 in float32, look for infinities once more.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ divided by t; the encoder's output, once a stage, and what losses read are not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
 
@@ -31,6 +32,17 @@ FLOAT = 4
 """Bytes of a float32 number."""
 CPU_CHUNK_COPIES = 3
 """Float32 arrays of a chunk's size in `objectives/fused_loss/eager.py`."""
+
+
+class AttentionPath(Enum):
+    """How attention is computed."""
+
+    STEPWISE = auto()
+    """On a CPU: product, softmax, product."""
+    SIDE_BY_SIDE = auto()
+    """By fused kernels with dense masks, the samples of a row side by side."""
+    BLOCK_MASKS = auto()
+    """By FlexAttention, in one row."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,8 @@ def layer_bytes(
     `width` is the bytes of an activation.
     """
     costs = layer_costs(model, batch.work)
-    layers = [_layer_bytes(cost, parallel, width, batch.on_cpu) for cost in costs]
+    path = attention_path(model, batch.on_cpu)
+    layers = [_layer_bytes(cost, parallel, width, path) for cost in costs]
     # All decoder layers read the same masks; they are made with the slot embedding.
     masks = _dense_masks(model, batch, width)
     embedding = layers[slot_embedding(model)]
@@ -104,8 +117,20 @@ def layer_bytes(
     return layers
 
 
-def _layer_bytes(cost: Cost, parallel: ParallelConfig, width: int, on_cpu: bool) -> LayerBytes:
-    kept = _kept_bytes(cost, parallel, width, on_cpu)
+def attention_path(model: ModelConfig, on_cpu: bool) -> AttentionPath:
+    """How attention is computed in training."""
+    if on_cpu:
+        return AttentionPath.STEPWISE
+    device = torch.device("cuda")
+    if uses_block_masks(device, model.attention_dropout, model.head_size):
+        return AttentionPath.BLOCK_MASKS
+    return AttentionPath.SIDE_BY_SIDE
+
+
+def _layer_bytes(
+    cost: Cost, parallel: ParallelConfig, width: int, path: AttentionPath
+) -> LayerBytes:
+    kept = _kept_bytes(cost, parallel, width, path)
     # The rows that ranks share are gathered here.
     working = cost.working.on_rank(parallel.tensor_parallel_size) * width
     # Embeddings and the head are never recomputed: all that they keep stays.
@@ -114,15 +139,18 @@ def _layer_bytes(cost: Cost, parallel: ParallelConfig, width: int, on_cpu: bool)
         layer_input = cost.layer_input / parallel.row_parallel_size * width
     for sublayer in cost.sublayers:
         if sublayer.kind == parallel.activation_checkpointing:
-            again = _kept_bytes(sublayer, parallel, width, on_cpu)
+            again = _kept_bytes(sublayer, parallel, width, path)
             kept -= again
             # One sublayer at a time is there in full.
             working = max(working, again)
     return LayerBytes(kept, layer_input, working)
 
 
-def _kept_bytes(cost: Cost | Sublayer, parallel: ParallelConfig, width: int, on_cpu: bool) -> float:
+def _kept_bytes(
+    cost: Cost | Sublayer, parallel: ParallelConfig, width: int, path: AttentionPath
+) -> float:
     ranks, row_ranks = parallel.tensor_parallel_size, parallel.row_parallel_size
+    on_cpu = path is AttentionPath.STEPWISE
     # An accelerator keeps a dropout mask of booleans; a CPU keeps the scaled mask in full.
     mask_width = width if on_cpu else 1
     kept = cost.kept.on_rank(ranks, row_ranks) * width
@@ -130,14 +158,16 @@ def _kept_bytes(cost: Cost | Sublayer, parallel: ParallelConfig, width: int, on_
     # A CPU keeps the attention weights, fused kernels one float32 number a query and head.
     if on_cpu:
         return kept + cost.attention_weights / ranks * width
-    return kept + cost.log_sum_exp / ranks * FLOAT
+    kept += cost.log_sum_exp / ranks * FLOAT
+    if path is AttentionPath.SIDE_BY_SIDE:
+        kept += cost.unjoined_outputs / ranks * width
+    return kept
 
 
 def _dense_masks(model: ModelConfig, batch: MicroBatch, width: int) -> float:
     """Bytes of the masks as numbers, where no block mask is used."""
     # Evaluation, which drops nothing out, needs less than training: it does not count.
-    device = torch.device("cpu" if batch.on_cpu else "cuda")
-    if uses_block_masks(device, model.attention_dropout, model.head_size):
+    if attention_path(model, batch.on_cpu) is AttentionPath.BLOCK_MASKS:
         return 0.0
     sizes = batch.sizes
     decoder_mask = sizes.pairs

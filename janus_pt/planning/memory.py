@@ -29,6 +29,8 @@ ADAM = 2 * FLOAT
 """Bytes of a parameter's two moments."""
 LIVE_PARAMETERS = 1_000_000_000
 """ZeRO-3 keeps up to this many gathered parameters for the backward pass (DeepSpeed's `stage3_max_live_parameters`)."""
+WORKSPACES = 2 * 32 * 2**20
+"""Bytes that torch gives cuBLAS for good on GPUs since Hopper: for the main thread, and for autograd's."""
 ALL_REDUCE_ELEMENTS = 500_000_000
 """Most gradients that DeepSpeed copies together for one all-reduce where ZeRO does not reduce them in buckets."""
 
@@ -94,6 +96,7 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
         activations = held.kept + max(0.0, held.working + state.bucket - losses)
         in_passes = state.carried + activations + losses
         in_update = state.gradients + state.update
+        workspaces = 0.0 if batch.on_cpu else WORKSPACES
         memory.append(
             StageMemory(
                 layers=layers,
@@ -103,7 +106,7 @@ def stage_memory(config: Config, data_parallel: int, batch: MicroBatch) -> list[
                 optimizer=state.optimizer,
                 activations=activations,
                 losses=losses,
-                peak=state.weights + state.optimizer + max(in_passes, in_update),
+                peak=state.weights + state.optimizer + max(in_passes, in_update) + workspaces,
                 host=state.host,
             )
         )

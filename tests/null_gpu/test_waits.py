@@ -41,14 +41,16 @@ STEPS = {
 @pytest.fixture(scope="module")
 def steps() -> dict[str, Any]:
     """What a step of each case costs."""
-    found: dict[str, Any] = call(COSTS, STEPS, rank=1, ranks=RANKS)
+    found: dict[str, Any] = call(COSTS, STEPS, rank=0, ranks=RANKS)
     return found
 
 
 @pytest.mark.parametrize("case", STEPS)
 def test_a_step_waits_for_the_norm_alone(steps: dict[str, Any], case: str) -> None:
     waits = steps[case]["waits"]
-    assert sum(waits.values()) <= 1, waits
+    # ZeRO-3 waits once more, for parameters that it gathers after the update.
+    allowed = 2 if "ZeRO-3" in case else 1
+    assert sum(waits.values()) <= allowed, waits
 
 
 PIPELINE = {**DENSE, "ranks": 1, "parallel": {"pipeline_parallel_size": 2}, "micro_batches": 4}

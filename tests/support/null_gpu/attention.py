@@ -49,7 +49,7 @@ def stack_bytes(head_size: int, dtype: str = "bfloat16") -> dict[str, int]:
         q = torch.zeros(1, HEADS, queries, head_size, **kind)
         k, v = (torch.zeros(1, HEADS, keys, head_size, **kind) for _ in range(2))
         attend_blocks(q, k, v, mask).sum().backward()
-        compiled = set(Path(os.environ["TRITON_CACHE_DIR"]).rglob("*flex*.cubin"))
+        compiled = set(Path(os.environ["TRITON_CACHE_DIR"]).rglob("triton_tem*flex*.cubin"))
         for cubin in compiled - seen:
             direction = "backward" if "backward" in cubin.name else "forward"
             found[f"{name}, {direction}"] = _stack(cubin)
