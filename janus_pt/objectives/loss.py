@@ -79,7 +79,10 @@ class ObjectiveLoss:
             coefficients: `[terms]`, the length's last.
         """
         slots = hidden.flatten(0, 1)
-        streams = {name: slots.index_select(0, index) for name, index in batch.predict.items()}
+        # One selection for all streams: in the backward pass each would fill a tensor of all slots.
+        lengths = [len(index) for index in batch.predict.values()]
+        rows = slots.index_select(0, torch.cat(list(batch.predict.values()))).split(lengths)
+        streams = dict(zip(batch.predict, rows, strict=True))
         total, sums = self._over_slots(streams, weight, batch, coefficients[:-1])
         # Longer targets than the head has classes for count as the longest.
         longest = length_logits.shape[1] - 1
