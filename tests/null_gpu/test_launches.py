@@ -21,7 +21,7 @@ SETTINGS = [
     f"model.max_positions={LENGTH}",
     "model.attention_dropout=0.0",
 ]
-ONE_BY_ONE, IN_GRAPHS = 900, 60
+ONE_BY_ONE, IN_GRAPHS = 900, 100
 """Most operations of a micro-batch, with its share of the optimizer's."""
 
 
