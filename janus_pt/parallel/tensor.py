@@ -233,6 +233,9 @@ def local_shard(parameter: nn.Parameter, whole: Tensor) -> Tensor:
     start = min(rank * size, full_size)
     stop = min(start + size, full_size)
     shard = whole.narrow(dimension, start, stop - start)
+    if stop - start == size:
+        # Padding by nothing would be a copy.
+        return shard
     # `F.pad` takes pairs of (before, after), the last dimension first.
     padding = [0, 0] * (whole.ndim - 1 - dimension) + [0, size - (stop - start)]
     return F.pad(shard, padding)
