@@ -2,6 +2,7 @@
 
   janus-pt prep train-tokenizer --input books.jsonl.xz --vocab-size 32000 --output tokenizer.model
   janus-pt prep build-shards --input books.jsonl.xz --tokenizer tokenizer.model --output corpus
+  janus-pt prep corpus --config corpora/english_web --dry-run
   janus-pt prep verify corpus
 
 Each command has a --help of its own.
@@ -17,6 +18,9 @@ COMMANDS = {
     ),
     "build-shards": module_command(
         "janus_pt.data_prep.build_shards", "a corpus from documents or sentence pairs"
+    ),
+    "corpus": module_command(
+        "janus_pt.data_prep.build_corpus", "a corpus from crawled text or mined pairs, cleaned"
     ),
     "build-task": module_command(
         "janus_pt.data_prep.build_task",

@@ -53,31 +53,35 @@ PydanticError = Mapping[str, Any]
 """One of `ValidationError.errors()`."""
 
 
-def explain(error: ValidationError) -> list[Problem]:
+def explain(error: ValidationError, root: type[Section] = Config) -> list[Problem]:
     """The problems behind the errors of a configuration, without those that only follow from
-    others."""
-    return list(islice(_explain(error.errors(include_url=False)), MAX_REPORTED))
+    others.
+
+    Args:
+        root: the section that the whole file was validated as.
+    """
+    return list(islice(_explain(error.errors(include_url=False), root), MAX_REPORTED))
 
 
-def _explain(errors: list[Any]) -> Iterator[Problem]:
+def _explain(errors: list[Any], root: type[Section]) -> Iterator[Problem]:
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
     # A misspelt key is reported as that, and not a second time as the lack of the key that was
     # meant. Looking for the nearest key is slow, so a file of very many unknown keys is not
     # searched to its end.
-    meant = {(*path[:-1], _nearest_key(path)) for path in unknown[:MAX_REPORTED]}
+    meant = {(*path[:-1], _nearest_key(path, root)) for path in unknown[:MAX_REPORTED]}
     # Errors of an object repeat what its keys' errors say.
     parents = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
     for error in errors:
         path = error["loc"]
         follows = path in parents or (error["type"] == "missing" and path in meant)
         if not follows:
-            yield path, _reason(path, error)
+            yield path, _reason(path, error, root)
 
 
-def _reason(path: KeyPath, error: PydanticError) -> str:
+def _reason(path: KeyPath, error: PydanticError, root: type[Section]) -> str:
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(path, root)
     if kind == "missing" and isinstance(path[-1], str):
         return REQUIRED
     if kind == "missing":
@@ -113,13 +117,13 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _unknown_key(path: KeyPath) -> str:
+def _unknown_key(path: KeyPath, root: type[Section]) -> str:
     key = str(path[-1])
-    if homes := list(_sections_with(key, Config)):
+    if homes := list(_sections_with(key, root)):
         return f"unknown key here; it belongs in {' or '.join(homes)}"
-    if meant := _nearest_key(path):
+    if meant := _nearest_key(path, root):
         return f'unknown key; did you mean "{meant}"?'
-    keys = ", ".join(section_at(path[:-1]).model_fields)
+    keys = ", ".join(section_at(path[:-1], root).model_fields)
     return f"unknown key; remove it or use one of: {keys}"
 
 
@@ -131,14 +135,14 @@ def _sections_with(key: str, section: type[Section], prefix: str = "") -> Iterat
         yield from _sections_with(key, _section_of(field.annotation), f"{prefix}{name}.")
 
 
-def _nearest_key(path: KeyPath) -> str | None:
+def _nearest_key(path: KeyPath, root: type[Section]) -> str | None:
     """The valid key that is spelt most like the last one of `path`."""
-    return nearest(str(path[-1]), section_at(path[:-1]).model_fields)
+    return nearest(str(path[-1]), section_at(path[:-1], root).model_fields)
 
 
-def section_at(path: KeyPath) -> type[Section]:
+def section_at(path: KeyPath, root: type[Section] = Config) -> type[Section]:
     """The section that describes the object at `path`; one without keys where the object is free."""
-    section: type[Section] = Config
+    section = root
     for key in path:
         if isinstance(key, str):
             section = _section_of(section.model_fields[key].annotation)

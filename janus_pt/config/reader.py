@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from janus_pt.config.content import Limits, validate
 from janus_pt.config.exported import ADAPTER_CONFIG, read_export_config
 from janus_pt.config.locations import Location, Locations, locate, location_of
-from janus_pt.config.messages import MAX_REPORTED, REQUIRED, KeyPath, Problem
+from janus_pt.config.messages import MAX_REPORTED, REQUIRED, KeyPath, Problem, explain
 from janus_pt.config.schema import Config
+from janus_pt.config.section import Section
 from janus_pt.config.shipped import config_path
 from janus_pt.utils.errors import UserError
+
+Root = TypeVar("Root", bound=Section)
 
 MAX_BYTES = 1 << 20
 MAX_SHOWN = 200
@@ -42,13 +47,7 @@ def read_limited_config(
         UserError: every problem at once, with file and line, dotted key, reason, and what to
             change.
     """
-    path = config_path(path)
-    text = _read_text(path)
-    data = _parse(text, path)
-    locations, problems = locate(text, path)
-    for override in overrides:
-        problems += _override(data, locations, override)
-    _require_unicode(data, path)
+    data, locations, problems = _read_data(path, overrides, Config)
     export_problems = _inherit_model(data)
     problems += export_problems
     config, content_problems = validate(data, world_size, limits)
@@ -60,6 +59,48 @@ def read_limited_config(
     if problems or config is None:
         raise UserError(_message(problems, locations))
     return config
+
+
+def read_section(
+    path: str | Path,
+    overrides: Sequence[str],
+    root: type[Root],
+    limits: Callable[[Root], Iterable[Problem]],
+) -> Root:
+    """Read a file that is no run's configuration, with the same rules and messages.
+
+    Args:
+        path: a JSON file, or the name of a configuration of the package.
+        overrides: as for a run's configuration.
+        root: the section that describes the whole file.
+        limits: problems of a valid file, of what its keys say together.
+
+    Raises:
+        UserError: every problem at once.
+    """
+    data, locations, problems = _read_data(path, overrides, root)
+    try:
+        section = root.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_message([*problems, *explain(error, root)], locations)) from None
+    problems += limits(section)
+    if problems:
+        raise UserError(_message(problems, locations))
+    return section
+
+
+def _read_data(
+    path: str | Path, overrides: Sequence[str], root: type[Section]
+) -> tuple[dict[str, Any], Locations, list[Problem]]:
+    """The values of a file with the overrides put in, where each was given, and keys given twice."""
+    path = config_path(path)
+    text = _read_text(path)
+    data = _parse(text, path, root)
+    locations, problems = locate(text, path)
+    for override in overrides:
+        problems += _override(data, locations, override)
+    _require_unicode(data, path)
+    return data, locations, problems
 
 
 def to_json(config: Config) -> str:
@@ -87,7 +128,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}:{line}: not valid UTF-8; save the file as UTF-8 text") from None
 
 
-def _parse(text: str, path: str | Path) -> dict[str, Any]:
+def _parse(text: str, path: str | Path, root: type[Section]) -> dict[str, Any]:
     try:
         data = json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError as error:
@@ -97,7 +138,7 @@ def _parse(text: str, path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: broken JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(
-            f"{path}:1: expected an object with the sections {', '.join(Config.model_fields)}"
+            f"{path}:1: expected an object with the sections {', '.join(root.model_fields)}"
         )
     return data
 

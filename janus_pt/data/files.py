@@ -52,7 +52,7 @@ def read_bytes(url: str, limit: int) -> bytes:
     Raises:
         UserError: it cannot be read, or has more than `limit` bytes.
     """
-    return _with_retries(url, lambda: _read(url, limit))
+    return with_retries(url, lambda: _read(url, limit))
 
 
 def _read(url: str, limit: int) -> bytes:
@@ -97,8 +97,31 @@ def local_copy(url: str, sha256: str, cache_dir: str | Path | None = None) -> Pa
     with exclusive_folder(folder):
         # Another process may have fetched it while this one waited.
         if not copy.exists():
-            _with_retries(url, lambda: _download(url, sha256, copy))
+            with_retries(url, lambda: _download(url, sha256, copy))
     return copy
+
+
+def fetch(url: str, folder: Path) -> Path:
+    """A path at which a file of unknown content can be opened: its own, or a new copy in `folder`, with its suffixes.
+
+    Raises:
+        UserError: it cannot be read, or fewer bytes came than the store says it has, however often it is tried.
+    """
+    path = local_path(url)
+    if path is not None:
+        return path
+    copy = folder / PurePosixPath(url.partition("?")[0]).name
+    with_retries(url, lambda: _fetch(url, copy))
+    return copy
+
+
+def _fetch(url: str, copy: Path) -> None:
+    with open(copy, "wb") as target, fsspec.open(url, "rb", **_options(url)) as source:
+        while chunk := source.read(CHUNK):
+            target.write(chunk)
+        size = getattr(source, "size", None) or 0
+        if target.tell() < size:
+            raise OSError(f"{target.tell()} bytes came, of {size}")
 
 
 def _download(url: str, sha256: str, copy: Path) -> None:
@@ -121,7 +144,7 @@ def _download(url: str, sha256: str, copy: Path) -> None:
             )
 
 
-def _with_retries(url: str, action: Callable[[], Result]) -> Result:
+def with_retries(url: str, action: Callable[[], Result]) -> Result:
     """The result of `action`, repeated with longer and longer waits while a remote file system fails.
 
     Raises:

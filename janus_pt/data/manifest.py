@@ -63,11 +63,27 @@ class Shard(_Entry):
     bytes: Count
     sha256: Sha256
     index_sha256: Sha256
+    first: Count | None = None
+    """The number in its first sample's key, where that is not the number of the samples before it."""
+    sources: tuple[Count, ...] | None = None
+    """Which of the manifest's `sources` it was made from; None: not recorded."""
 
     @property
     def index_file(self) -> str:
         """Name of the sidecar index."""
         return self.file.removesuffix(".tar") + ".idx.npy"
+
+
+class Recipe(_Entry):
+    """How a corpus was made from its sources; not part of the fingerprint."""
+
+    settings: dict[str, Any]
+    """The part of the build's configuration that decides what is kept: filters, deduplication, and so on."""
+    sha256: Sha256
+    """Of the settings' canonical JSON."""
+    tasks: Annotated[int, Field(gt=0)]
+    versions: dict[str, str]
+    """Of the libraries that did it."""
 
 
 class Manifest(_Entry):
@@ -90,6 +106,8 @@ class Manifest(_Entry):
     skipped: Count
     """Bad input lines that were skipped."""
     shards: tuple[Shard, ...]
+    recipe: Recipe | None = None
+    """What was done to the sources, for all shards."""
 
     @field_validator("format")
     @classmethod
@@ -117,6 +135,8 @@ class Manifest(_Entry):
             raise ValueError("source_tokenizer: there is no field source")
         if len({shard.file for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is listed twice")
+        if any(max(shard.sources or (), default=-1) >= len(self.sources) for shard in self.shards):
+            raise ValueError("a shard names a source that is not listed")
         if sum(shard.samples for shard in self.shards) != self.samples:
             raise ValueError("samples is not the sum over the shards")
         self._check_tokens()
@@ -154,7 +174,9 @@ class Manifest(_Entry):
     def fingerprint(self) -> str:
         """sha256 of everything that decides the samples: the manifest's canonical JSON without `sources`."""
         # The same corpus built from files at other paths is the same corpus.
-        values = self._content(exclude={"sources"})
+        values = self._content(
+            exclude={"sources": True, "recipe": True, "shards": {"__all__": {"sources"}}}
+        )
         content = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 

@@ -207,8 +207,14 @@ def make_manifest(
     input_files: tuple[InputFile, ...],
     shards: Sequence[Shard],
     skipped: int,
+    **more: Any,
 ) -> Manifest:
-    """The manifest of a corpus of these shards; `skipped` is the number of input lines that were skipped."""
+    """The manifest of a corpus of these shards.
+
+    Args:
+        skipped: input lines that were skipped.
+        more: other keys of the manifest.
+    """
     entries = {}
     for key, (name, tokenizer) in request.tokenizers.items():
         entries[key] = TokenizerEntry(
@@ -226,6 +232,7 @@ def make_manifest(
         skipped=skipped,
         shards=tuple(shards),
         **entries,
+        **more,
     )
 
 

@@ -44,14 +44,18 @@ class BadLine(NamedTuple):
 class TextFile:
     """The lines of one file as text, without their line ends (`\\n` or `\\r\\n`)."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the file; compression goes by its suffix. `UserError` if it cannot be read."""
-        self.path = str(path)
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
+        """Open the file; compression goes by its suffix. `UserError` if it cannot be read.
+
+        Args:
+            name: stands in messages in place of the path, as the URL of a local copy.
+        """
+        self.path = name or str(path)
         try:
             self._raw: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed in __exit__
         except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        self._stream = _decompressed(self._raw, Path(path).suffix)
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+        self._stream = decompressed(self._raw, Path(path).suffix)
 
     def __enter__(self) -> TextFile:
         return self
@@ -118,8 +122,11 @@ def format_suffix(path: str | Path) -> str:
     return name.suffix
 
 
-def _decompressed(raw: IO[bytes], suffix: str) -> IO[bytes]:
-    """The decompressed bytes. All three readers raise an error, not the end of the file, where a file is cut short."""
+def decompressed(raw: IO[bytes], suffix: str) -> IO[bytes]:
+    """The decompressed bytes of a file with this suffix.
+
+    All three readers raise an error, not the end of the file, where a file is cut short.
+    """
     if suffix == ".gz":
         return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
     if suffix == ".xz":

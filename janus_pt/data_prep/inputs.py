@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import zip_longest
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from janus_pt.data_prep.blocks import PIECE_CHARACTERS, cut_pieces
 from janus_pt.data_prep.files import BadLine, TextFile, format_suffix
@@ -68,7 +68,7 @@ def read_items(inputs: Sequence[tuple[str, ...]], field: str, on_error: OnError)
 
 def _records(files: Sequence[TextFile], field: str) -> Iterator[str | Pair | BadLine]:
     if len(files) == 2:
-        return _pairs(files[0], files[1])
+        return line_pairs(files[0], files[1])
     return documents(files[0], field)
 
 
@@ -139,23 +139,28 @@ def _json_documents(file: TextFile, field: str) -> Iterator[str | BadLine]:
             yield line
         elif line.strip():
             try:
-                text = _json_text(line, field)
+                text = text_field(json_object(line), field)
             except ValueError as error:
                 yield BadLine(file.path, number, str(error))
             else:
                 yield from cut_pieces(text)
 
 
-def _json_text(line: str, field: str) -> str:
-    """The field's text. `ValueError` with the reason if the line has none."""
+def json_object(line: str) -> dict[str, Any]:
+    """The object on a line of a `.jsonl` file. `ValueError` with the reason if there is none."""
     try:
-        document = json.loads(line)
+        value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"broken JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("broken JSON: nested too deeply") from None
-    if not isinstance(document, dict):
+    if not isinstance(value, dict):
         raise ValueError("not a JSON object")
+    return value
+
+
+def text_field(document: dict[str, Any], field: str) -> str:
+    """The text in a field. `ValueError` with the reason if there is none."""
     if field not in document:
         existing = ", ".join(list(document)[:8]) or "none"
         raise ValueError(f'no field "{field}" (it has: {existing})')
@@ -172,7 +177,7 @@ def _json_text(line: str, field: str) -> str:
     return text
 
 
-def _pairs(source: TextFile, target: TextFile) -> Iterator[Pair | BadLine]:
+def line_pairs(source: TextFile, target: TextFile) -> Iterator[Pair | BadLine]:
     """Pairs of the lines with the same number."""
     no_line = (0, None)
     for source_entry, target_entry in zip_longest(source, target, fillvalue=no_line):

@@ -40,7 +40,7 @@ class ShardCheck(NamedTuple):
     folder: Path
     shard: Shard
     first: int
-    """Number of its first sample in the corpus."""
+    """Number in its first sample's key."""
     content: Manifest
     """The manifest without its lists of shards and sources."""
 
@@ -63,11 +63,12 @@ def verify(folder: Path, workers: int | None = None) -> Iterator[str]:
         return
     yield from _check_folder(folder, content)
     # Without the lists, which would be sent with every shard.
-    rest = content.model_copy(update={"shards": (), "sources": ()})
+    rest = content.model_copy(update={"shards": (), "sources": (), "recipe": None})
     checks = []
     first = 0
     for shard in content.shards:
-        checks.append(ShardCheck(folder, shard, first, rest))
+        key = first if shard.first is None else shard.first
+        checks.append(ShardCheck(folder, shard, key, rest))
         first += shard.samples
     workers = min(workers or available_cores(), max(len(checks), 1))
     with worker_pool(workers) as pool, tqdm(total=len(checks), unit="shard") as bar:

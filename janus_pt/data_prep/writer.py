@@ -25,14 +25,16 @@ class ShardFile:
     Any source of samples may write shards with it: `write` each sample, then `close`, which gives the manifest's entry.
     """
 
-    def __init__(self, folder: Path, number: int, fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, number: int, fields: tuple[str, ...], prefix: str = "shard"
+    ) -> None:
         """Open shard `number` of the corpus in `folder`; `fields` are the names of a sample's token arrays."""
         # Imported here: webdataset loads torch, which the worker processes that import this package do not need.
         from webdataset.writer import TarWriter
 
         # TarWriter writes members in the order of their names; the index has them in the order of the fields.
         assert tuple(sorted(fields)) == fields
-        self._path = folder / f"shard-{number:06d}.tar"
+        self._path = folder / f"{prefix}-{number:06d}.tar"
         self._fields = fields
         self._index: list[list[int]] = []
         self._file = open(_temporary(self._path), "wb")  # noqa: SIM115 - closed in close()

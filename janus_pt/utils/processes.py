@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,11 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def writer_name() -> str:
+    """A name that no other process has, on any host that shares a file system with this one."""
+    return f"-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
 
 
 def worker_pool(

@@ -1,0 +1,1 @@
+"""Corpora at web scale: sources, cleaning, deduplication and shards as steps of datatrove (extra `corpora`)."""
