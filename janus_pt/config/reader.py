@@ -93,7 +93,7 @@ def _read_data(
     path: str | Path, overrides: Sequence[str], root: type[Section]
 ) -> tuple[dict[str, Any], Locations, list[Problem]]:
     """The values of a file with the overrides put in, where each was given, and keys given twice."""
-    path = config_path(path)
+    path = config_path(path, corpora=root is not Config)
     text = _read_text(path)
     data = _parse(text, path, root)
     locations, problems = locate(text, path)

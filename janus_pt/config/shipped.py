@@ -11,23 +11,25 @@ FOLDER = Path(__file__).parents[1] / "configs"
 """In a checkout a link to `configs/` beside the package."""
 
 
-def shipped_configs() -> list[str]:
-    """Their names."""
+def shipped_configs(corpora: bool = False) -> list[str]:
+    """The names of the configurations of runs, or of corpora."""
     paths = sorted(FOLDER.rglob("*.json"))
-    return [str(path.relative_to(FOLDER).with_suffix("")) for path in paths]
+    names = [str(path.relative_to(FOLDER).with_suffix("")) for path in paths]
+    return [name for name in names if name.startswith("corpora/") == corpora]
 
 
-def config_path(name: str | Path) -> Path:
+def config_path(name: str | Path, corpora: bool = False) -> Path:
     """The file of a configuration.
 
     Args:
         name: a path, or the name of a configuration that comes with the package.
+        corpora: whether it describes a corpus, not a run.
 
     Raises:
         UserError: there is neither.
     """
     path = Path(name)
-    names = shipped_configs()
+    names = shipped_configs(corpora)
     # A file of the user's comes first.
     if str(name) in names and not path.is_file():
         return FOLDER / f"{name}.json"

@@ -109,6 +109,7 @@ def test_the_source_distribution_builds_the_wheel_of_the_checkout(
     names = {name for name in contents[0] if not name.startswith("janus_pt-")}
     assert names == set(files_below(ROOT / "janus_pt"))
     assert {f"janus_pt/configs/{name}.json" for name in shipped_configs()} < names
+    assert {f"janus_pt/configs/{name}.json" for name in shipped_configs(corpora=True)} < names
 
 
 def files_below(folder: Path) -> Iterator[str]:

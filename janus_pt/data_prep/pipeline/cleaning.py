@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from datatrove.data import Document
@@ -49,6 +50,8 @@ class PageText(Trafilatura):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents with their texts; pages without text are counted."""
+        # Here, too: where it cannot be imported, the other process would end at each page without a word.
+        import_module("trafilatura")
         with ExtractorSandbox(self.timeout, warmup_text="") as sandbox:
             for document in data:
                 if document.metadata.pop("html", False):

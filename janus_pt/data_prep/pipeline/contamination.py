@@ -19,7 +19,7 @@ from datatrove.utils.text import simplify_text
 from janus_pt.data.files import fetch
 from janus_pt.data_prep.files import BadLine, TextFile, format_suffix
 from janus_pt.data_prep.inputs import json_object, text_field
-from janus_pt.data_prep.pipeline.schema import DecontaminationConfig, TestSetConfig
+from janus_pt.data_prep.pipeline.schema import DecontaminationConfig, HeldOutConfig
 from janus_pt.data_prep.pipeline.words import UnicodeWords
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import make_folder, write_atomically
@@ -35,7 +35,7 @@ def _words(text: str) -> list[str]:
     return _WORDS.word_tokenize(simplify_text(text))
 
 
-class TestIndex:
+class ContaminationIndex:
     """The runs of words of all test sentences, by their first words.
 
     One look-up a word of a document, whatever the lengths of the runs.
@@ -72,7 +72,7 @@ class TestIndex:
         return None
 
 
-def sentences(test: TestSetConfig) -> Iterator[str]:
+def sentences(test: HeldOutConfig) -> Iterator[str]:
     """Yield the sentences of a test set. `UserError` if it cannot be read or has a bad line."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -103,12 +103,12 @@ class DecontaminationFilter(BaseFilter):
         super().__init__(exclusion_writer)
         self.config = config
         self.folder = Path(work) / LIST_FOLDER
-        self._index: TestIndex | None = None
+        self._index: ContaminationIndex | None = None
         self._found: list[list[str]] = []
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the other documents; at their end, write the list."""
-        self._index = TestIndex(self.config)
+        self._index = ContaminationIndex(self.config)
         self._found = []
         yield from super().run(data, rank, world_size)
         make_folder(self.folder)

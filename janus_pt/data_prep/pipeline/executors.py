@@ -41,6 +41,7 @@ def run_local(config: CorpusBuildConfig, workers: int) -> None:
     Raises:
         UserError: tasks failed, each with its reason; what the others did is kept.
     """
+    _quiet()
     stages = make_stages(config)
     workers = min(workers, max(stage.tasks for stage in stages))
     with ExitStack() as stack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from janus_pt.data_prep.files import (
     MAX_LINE_BYTES,
@@ -18,6 +18,7 @@ from janus_pt.data_prep.pipeline.schema import SourceConfig
 from janus_pt.utils.errors import UserError
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+END_OF_RECORD = b"\r\n\r\n"
 PARQUET_BATCH = 1000
 """Rows read at once."""
 
@@ -125,16 +126,21 @@ def _parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Record | B
 def _warc(path: Path, name: str) -> Iterator[Record | BadLine]:
     """Pages of a WARC file, and texts of a WET file.
 
-    datatrove's reader takes a file that was cut short for a shorter one, so the compressed stream is read by a reader
-    that notices, and lengths are compared.
+    datatrove's reader, and warcio under it, take a file that was cut short for a shorter one.
     """
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
+    from warcio.statusandheaders import StatusAndHeadersParserException
 
     number = 0
     try:
         with path.open("rb") as raw, decompressed(raw, path.suffix) as stream:
-            for number, record in enumerate(ArchiveIterator(stream), start=1):
+            whole = _WholeStream(stream)
+            records = ArchiveIterator(whole)
+            loader = records.loader
+            loader.http_parser = _HeadersParser(loader.http_parser)
+            loader.http_req_parser = _HeadersParser(loader.http_req_parser)
+            for number, record in enumerate(records, start=1):
                 page = _page(record)
                 # What is left of the record's length did not come.
                 record.raw_stream.read()
@@ -144,8 +150,46 @@ def _warc(path: Path, name: str) -> Iterator[Record | BadLine]:
                     yield BadLine(name, number, page)
                 elif page is not None:
                     yield page._replace(line=number)
-    except (*READ_ERRORS, ArchiveLoadFailed) as error:
+            if whole.tail != END_OF_RECORD:
+                raise EOFError("the last record has no end")
+    except (*READ_ERRORS, ArchiveLoadFailed, StatusAndHeadersParserException) as error:
         raise UserError(f"{name}: damaged or cut short after record {number}: {error}") from None
+
+
+class _WholeStream:
+    """A stream for warcio, which takes an EOFError for the end of the file."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.tail = b""
+        """The last bytes that were read."""
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            content = self._stream.read(size)
+        except EOFError as error:
+            raise OSError(str(error)) from None
+        self.tail = (self.tail + content[-len(END_OF_RECORD) :])[-len(END_OF_RECORD) :]
+        return content
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+class _HeadersParser:
+    """warcio's parser of HTTP headers, for a file that ends before them."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def parse(self, stream: Any, *arguments: Any) -> Any:
+        try:
+            return self._parser.parse(stream, *arguments)
+        except EOFError:
+            # A record may have none, if it has no content at all.
+            if not getattr(stream, "limit", 0):
+                raise
+            raise OSError("a record's headers are missing") from None
 
 
 def _page(record: Any) -> Record | str | None:

@@ -171,7 +171,7 @@ class DeduplicationConfig(Section):
     minhash: MinhashSection | None = None
 
 
-class TestSetConfig(Section):
+class HeldOutConfig(Section):
     """A test file, whose sentences must not be in the corpus."""
 
     name: str
@@ -184,7 +184,7 @@ class TestSetConfig(Section):
 class DecontaminationConfig(Section):
     """Documents that share words with a test set are removed."""
 
-    tests: Annotated[tuple[TestSetConfig, ...], Field(min_length=1, strict=False)]
+    tests: Annotated[tuple[HeldOutConfig, ...], Field(min_length=1, strict=False)]
     n_grams: Positive = 13
     """Words in a row, lower-cased and without punctuation, that make a match; 13 as for GPT-3."""
     min_words: Positive = 5

@@ -51,6 +51,8 @@ class DocumentsWriter(PipelineStep):
             open_atomically(path, writer_name()) as raw,
             zstd.ZstdFile(raw, "w") as file,
         ):
+            # zstandard makes no frame of nothing, and a file without one reads as damaged.
+            file.write(b"\n")
             for document in data:
                 self.stat_update("documents")
                 row = {"text": document.text, "id": document.id, "metadata": document.metadata}
@@ -72,6 +74,7 @@ class DocumentsReader(PipelineStep):
         path = _path(self.work, rank)
         try:
             with zstd.ZstdFile(path) as file:
+                next(file)
                 for line in file:
                     row = orjson.loads(line)
                     self.stat_update("documents")

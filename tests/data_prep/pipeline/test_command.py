@@ -1,0 +1,217 @@
+"""`janus-pt prep corpus`: configuration, dry run, executors, and builds that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from janus_pt.config.reader import read_section
+from janus_pt.config.shipped import shipped_configs
+from janus_pt.data.manifest import read_manifest
+from janus_pt.data_prep.pipeline.schema import CorpusBuildConfig, problems
+from janus_pt.data_prep.verify_shards import verify
+from janus_pt.utils.errors import UserError
+from tests.data_prep.pipeline.test_shards import DOCUMENTS, samples, shard_hashes, write_documents
+from tests.support.runs import environment
+
+COMMAND = [str(Path(sys.executable).with_name("janus-pt")), "prep", "corpus", "--config"]
+
+
+def write_config(folder: Path, output: str = "corpus", **more: Any) -> Path:
+    values: dict[str, Any] = {
+        "output": str(folder / output),
+        "sources": [{"name": "s", "path": str(folder / "part-*.jsonl"), "format": "jsonl"}],
+        "deduplication": {"exact": ["text"], "minhash": {"buckets": 2, "numbers_as_zero": False}},
+        "tokenizer": {"path": str(folder / "tokenizer.model")},
+        "shards": {"max_tokens": 64, "samples_per_shard": 200},
+    }
+    path = folder / f"{output}.json"
+    path.write_text(json.dumps({**values, **more}, indent=1))
+    return path
+
+
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=280)
+
+
+@pytest.mark.parametrize("name", shipped_configs(corpora=True))
+def test_shipped_configurations_are_valid(name: str) -> None:
+    assert read_section(name, [], CorpusBuildConfig, problems).tasks == 64
+
+
+def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text("""{
+        "output": "corpus",
+        "sources": [{"name": "a b", "path": "x", "fromat": "jsonl"}],
+        "filters": {"language": {"keep": [], "threshold": 65}},
+        "tasks": "4",
+        "max_tokens": 510
+    }""")
+    with pytest.raises(UserError) as error:
+        read_section(path, ["shards.samples_per_shard=0"], CorpusBuildConfig, problems)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "7 problems in the configuration:"
+    expected = [
+        ":3: sources.0.name:",
+        ':3: sources.0.fromat: unknown key; did you mean "format"?',
+        ":4: filters.language.keep: needs at least 1 items, but has 0",
+        ":4: filters.language.threshold: must be at most 1, but is 65",
+        ':5: tasks: expected a whole number, got "4": write it without quotes',
+        ":6: max_tokens: unknown key here; it belongs in shards.max_tokens",
+        "shards.samples_per_shard: must be greater than 0, but is 0",
+    ]
+    for line, part in zip(lines[1:], expected, strict=True):
+        assert part in line
+
+
+def test_keys_that_do_not_go_together(tmp_path: Path) -> None:
+    sources = [
+        {"name": "a", "path": "x", "format": "moses"},
+        {"name": "a", "path": "x", "format": "warc"},
+    ]
+    path = write_config(tmp_path, kind="pairs", sources=sources, filters={"c4": {}})
+    with pytest.raises(UserError) as error:
+        read_section(path, [], CorpusBuildConfig, problems)
+    for part in (
+        "sources.0.target_path: goes with format moses, which needs it",
+        "sources.1.format: pairs come from jsonl, parquet, tsv, tmx, moses",
+        "sources: two sources have one name",
+        "filters: are for documents: use pair_filters",
+        "deduplication.exact: pairs have no text: use pair, source, target",
+        "deduplication.minhash: is for documents",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path) -> None:
+    write_documents(tmp_path)
+    done = run(write_config(tmp_path), "--dry-run", "--tasks", "8", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    # The files are alike, so the estimate from one is right.
+    assert "3 files" in done.stdout and "about 30 documents" in done.stdout
+    for stage in ("clean", "exact_text_sign", "minhash_buckets", "shards", "join"):
+        assert stage in done.stdout
+    assert not (tmp_path / "corpus").exists() and not (tmp_path / "corpus.build").exists()
+
+
+STAND_IN = """#!{python}
+\"\"\"sbatch, as far as datatrove needs it: runs each task of an array, one after another, before it answers.\"\"\"
+import os, pathlib, re, subprocess, sys
+here = pathlib.Path(__file__).parent
+script = pathlib.Path(sys.argv[-1])
+number = len(list(here.glob("job-*"))) + 1
+copy = here / f"job-{{number}}"
+copy.write_text(script.read_text())
+last = int(re.search(r"--array=0-(\\d+)", copy.read_text())[1])
+wanted = [a for a in sys.argv if a.startswith("--dependency")]
+for dependency in wanted:
+    for job in re.findall(r"\\d+", dependency):
+        assert (here / f"done-{{job}}").exists(), "a job was submitted before the one it waits for"
+failed = False
+for task in range(last + 1):
+    given = {{"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": str(number)}}
+    with open(here / f"out-{{number}}-{{task}}", "w") as output:
+        done = subprocess.run(["bash", str(copy)], env={{**os.environ, **given}}, stdout=output, stderr=output)
+    failed |= done.returncode != 0
+if not failed:
+    (here / f"done-{{number}}").touch()
+print("Submitted batch job", number)
+"""
+
+
+def write_stand_ins(folder: Path) -> None:
+    """`sbatch`, `srun` and `scontrol` that run on this machine."""
+    scripts = {
+        "sbatch": STAND_IN.format(python=sys.executable),
+        # Options, each a word or `-n 1`, then the command.
+        "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -n ]] && shift; shift; done\nexec "$@"\n',
+        "scontrol": "#!/bin/bash\necho localhost\n",
+    }
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+@pytest.mark.slow
+def test_slurm_runs_the_same_build_as_job_arrays(tmp_path: Path) -> None:
+    """With a stand-in `sbatch`: the scripts, their order and their arrays are datatrove's, the scheduler is not Slurm."""
+    write_documents(tmp_path)
+    path = write_config(tmp_path, deduplication={"exact": ["text"]})
+    assert run(path, "--tasks", "2", "--workers", "2").returncode == 0
+    expected = shard_hashes(tmp_path / "corpus")
+    write_stand_ins(tmp_path / "bin")
+    slurm = write_config(
+        tmp_path,
+        "slurm",
+        deduplication={"exact": ["text"]},
+        slurm={"partition": "tiny", "time": "00:10:00"},
+    )
+    env = {**environment(), "PATH": f"{tmp_path / 'bin'}:{environment()['PATH']}"}
+    command = [*COMMAND, str(slurm), "--tasks", "2", "--executor", "slurm"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --partition=tiny" in (tmp_path / "bin" / "job-1").read_text()
+    assert shard_hashes(tmp_path / "slurm") == expected
+
+
+@pytest.mark.slow
+def test_builds_that_are_killed_ten_times_give_the_same_bytes(tmp_path: Path) -> None:
+    """Single workers, which are replaced, and the whole group in turn."""
+    write_documents(tmp_path)
+    arguments = ("--tasks", "3", "--workers", "2")
+    assert run(write_config(tmp_path), *arguments).returncode == 0
+    path = write_config(tmp_path, "killed")
+    rng = random.Random(7)
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen(
+            [*COMMAND, str(path), *arguments],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        kills += kill_sometime(process, rng, whole=kills % 2 == 0)
+        process.wait(timeout=200)
+        if kills < 10 and (tmp_path / "killed" / "manifest.json").exists():
+            # Finished between two kills: once more, from the last stage that matters.
+            (tmp_path / "killed" / "shard-00001-000000.tar").unlink()
+    assert run(path, *arguments).returncode == 0
+    assert shard_hashes(tmp_path / "killed") == shard_hashes(tmp_path / "corpus")
+    assert (
+        read_manifest(tmp_path / "killed").fingerprint
+        == read_manifest(tmp_path / "corpus").fingerprint
+    )
+    assert list(verify(tmp_path / "killed", workers=1)) == []
+    # Nobody is left, and nothing but the corpus.
+    assert not list((tmp_path / "killed").glob(".attempt-*"))
+    assert sum(len(sample) for sample in samples(tmp_path / "killed")) > 10 * len(DOCUMENTS)
+
+
+def kill_sometime(process: subprocess.Popen[bytes], rng: random.Random, whole: bool) -> int:
+    """Kill the group, or one worker, at a random time of a build; 0 if it ended before."""
+    time.sleep(rng.uniform(0.5, 4.0))
+    if process.poll() is not None:
+        return 0
+    if whole:
+        os.killpg(process.pid, signal.SIGKILL)
+        return 1
+    workers = psutil.Process(process.pid).children(recursive=True)
+    try:
+        rng.choice(workers or [psutil.Process(process.pid)]).kill()
+    except psutil.NoSuchProcess:
+        return 0
+    return 1
