@@ -22,6 +22,9 @@ COMMANDS = {
     "corpus": module_command(
         "janus_pt.data_prep.build_corpus", "a corpus from crawled text or mined pairs, cleaned"
     ),
+    "mixture": module_command(
+        "janus_pt.data_prep.mixture", "weights of several corpora, by temperature"
+    ),
     "build-task": module_command(
         "janus_pt.data_prep.build_task",
         "the corpora of a task, one for each split",

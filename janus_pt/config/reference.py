@@ -35,9 +35,14 @@ BOUNDS = {
 }
 
 
-def reference() -> str:
-    """The whole page as Markdown."""
-    parts = [HEAD, *_section("", Config)]
+def reference(root: type[Section] = Config, head: str = HEAD) -> str:
+    """The whole page as Markdown.
+
+    Args:
+        root: the section that a whole file holds.
+        head: what the page begins with.
+    """
+    parts = [head, *_section("", root)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Build a corpus from crawled text or mined pairs: read, clean, leave out duplicates and test sets, write shards.
+"""Build a corpus from crawled text or mined pairs: read, clean, remove duplicates and test sets, write shards.
 
     janus-pt prep corpus --config english_web.json --dry-run
     janus-pt prep corpus --config english_web.json --tasks 64 --workers 8

@@ -10,6 +10,7 @@ import pytest
 from janus_pt.checks import read_config
 from janus_pt.config.schema import ModelConfig
 from janus_pt.config.shipped import config_path as path_of
+from janus_pt.config.shipped import shipped_configs
 from janus_pt.export.folder import save_export
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.planning.parameters import model_parameters
@@ -21,8 +22,8 @@ from tests.support.runs import VOCAB, launch, read_records
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 SCALES = FOLDER.parent / "janus_pt" / "claims" / "scales"
-CONFIGS = sorted([*FOLDER.rglob("*.json"), *SCALES.glob("*.json")])
-NAMES = [str(path.relative_to(FOLDER).with_suffix("")) for path in sorted(FOLDER.rglob("*.json"))]
+NAMES = shipped_configs()
+CONFIGS = sorted([*(FOLDER / f"{name}.json" for name in NAMES), *SCALES.glob("*.json")])
 PRETRAINING = {
     "janus_base": (6, 768, 12, 3072, 139e6),
     "janus_large": (12, 1024, 16, 4096, 406e6),

@@ -76,6 +76,8 @@ SMALLER: dict[str, str] = {
 }
 ELSEWHERE: dict[str, str] = {
     "pip install ": "tests/packaging installs the wheel",
+    "janus-pt prep corpus": "needs a crawl; tests/data_prep/pipeline/test_command.py",
+    "ray start": "needs Ray",
     "janus-pt demo": "CI runs it",
     "make ": "CI runs it, and this test is part of what it runs",
     "source .venv/bin/activate": "the tests run in that environment",

@@ -32,7 +32,7 @@ from janus_pt.data_prep.pipeline.schema import (
 from janus_pt.data_prep.pipeline.words import UnicodeWords
 
 PAGE_SECONDS = 60.0
-"""A page whose text cannot be taken from it for so long is left out. datatrove's default of 1 s would make the corpus
+"""A page whose text cannot be taken from it for so long is dropped. datatrove's default of 1 s would make the corpus
 depend on how busy the machine is."""
 EMAIL = "email@example.com"
 IP = "192.0.2.1"
@@ -45,7 +45,7 @@ class PageText(Trafilatura):
     name = "page text"
 
     def __init__(self) -> None:
-        # Its `deduplicate` leaves out what earlier pages had, so a page's text would depend on the pages before it.
+        # Its `deduplicate` remembers earlier pages: a page's text must not depend on the pages before it.
         super().__init__(timeout=PAGE_SECONDS, deduplicate=False)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:

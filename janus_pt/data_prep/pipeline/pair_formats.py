@@ -133,7 +133,7 @@ def _units(stream: IO[bytes], name: str) -> Iterator[ElementTree.Element]:
 
 
 def _segments(unit: ElementTree.Element) -> Iterator[tuple[str, str]]:
-    """Yield (language, text) of each side; regions of languages are left out."""
+    """Yield (language, text) of each side; regions of languages are ignored."""
     for side in unit.iter("tuv"):
         language = side.get(XML_LANG) or side.get("lang") or ""
         segment = side.find("seg")

@@ -76,7 +76,7 @@ CONTENTS = {
 def make_stages(config: CorpusBuildConfig) -> list[Stage]:
     """The stages of a build, in order.
 
-    Documents are cleaned and stored once. Each stage after that reads them, leaves out what the stages before it found,
+    Documents are cleaned and stored once. Each stage after that reads them, drops what the stages before it found,
     and counts the rest: a duplicate is known by its task and its number in it, so all these stages have the same number
     of tasks.
     """
@@ -113,7 +113,7 @@ def make_stages(config: CorpusBuildConfig) -> list[Stage]:
         )
         stages.append(Stage("tokenizer", 1, lambda: [TokenizerTrainer(config)], "train it"))
     writing = [*removal, lambda: [ShardWriter(config)]]
-    stages.append(Stage(SHARDS, tasks, _chained(writing), "leave out duplicates, write shards"))
+    stages.append(Stage(SHARDS, tasks, _chained(writing), "drop duplicates, write shards"))
     return [*stages, join]
 
 
