@@ -25,7 +25,7 @@ BUDGET = 0.02
 FORGET = 0.9
 """Weight of what was seen before against a new batch."""
 FIRST_GUESS = 2.0
-"""Time of speculation over that of greedy search, before it has been tried: a bad case."""
+"""Time of speculation over greedy search's, before it has been tried: a bad case."""
 
 
 OTHER: dict[Way, Way] = {"greedy": "speculative", "speculative": "greedy"}

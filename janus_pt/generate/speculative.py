@@ -273,7 +273,7 @@ def _allowed(
     options: SpeculativeOptions,
 ) -> tuple[Tensor, Tensor]:
     """`log_probs [active, block + 1, vocab]`, overwritten with -inf where greedy search may not write, and
-    those of eos as they were."""
+    eos's own as they were."""
     eos = config.eos_token_id
     end = log_probs[..., eos].clone()
     log_probs.index_fill_(2, forbidden, -torch.inf)

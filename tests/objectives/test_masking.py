@@ -164,7 +164,7 @@ def test_suffix_masks_keep_a_uniform_number_of_tokens() -> None:
 
 
 def test_the_shares_of_full_and_suffix_masks() -> None:
-    """Known from spans by more masked tokens than spans of this share cover."""
+    """More masked tokens than spans of this share ever cover are a suffix."""
     rng, fields = np.random.default_rng(2), {"source": np.full(30, 7), "target": np.arange(7, 37)}
     masking = {"kind": "span", "ratio": 0.1, "full_share": 0.2, "suffix_share": 0.5}
     objective = ObjectiveConfig.model_validate(
