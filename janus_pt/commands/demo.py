@@ -51,7 +51,7 @@ class Size:
     timed: int
 
 
-NORMAL = Size(megabytes=2, pretraining=60, pairs=40_000, training=700, tested=500, timed=40)
+NORMAL = Size(megabytes=2, pretraining=40, pairs=30_000, training=500, tested=500, timed=40)
 SHORT = Size(megabytes=1, pretraining=6, pairs=2_000, training=10, tested=20, timed=4)
 
 

@@ -261,7 +261,8 @@ class DataConfig(Section):
     """One forward pass of one rank. Gradient accumulation is derived. "auto": the largest that fits into memory; the
     run folder's `config.json` has the number, and a run that goes on keeps it."""
     window: Positive = 16384
-    """Samples among which batches of like length are formed."""
+    """Samples among which batches of like length are formed; about `micro_batch_size` where lengths must be mixed
+    (docs/guides/corpora.md)."""
     shuffle_shards: Positive = 16
     """Shards among which samples are shuffled."""
     on_error: Literal["stop", "skip"] = "stop"
