@@ -55,6 +55,11 @@ COMMANDS = {
         "measure training and decoding",
         "docs/results/training_speed.md",
     ),
+    "gpu-check": module_command(
+        "janus_pt.commands.gpu_check",
+        "check and measure the GPUs of a node",
+        f"{GUIDES}/cluster.md",
+    ),
     "claims": module_command(
         "janus_pt.commands.claims", "put the paper's claims to the test", "docs/results/claims.md"
     ),
