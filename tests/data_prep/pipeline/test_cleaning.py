@@ -51,11 +51,10 @@ def test_the_report_says_what_went_and_why(cleaned: tuple[Planted, CorpusBuildCo
     assert set(report["removed"]["language"]) >= {"de", "fr", "ru"}
     listed = {entry["document"] for entry in report["contaminated"]}
     assert listed <= {place for place, kind in planted.kind.items() if kind == "test"}
-    sentences = planted.tests.read_text().lower().replace(".", "").splitlines()
+    # Marks are spaces.
+    sentences = planted.tests.read_text().lower().replace(".", "").replace("'", " ").splitlines()
     for entry in report["contaminated"]:
-        assert any(entry["words"] in sentence.replace("'", "'") for sentence in sentences) or (
-            "0" in entry["words"] or "s" in entry["words"]
-        )
+        assert any(entry["words"] in sentence for sentence in sentences)
     page = (output / "report.html").read_text()
     manifest = read_manifest(output)
     assert manifest.fingerprint in page and "<h2>language: ru</h2>" in page
@@ -78,7 +77,7 @@ def test_removed_text_is_escaped_in_the_page(tmp_path: Path) -> None:
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-def test_languages_are_identified_by_the_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_languages_are_identified_by_the_packaged_model() -> None:
     texts = {
         "en": "The children were playing in the garden when it began to rain.",
         "de": "Die Kinder spielten im Garten, als es zu regnen begann.",
