@@ -1,13 +1,13 @@
 """Check a GPU, or all of a node, and measure it: parity, layouts, transfers, resume, attention, speed.
 
-  janus-pt gpu-check                      all GPUs of this node
-  janus-pt gpu-check --gpus 1
-  janus-pt gpu-check --only speed         one group of checks
-  janus-pt gpu-check --device cpu         the same on two CPU processes
+  all GPUs of this node:  janus-pt gpu-check
+  one of them:            janus-pt gpu-check --gpus 1
+  one group of checks:    janus-pt gpu-check --only speed
+  without a GPU:          janus-pt gpu-check --device cpu
 
 Writes one JSON file and one page, named by the GPU, and traces. Each check runs in processes of its
 own; one that fails stops no other. Exit code 1 if one failed or could not be compared. It needs no
-corpus and about ten minutes.
+corpus, and is meant for ten minutes, which no GPU has tried yet.
 """
 
 from __future__ import annotations
