@@ -22,7 +22,7 @@ Part = tuple[str, bool]
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page as HTML; the same for the same `content`, that of `claims.json`."""
+    """The page as HTML; the same for the same `content`, which `claims.json` holds."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         # Outputs of models may be anything.

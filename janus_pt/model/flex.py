@@ -50,7 +50,7 @@ def _attend(
 
 
 def _kernel_options(head_size: int) -> Any:
-    """What torch's choices for its kernels are to be replaced by, so that none spills registers."""
+    """Options of the kernels that replace torch's own choices, so that none spills registers."""
     options = {"fwd_num_warps": FORWARD_WARPS}
     if head_size & (head_size - 1):
         options["bwd_BLOCK_N1"] = options["bwd_BLOCK_M2"] = PADDED_BACKWARD_BLOCK

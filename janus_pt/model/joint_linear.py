@@ -47,7 +47,7 @@ class JointLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        """Gradients in the order of the inputs; those of weights and biases are parts of one tensor each."""
+        """Gradients in the order of the inputs; weights share one tensor of gradients, biases another."""
         x, *weights = ctx.saved_tensors
         gradient = torch.cat(gradients, dim=-1).flatten(0, -2)
         grad_x = (gradient @ joined(weights)).view_as(x)

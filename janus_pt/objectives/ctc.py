@@ -91,7 +91,7 @@ def loss(hidden: Tensor, weight: Tensor, alignment: Alignment, vocab: VocabShard
     log_probs = token_log_probs(hidden, weight, of_rows, vocab)
     # By place of the sample's slots: [longest, samples, classes].
     by_place = log_probs[alignment.rows.clamp(min=0)].transpose(0, 1)
-    # A token that occurs twice is one class, that of its first occurrence.
+    # A token that occurs twice is one class, named by its first occurrence.
     first_occurrence = (classes[:, :, None] == classes[:, None, :]).byte().argmax(-1)
     losses: Tensor = _NegativeLogLikelihood.apply(by_place, first_occurrence[:, 1:], alignment)
     return losses.sum()

@@ -41,8 +41,8 @@ class Example:
         `[rows of the stream]`. Content slots count from 0, query slots follow.
     length: target tokens with bos and eos.
     classes: of a stream that is aligned with its tokens (`Terms.aligned_stream`): the blank symbol, then
-        the tokens `[1 + tokens]` that its slots write in order. Its slots are those of `predict`, any
-        number."""
+        the tokens `[1 + tokens]` that its slots write in order. `predict` has its slots, any number
+        of them."""
 
     source: IntArray
     content: SlotArray

@@ -56,7 +56,7 @@ class GradientSums:
             for group, parameters in enumerate(optimizer.bf16_groups)
             for index, parameter in enumerate(parameters)
         }
-        # Sums and what is to be added to them, in pairs.
+        # Sums and the gradients that wait to be added, in pairs.
         self._sums: list[Tensor] = []
         self._gradients: list[Tensor] = []
         self._pending = 0

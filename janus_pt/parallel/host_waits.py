@@ -1,7 +1,7 @@
 """DeepSpeed's optimizers without most of their waits: the host waits for the device once a step.
 
 They look at the gradient's norm on the host up to six times: whether it is finite, for each group of
-parameters, and whether it is to be clipped. Here the norm is moved to the host as soon as it is known,
+parameters, and whether clipping applies. Here the norm is moved to the host as soon as it is known,
 and all that follows is computed there.
 
 What remains: ZeRO-3 waits for the small parameters that it gathers after the update, and is at most

@@ -34,7 +34,7 @@ class JobStore:
         self._meetings = 0
 
     def next_key(self) -> str:
-        """A key that no earlier meeting had: the ranks count them alike."""
+        """A key that no earlier meeting had: all ranks count them in the same order."""
         self._meetings += 1
         return f"meeting/{self._meetings}"
 

@@ -144,7 +144,7 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
     update = shard * FLOAT
     if low_precision and stage == 1:
         # DeepSpeed's bfloat16 optimizer has one float32 buffer for good, to which bfloat16 gradients
-        # are added as they come; those of a pipeline's stage when its activations are gone.
+        # are added as they come; on a pipeline's stage when its activations are gone.
         carried = gradients
     if go_to_owners(parallel, config.precision):
         # No buckets: float32 sums are reduced in place, others are copies.

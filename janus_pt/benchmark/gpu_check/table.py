@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
 
 def all_checks(device: str, ranks: int, folder: Path) -> Iterator[Check]:
-    """The checks for `ranks` devices; those that need more are left out.
+    """The checks for `ranks` devices; checks that need more are skipped.
 
     Args:
         folder: for files that checks leave behind.

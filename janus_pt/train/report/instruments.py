@@ -40,7 +40,7 @@ class Instruments:
         """Begin, as soon as the process groups exist and before the model is built.
 
         Raises:
-            UserError: memory is to be recorded, and there is no GPU.
+            UserError: memory was asked for, and there is no GPU.
         """
         if self._memory and not torch.cuda.is_available():
             raise UserError(
