@@ -573,7 +573,7 @@ BAD_LAYOUTS = {
     "unknown part to recompute": (
         ["activation_checkpointing=everything"],
         1,
-        "parallel.activation_checkpointing: must be 'none', 'attention', 'feed_forward' or 'all'",
+        'parallel.activation_checkpointing: must be "none", "attention", "feed_forward" or "all"',
     ),
     "unknown stage": (["zero_stage=4"], 1, "parallel.zero_stage: must be 0, 1, 2 or 3, but is 4"),
 }
