@@ -27,19 +27,20 @@ def load(engine: Engine, path: Path, layout: Layout) -> dict[str, Any]:
     Raises:
         UserError: the checkpoint cannot be converted.
     """
-    loadable, state, problem = None, None, None
+    found, state, problem = None, None, None
     # One rank converts for all: the others would write the same folder.
     if dist.get_rank() == 0:
         try:
             state = json.loads((path / STATE).read_text())
-            loadable = _loadable(path, state["layout"], layout)
+            found = str(_loadable(path, state["layout"], layout))
         except UserError as error:
             # Raised below, on all ranks: if one alone failed, the others would wait for it.
             problem = str(error)
-    loadable, state, problem = from_first_rank((loadable, state, problem))
+    found, state, problem = from_first_rank([found, state, problem])
     if problem is not None:
         raise UserError(problem)
-    assert loadable is not None and state is not None
+    assert found is not None and state is not None
+    loadable = Path(found)
     if universal.is_universal(loadable):
         universal.load(engine, loadable, state["step"])
     else:

@@ -6,7 +6,7 @@ takes. The store waits as long as need be: a rank that is lost meanwhile is noti
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -39,9 +39,9 @@ class JobStore:
         return f"meeting/{self._meetings}"
 
     def put(self, key: str, value: object) -> None:
-        """Set a key to any picklable object."""
-        # The store takes bytes; its type stub says text.
-        self.store.set(key, pickle.dumps(value))  # type: ignore[arg-type]
+        """Set a key to a value that JSON has."""
+        # Not pickled: whoever reaches the store could have its readers run anything.
+        self.store.set(key, json.dumps(value))
 
     def wait(self, key: str, seconds: float = HOST_WORK_S) -> bytes:
         """The value of a key, once another rank has set it.
@@ -80,7 +80,7 @@ def job_store(timeout_s: float = 600.0) -> JobStore:
 
 
 def from_first_rank(value: Value) -> Value:
-    """The first rank's `value`, any picklable object, on every rank. All ranks take part.
+    """The first rank's `value`, as JSON has it, on every rank. All ranks take part.
 
     The first rank may come late, because of a disk.
     """
@@ -91,12 +91,12 @@ def from_first_rank(value: Value) -> Value:
     if dist.get_rank() == 0:
         store.put(key, value)
         return value
-    result: Value = pickle.loads(store.wait(key))
+    result: Value = json.loads(store.wait(key))
     return result
 
 
 def from_all_ranks(value: Value) -> list[Value]:
-    """Every rank's `value`, any picklable object, on every rank; ranks may come late."""
+    """Every rank's `value`, as JSON has it, on every rank; ranks may come late."""
     ranks = dist.get_world_size()
     if ranks == 1:
         return [value]
@@ -105,7 +105,7 @@ def from_all_ranks(value: Value) -> list[Value]:
     store.put(f"{key}/{dist.get_rank()}", value)
     values: list[Value] = []
     if dist.get_rank() == 0:
-        values = [pickle.loads(store.wait(f"{key}/{rank}")) for rank in range(ranks)]
+        values = [json.loads(store.wait(f"{key}/{rank}")) for rank in range(ranks)]
     return from_first_rank(values)
 
 

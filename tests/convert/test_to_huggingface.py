@@ -101,7 +101,9 @@ def test_generate_writes_what_we_write(tmp_path: Path, shape: str) -> None:
     model = tiny_model(4, torch.float32, ar_stream="content", **OURS[shape])
     config = model.config
     write_folder(tmp_path, config, dict(model.state_dict()))
-    theirs = load(tmp_path)
+    # In float64: random weights come near a tie in some beam, and float32 rounds as its machine does.
+    theirs = load(tmp_path).double()
+    model.double()
     rng = np.random.default_rng(0)
     rows = [framed(rng.integers(5, 24, n), config.source_frame) for n in rng.integers(1, 9, 200)]
     source = pad_sources(rows, config.pad_token_id)

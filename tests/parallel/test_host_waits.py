@@ -27,6 +27,7 @@ def _train(case: dict[str, Any], once: bool) -> tuple[list[float], list[Tensor]]
     from janus_pt.parallel import engine as engines
     from janus_pt.parallel import groups, host_waits
     from janus_pt.parallel.assemble import assemble
+    from janus_pt.train.report.phases import Phases
     from janus_pt.train.step import run_step
 
     if not once:
@@ -43,7 +44,8 @@ def _train(case: dict[str, Any], once: bool) -> tuple[list[float], list[Tensor]]
         coefficients = torch.ones(len(engine.module.loss.names))
         if step == BROKEN:
             coefficients *= torch.inf
-        run_step(engine, micro_batches(config, step), coefficients, [(1, step)])
+        phases = Phases(engine.device)
+        run_step(engine, micro_batches(config, step), coefficients, [(1, step)], phases)
         norms.append(float(engine.get_global_grad_norm()))
         weights.append(_masters(engine.optimizer))
     groups.shutdown()

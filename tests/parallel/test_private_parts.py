@@ -68,7 +68,9 @@ def test_optimizers_take_their_norm_from_the_functions_we_replace() -> None:
 def test_stage_3_waits_through_the_stream_we_replace() -> None:
     """parallel/host_waits.py puts a stream there that does not make the host wait."""
     epilogue = DeepSpeedZeroOptimizer_Stage3.independent_gradient_partition_epilogue
-    assert "self.reduce_and_partition_stream.synchronize()" in inspect.getsource(epilogue)
+    # DeepSpeed wraps it to mark it for a profiler, and keeps the method in a closure alone.
+    method = inspect.getclosurevars(epilogue).nonlocals["func"]
+    assert "self.reduce_and_partition_stream.synchronize()" in inspect.getsource(method)
 
 
 def test_deepspeed_asks_its_table_before_it_compiles_an_operator() -> None:

@@ -15,7 +15,7 @@ from janus_pt.model.cost import Workload
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.base import MaskedPair
 from janus_pt.packing.batch import collate
-from janus_pt.packing.row_layout import ROW_STEP
+from janus_pt.packing.padded import ROW_STEP
 from janus_pt.planning.flops import flops_per_step
 from tests.support.examples import build_example
 from tests.support.models import SHAPE
