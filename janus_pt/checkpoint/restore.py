@@ -36,7 +36,8 @@ def load(engine: Engine, path: Path, layout: Layout) -> dict[str, Any]:
         except UserError as error:
             # Raised below, on all ranks: if one alone failed, the others would wait for it.
             problem = str(error)
-    found, state, problem = from_first_rank([found, state, problem])
+    result: list[Any] = [found, state, problem]
+    found, state, problem = from_first_rank(result)
     if problem is not None:
         raise UserError(problem)
     assert found is not None and state is not None
