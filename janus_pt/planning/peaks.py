@@ -46,7 +46,8 @@ PEAKS = {
     "RTX 4090": Peak(165.0, 82.6, 82.6),
     "MI325X": Peak(1307.0, 163.4, 653.7),
     "MI300X": Peak(1307.0, 163.4, 653.7),
-    "MI250X": Peak(383.0, 95.7, None),
+    # Half of what the card does: each of its two dies is a device.
+    "MI250X": Peak(191.5, 47.9, None),
 }
 
 
