@@ -91,7 +91,7 @@ ELSEWHERE: dict[str, str] = {
     "curl localhost:5001": "the same",
     "curl ": "test_the_server_answers_as_the_guide_asks",
 }
-EXPORTS = ("demo_finetune", "teacher", "multi30k_ende", "bang", "janus")
+EXPORTS = ("demo_spoken", "demo_finetune", "teacher", "multi30k_ende", "bang", "janus")
 """Run folders that pages take for granted; they get the README's fine-tuned model."""
 
 
