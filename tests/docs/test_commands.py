@@ -119,7 +119,7 @@ def commands() -> list[Command]:
 
 def is_command(command: Command) -> bool:
     """Whether it can be run at all: not a piece of JSON or of a dictionary."""
-    return not command.text.lstrip().startswith(('"', "{", "}", "layout"))
+    return not command.text.lstrip().startswith(('"', "{", "}", "[", "]", "layout"))
 
 
 def write_texts(folder: Path) -> None:
