@@ -78,6 +78,7 @@ ELSEWHERE: dict[str, str] = {
     "pip install ": "tests/packaging installs the wheel",
     "janus-pt prep corpus": "needs a crawl; tests/data_prep/pipeline/test_command.py",
     "ray start": "needs Ray",
+    "janus-pt gpu-check": "needs a GPU; tests/benchmark/test_gpu_check.py",
     "janus-pt demo": "CI runs it",
     "make ": "CI runs it, and this test is part of what it runs",
     "source .venv/bin/activate": "the tests run in that environment",
