@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from janus_pt.config.schema import ParallelConfig
+from janus_pt.config.parallel_schema import ParallelConfig
 
 Layout = dict[str, int]
 """Sizes by name, as they stand in a checkpoint's `state.json`."""

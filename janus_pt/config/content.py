@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from janus_pt.config.messages import Problem, explain, section_at
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig
 from janus_pt.config.run_schema import CheckpointConfig, RunConfig, TrackingConfig, ValidationConfig
 from janus_pt.config.schema import (
     AdapterConfig,
@@ -17,8 +18,6 @@ from janus_pt.config.schema import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    ParallelConfig,
-    PrecisionConfig,
     ScheduleConfig,
 )
 

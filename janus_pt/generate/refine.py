@@ -119,13 +119,7 @@ def refine(
         # Step 1: write all masks from one pass over everything that is visible.
         written = rows.writable if rescore_all else masked
         hidden = read_visible(model, memory, rows.tokens, visible)
-        # Their number is known: no shape is made of data, for which the host would wait.
-        place = torch.nonzero_static(written.flatten(), size=num_written)[:, 0]
-        slots = hidden.flatten(0, 1).index_select(0, place)
-        token, score = most_probable(model, slots, forbidden_mask)
-        rows.tokens.view(-1).index_copy_(0, place, token)
-        rows.scores.view(-1).index_copy_(0, place, score)
-        rows.passes += 1
+        _write(model, rows, hidden, written, num_written, forbidden_mask)
         if look is not None:
             look(rows.tokens, rows.scores, written)
         # The last pass masks nothing again.
@@ -141,15 +135,14 @@ def refine(
                 rows.leave(going_rows, outputs)
                 memory = memory.select(going)
                 num_masked = [num_masked[row] for row in going_rows.tolist()]
+                num_written = sum(num_masked)
                 visible = visible_mask(rows.lengths + frame.size, rows.tokens.shape[1])
             rows.previous = rows.tokens.clone()
         # Step 3: mask the least confident tokens again, fewer after each pass.
         count = rows.writable.sum(dim=1) * (iterations - done) // iterations
         confidence = rows.scores.masked_fill(~rows.writable, torch.inf)
         masked = _lowest(confidence, count)
-        if rescore_all:
-            num_written = sum(num_masked)
-        else:
+        if not rescore_all:
             num_written = sum(number * (iterations - done) // iterations for number in num_masked)
         rows.tokens.masked_fill_(masked, model.config.mask_token_id)
     rows.put_back(outputs)
@@ -186,6 +179,24 @@ def _start(draft: Draft, memory: SourceMemory) -> _Rows:
         lengths=draft.lengths,
         previous=draft.tokens,
     )
+
+
+def _write(
+    model: JanusTransformer,
+    rows: _Rows,
+    hidden: Tensor,
+    written: Tensor,
+    count: int,
+    forbidden_mask: Tensor,
+) -> None:
+    """Write the `count` tokens that are true in `written`, from hidden states of all places."""
+    # Their number is known: no shape is made of data, for which the host would wait.
+    place = torch.nonzero_static(written.flatten(), size=count)[:, 0]
+    slots = hidden.flatten(0, 1).index_select(0, place)
+    token, score = most_probable(model, slots, forbidden_mask)
+    rows.tokens.view(-1).index_copy_(0, place, token)
+    rows.scores.view(-1).index_copy_(0, place, score)
+    rows.passes += 1
 
 
 def _changed_sources(rows: _Rows, num_sources: int) -> Tensor:

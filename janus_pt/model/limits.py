@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING
 
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
-from janus_pt.config.schema import (
-    ROTARY_POSITIONS,
-    AdapterConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-)
+from janus_pt.config.parallel_schema import ParallelConfig
+from janus_pt.config.schema import ROTARY_POSITIONS, AdapterConfig, ModelConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     from janus_pt.model.transformer import JanusTransformer

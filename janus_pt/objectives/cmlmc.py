@@ -115,7 +115,7 @@ def correct(model: JanusTransformer, batch: Batch, encoder_out: Tensor, vocab: V
 def most_probable(hidden: Tensor, weight: Tensor, vocab: VocabShard) -> Tensor:
     """Token with the highest logit for each of `hidden [rows, hidden]`; all ranks of `vocab.group`
     take part."""
-    real = weight[: max(0, min(len(weight), vocab.size - vocab.start))]
+    real = vocab.real_rows(weight)
 
     def local_logits(rows: Tensor) -> Tensor:
         return match_bias(rows, real) @ real.t()

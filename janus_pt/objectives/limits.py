@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from janus_pt.config.messages import Problem
 from janus_pt.config.objectives import OBJECTIVES, ObjectiveRow, weight_names
-from janus_pt.config.schema import ModelConfig, ObjectiveConfig, ParallelConfig
+from janus_pt.config.parallel_schema import ParallelConfig
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 
 
 def objective_problems(

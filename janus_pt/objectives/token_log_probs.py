@@ -35,7 +35,7 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, vocab: VocabShard
     ) -> Tensor:
         """See `token_log_probs`."""
-        real = _real_rows(weight, vocab)
+        real = vocab.real_rows(weight)
         local, is_local = _local_tokens(tokens, len(real), vocab)
         log_sums, chosen = [], []
         for rows in _chunks(hidden, len(real)):
@@ -49,8 +49,9 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the hidden states, summed over the ranks, and of this rank's weight."""
         hidden, weight, local, is_local, log_sum = ctx.saved_tensors
-        real = _real_rows(weight, ctx.vocab)
+        real = ctx.vocab.real_rows(weight)
         grad_weight = torch.zeros_like(weight, dtype=log_sum.dtype)
         grad_hidden = torch.empty_like(hidden)
         # A row's normaliser is part of each of its log-probabilities.
@@ -67,11 +68,6 @@ class _TokenLogProbs(torch.autograd.Function):
         # Each rank has the part of its own tokens; the weight's gradient stays with its rows.
         ctx.vocab.reduce(grad_hidden)
         return grad_hidden, grad_weight.to(weight.dtype), None, None
-
-
-def _real_rows(weight: Tensor, vocab: VocabShard) -> Tensor:
-    """This rank's rows of the table without those that pad it."""
-    return weight[: max(0, min(len(weight), vocab.size - vocab.start))]
 
 
 def _local_tokens(tokens: Tensor, rows: int, vocab: VocabShard) -> tuple[Tensor, Tensor]:

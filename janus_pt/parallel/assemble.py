@@ -40,6 +40,8 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
         UserError: ranks that hold the same parameter hold different values; or the configuration asks
             for what the device cannot do.
     """
+    if config.run.cuda_graphs:
+        _check_graphs(groups.device())
     parallel = config.parallel
     stages = pipeline_layers(config.model, parallel.pipeline_parallel_size)
     layers = stages[parallel_state.get_pipeline_model_parallel_rank()]
@@ -70,14 +72,6 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     # which would hide a difference, and ZeRO-3 leaves no rank a whole parameter.
     check_identical(*parameter_fingerprints(model))
 
-    if config.run.cuda_graphs and groups.device().type == "cpu":
-        raise UserError("run.cuda_graphs: this run is on a CPU: set it to false")
-    if config.run.cuda_graphs and not can_capture():
-        raise UserError(
-            f"run.cuda_graphs: torch {torch.__version__} cannot record a backward pass whose parameters "
-            "have hooks: install a later one (2.13 can), or set it to false"
-        )
-
     # Last, because DeepSpeed moves the parameters to the device, casts them, and with ZeRO replaces
     # their memory: nothing may change them from outside afterwards.
     settings = derived_deepspeed_config(
@@ -94,6 +88,17 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     if is_pipeline(engine):
         announce_no_shapes(engine)
     return engine
+
+
+def _check_graphs(device: torch.device) -> None:
+    """Raise `UserError` if passes on this device, with this torch, cannot be recorded."""
+    if device.type == "cpu":
+        raise UserError("run.cuda_graphs: this run is on a CPU: set it to false")
+    if not can_capture():
+        raise UserError(
+            f"run.cuda_graphs: torch {torch.__version__} cannot record a backward pass whose parameters "
+            "have hooks: install a later one (2.13 can), or set it to false"
+        )
 
 
 def build_model(

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from janus_pt.config.schema import (
-    DataConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    PrecisionConfig,
-)
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig
+from janus_pt.config.schema import DataConfig, OptimizerConfig
 
 NEVER = 2**31 - 1
 """More steps than any run has, so that DeepSpeed prints no reports of its own."""

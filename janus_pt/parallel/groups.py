@@ -17,7 +17,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
-from janus_pt.config.schema import PrecisionConfig
+from janus_pt.config.parallel_schema import PrecisionConfig
 
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 """DeepSpeed would compile these at the start on a CPU, in a minute or two. gloo does their work."""

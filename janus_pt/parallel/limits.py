@@ -7,14 +7,8 @@ from collections.abc import Iterator
 
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
-from janus_pt.config.schema import (
-    AUTO,
-    DataConfig,
-    ModelConfig,
-    ParallelConfig,
-    PrecisionConfig,
-    padded_vocab_size,
-)
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig, padded_vocab_size
+from janus_pt.config.schema import AUTO, DataConfig, ModelConfig
 from janus_pt.packing.padded import ROW_STEP
 from janus_pt.parallel.deepspeed_config import clashes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from janus_pt.config.schema import ParallelConfig, PrecisionConfig
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig
 
 CHUNK_ELEMENTS = 1 << 25
 """Gradients leave when they are so many: large enough to use links well, and many in a backward pass."""

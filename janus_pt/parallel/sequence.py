@@ -127,6 +127,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _LinearOfGathered(torch.autograd.Function):
+    """A product with gathered rows that keeps this rank's alone."""
+
     @staticmethod
     def forward(
         ctx: Any,

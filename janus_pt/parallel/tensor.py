@@ -18,7 +18,7 @@ from megatron.core.tensor_parallel.layers import (
 )
 from torch import Tensor, nn
 
-from janus_pt.config.schema import padded_vocab_size
+from janus_pt.config.parallel_schema import padded_vocab_size
 from janus_pt.model.dropout import seed_generators
 from janus_pt.model.layer_factory import ALONE, Layers, mark_copied_input, partition_dim
 from janus_pt.objectives.fused_loss import VocabShard
@@ -109,13 +109,7 @@ def tensor_parallel_layers(sequence_parallel: bool = False) -> Layers:
     size = parallel_state.get_tensor_model_parallel_world_size()
     shared_rows = SharedRows()
     rows = shared_rows if sequence_parallel else ALONE
-    shared: dict[str, Any] = {
-        # On the CPU, since the model is built on the meta device: megatron-core's other way asks
-        # for CUDA.
-        "config": ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True),
-        # Weights come from the seed or a file later, sharded by us.
-        "init_method": _leave_unset,
-    }
+    shared = _megatron_options(size)
 
     def make(kind: Callable[..., nn.Module], *sizes: int, **options: Any) -> nn.Module:
         layer = kind(*sizes, **options, **shared)
@@ -163,6 +157,17 @@ def tensor_parallel_layers(sequence_parallel: bool = False) -> Layers:
         tensor_parallel_size=size,
         rows=rows,
     )
+
+
+def _megatron_options(size: int) -> dict[str, Any]:
+    """What all of megatron-core's layers are given, for `size` tensor-parallel ranks."""
+    return {
+        # On the CPU, since the model is built on the meta device: megatron-core's other way asks
+        # for CUDA.
+        "config": ModelParallelConfig(tensor_model_parallel_size=size, use_cpu_initialization=True),
+        # Weights come from the seed or a file later, sharded by us.
+        "init_method": _leave_unset,
+    }
 
 
 def _leave_unset(weight: Tensor) -> Tensor:

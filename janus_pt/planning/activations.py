@@ -19,7 +19,8 @@ from enum import Enum, auto
 
 import torch
 
-from janus_pt.config.schema import ModelConfig, ParallelConfig, PrecisionConfig
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig
+from janus_pt.config.schema import ModelConfig
 from janus_pt.model.cost import Cost, Sublayer, Workload
 from janus_pt.model.layer_numbers import SOURCE_EMBEDDING, head_layer, slot_embedding
 from janus_pt.model.masks import uses_block_masks

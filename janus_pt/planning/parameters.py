@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig, padded_vocab_size
+from janus_pt.config.parallel_schema import padded_vocab_size
+from janus_pt.config.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from janus_pt.model.layer_factory import is_summed_over_rows, partition_dim
 from janus_pt.model.layer_numbers import head_layer, table_layers
 from janus_pt.model.meta import build_on_meta

@@ -31,7 +31,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from janus_pt.config.schema import Config, ModelConfig, ObjectiveConfig, ParallelConfig
+from janus_pt.config.parallel_schema import ParallelConfig
+from janus_pt.config.schema import Config, ModelConfig, ObjectiveConfig
 from janus_pt.model.cost import AllReduces
 from janus_pt.model.layer_numbers import (
     SOURCE_EMBEDDING,

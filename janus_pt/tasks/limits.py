@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from janus_pt.config.content import Sections
 from janus_pt.config.messages import Problem
+from janus_pt.config.parallel_schema import ParallelConfig
 from janus_pt.config.run_schema import ValidationConfig
-from janus_pt.config.schema import ParallelConfig
 from janus_pt.utils.errors import UserError
 
 

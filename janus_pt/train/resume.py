@@ -11,13 +11,8 @@ import torch.distributed as dist
 from janus_pt.checkpoint import store as checkpoint
 from janus_pt.checkpoint.layout import job_layout
 from janus_pt.checkpoint.restore import load
-from janus_pt.config.schema import (
-    AdapterConfig,
-    Config,
-    ModelConfig,
-    OptimizerConfig,
-    PrecisionConfig,
-)
+from janus_pt.config.parallel_schema import PrecisionConfig
+from janus_pt.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from janus_pt.parallel.consistency import check_identical, parameter_fingerprints
 from janus_pt.train.counts import Counts
 from janus_pt.train.fingerprint import check_fingerprint

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
 from megatron.core import parallel_state
+from torch import Tensor
 
 from janus_pt.checkpoint.async_save import AsyncCheckpointer
 from janus_pt.checkpoint.store import CHECKPOINTS
 from janus_pt.config.reader import to_json
 from janus_pt.config.run_schema import RunConfig
 from janus_pt.config.schema import AUTO, Config, DataConfig, ModelConfig, ObjectiveConfig
+from janus_pt.data.corpus import Corpus
 from janus_pt.data.loader import TrainLoader
 from janus_pt.data.workers import Collate, Prepare
 from janus_pt.model.masks import uses_block_masks
@@ -57,20 +60,10 @@ def prepare(
     Raises:
         UserError: configuration, corpora, weights and checkpoint do not fit together.
     """
-    model, parallel = config.model, config.parallel
+    model = config.model
     folder = Path(config.run.output_dir)
 
-    # Ranks must have started with the same files before anything else: they divide into groups by their own
-    # configuration, and groups that do not match hang.
-    device = groups.initialize(
-        parallel.tensor_parallel_size,
-        parallel.pipeline_parallel_size,
-        before_division=partial(check_same_start, to_json(config)),
-        timeout_s=config.run.peer_timeout,
-    )
-    groups.set_float32_products(config.precision)
-    # From here on a rank that ends or hangs is noticed by the others.
-    heartbeat.start()
+    device = _join(config, heartbeat)
     when_joined()
 
     # Cheap checks come before expensive ones: a user's mistake is reported within seconds.
@@ -91,13 +84,7 @@ def prepare(
         hashes = corpora[0].manifest.tokenizer_hashes
         weights = initial_weights(config.run.init_from, model, data.train[0].path, hashes)
 
-    def build(config: Config) -> Engine:
-        engine = assemble(config, weights)
-        # Before a checkpoint is loaded: it needs an optimizer that has a state, which the first
-        # update makes; and if memory is short, no time is lost.
-        dry_step(engine, config.data, corpora, config.run.cuda_graphs)
-        return engine
-
+    build = partial(_build, corpora=corpora, weights=weights)
     if is_auto and not resume:
         config, engine = build_largest(config, longest, build)
     else:
@@ -118,6 +105,33 @@ def prepare(
     if resume:
         restore(run, before_step)
     return run
+
+
+def _join(config: Config, heartbeat: Heartbeat) -> torch.device:
+    """Meet the other ranks, and watch them; returns this rank's device."""
+    # Ranks must have started with the same files before anything else: they divide into groups by
+    # their own configuration, and groups that do not match hang.
+    device = groups.initialize(
+        config.parallel.tensor_parallel_size,
+        config.parallel.pipeline_parallel_size,
+        before_division=partial(check_same_start, to_json(config)),
+        timeout_s=config.run.peer_timeout,
+    )
+    groups.set_float32_products(config.precision)
+    # From here on a rank that ends or hangs is noticed by the others.
+    heartbeat.start()
+    return device
+
+
+def _build(
+    config: Config, corpora: Sequence[Corpus], weights: Mapping[str, Tensor] | None
+) -> Engine:
+    """The engine, which has made its first step."""
+    engine = assemble(config, weights)
+    # Before a checkpoint is loaded: it needs an optimizer that has a state, which the first update
+    # makes; and if memory is short, no time is lost.
+    dry_step(engine, config.data, corpora, config.run.cuda_graphs)
+    return engine
 
 
 class ExampleFunctions(TypedDict):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_pt.checks import read_config
+from janus_pt.config.parallel_schema import padded_vocab_size
 from janus_pt.config.reader import MAX_BYTES, to_json
-from janus_pt.config.schema import Config, padded_vocab_size
+from janus_pt.config.schema import Config
 from janus_pt.parallel.deepspeed_config import (
     DECIDED_BY,
     derived_deepspeed_config,

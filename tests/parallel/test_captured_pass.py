@@ -15,8 +15,9 @@ from torch import Tensor
 
 from janus_pt.checks import limit_problems
 from janus_pt.config.content import Sections
+from janus_pt.config.parallel_schema import ParallelConfig, PrecisionConfig
 from janus_pt.config.run_schema import RunConfig
-from janus_pt.config.schema import ModelConfig, ObjectiveConfig, ParallelConfig, PrecisionConfig
+from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.objectives.examples import collate_examples
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -41,7 +42,7 @@ def documents(source: SourceConfig, path: Path, name: str) -> Iterator[Record | 
         UserError: the file is damaged, cut short, or has another format.
     """
     if source.format == "jsonl":
-        return _jsonl(source, path, name)
+        return json_lines(path, name, partial(_document, source))
     if source.format == "parquet":
         return _parquet(source, path, name)
     if source.format == "warc":
@@ -49,18 +50,27 @@ def documents(source: SourceConfig, path: Path, name: str) -> Iterator[Record | 
     return _plain(path, name)
 
 
-def _jsonl(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:
+def _document(source: SourceConfig, line: int, values: dict[str, Any]) -> Record:
+    """The document in an object's field. `ValueError` with the reason if there is none."""
+    return Record(line, text_field(values, source.field), {})
+
+
+def json_lines(
+    path: Path, name: str, make: Callable[[int, dict[str, Any]], Record]
+) -> Iterator[Record | BadLine]:
+    """The records that `make` makes of a line's number and its object.
+
+    A line is bad, with the reason, where there is no object, or `make` raises ValueError or TypeError.
+    """
     with TextFile(path, name) as file:
         for number, line in file:
             if isinstance(line, BadLine):
                 yield line
             elif line.strip():
                 try:
-                    text = text_field(json_object(line), source.field)
-                except ValueError as error:
+                    yield make(number, json_object(line))
+                except (ValueError, TypeError) as error:
                     yield BadLine(name, number, str(error))
-                else:
-                    yield Record(number, text, {})
 
 
 def _plain(path: Path, name: str) -> Iterator[Record | BadLine]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
 from janus_pt.data_prep.files import BadLine, TextFile, decompressed
-from janus_pt.data_prep.inputs import Pair, json_object, line_pairs, text_field
-from janus_pt.data_prep.pipeline.formats import Record, parquet_rows
+from janus_pt.data_prep.inputs import Pair, line_pairs, text_field
+from janus_pt.data_prep.pipeline.formats import Record, json_lines, parquet_rows
 from janus_pt.data_prep.pipeline.schema import SourceConfig
 from janus_pt.utils.errors import UserError
 
@@ -40,15 +41,7 @@ def _pair(source: SourceConfig, line: int, values: dict[str, Any]) -> Record:
 
 
 def _jsonl(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:
-    with TextFile(path, name) as file:
-        for number, line in file:
-            if isinstance(line, BadLine):
-                yield line
-            elif line.strip():
-                try:
-                    yield _pair(source, number, json_object(line))
-                except (ValueError, TypeError) as error:
-                    yield BadLine(name, number, str(error))
+    return json_lines(path, name, partial(_pair, source))
 
 
 def _parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:

@@ -34,13 +34,12 @@ def walk(
     """The terms and their gradients; see `terms.Walk`."""
     dtype = coefficients.dtype
     # Padding rows are in no product, so they get no probability and no gradient.
-    real_rows = max(0, min(len(weight), vocab.size - vocab.start))
-    real = weight[:real_rows]
+    real = vocab.real_rows(weight)
     grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_gradient else None
     grad_hidden = [torch.empty_like(states) for states in hidden] if needs_gradient else []
     lengths = [len(states) for states in hidden]
-    chunked = list(runs(lengths, chunk_rows(real_rows, on_cpu=False)))
-    logits = _logits_memory(chunked, real_rows, dtype, weight.device)
+    chunked = list(runs(lengths, chunk_rows(len(real), on_cpu=False)))
+    logits = _logits_memory(chunked, len(real), dtype, weight.device)
     # A gradient of the logits' own dtype takes their place.
     gradient = logits
     if needs_gradient and weight.dtype != dtype:
@@ -51,17 +50,17 @@ def walk(
         for rows in chunks:
             inputs = _stack(hidden, streams, rows)
             flat_inputs = inputs.flatten(0, 1)
-            own_logits = logits[: len(flat_inputs), :real_rows]
+            own_logits = logits[: len(flat_inputs), : len(real)]
             _product(flat_inputs, real.t(), own_logits)
             run.sum_rows(own_logits, targets, rows)
             if grad_weight is None:
                 continue
-            grad_logits = gradient[: len(flat_inputs), :real_rows]
+            grad_logits = gradient[: len(flat_inputs), : len(real)]
             run.write_gradient(own_logits, targets, rows, grad_logits)
             grad_inputs = (grad_logits @ real).view_as(inputs)
             for stream, grad in zip(streams, grad_inputs.unbind(1), strict=True):
                 grad_hidden[stream][rows] = grad
-            _add_product(grad_weight[:real_rows], grad_logits.t(), flat_inputs)
+            _add_product(grad_weight[: len(real)], grad_logits.t(), flat_inputs)
         block_sums.append(run.sum_terms())
     return WalkResult(torch.cat(block_sums).sum(0), grad_weight, grad_hidden)
 

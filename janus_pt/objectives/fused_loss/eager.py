@@ -33,8 +33,7 @@ def walk(
     """The terms and their gradients; see `terms.Walk`."""
     dtype = coefficients.dtype
     # Padding rows are in no product, so they get no probability and no gradient.
-    real_rows = max(0, min(len(weight), vocab.size - vocab.start))
-    real = weight[:real_rows]
+    real = vocab.real_rows(weight)
     # h · mean_row is this rank's part of the mean of h's logits, which smoothing needs.
     mean_row = real.sum(0, dtype=dtype) / vocab.size
     sums = torch.zeros_like(coefficients)

@@ -23,6 +23,10 @@ class VocabShard:
     start: int = 0
     group: dist.ProcessGroup | None = None
 
+    def real_rows(self, weight: Tensor) -> Tensor:
+        """This rank's rows of the output projection `weight`, without the rows that pad it."""
+        return weight[: max(0, min(len(weight), self.size - self.start))]
+
     def reduce(self, value: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
         """All-reduce over the tensor-parallel ranks, in place."""
         if self.group is not None:

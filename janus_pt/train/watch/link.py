@@ -46,6 +46,7 @@ class Link:
             closed = not content
             self._received += content
         except BlockingIOError:
+            # Nothing has come: the connection is open, and does not block.
             pass
         except OSError:
             closed = True
