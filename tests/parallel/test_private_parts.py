@@ -27,10 +27,11 @@ from megatron.core.tensor_parallel.layers import (
 from tests.support.ranks import free_port
 
 
-def test_deepspeed_and_megatron_are_the_pinned_ones() -> None:
+def test_what_is_pinned_is_installed() -> None:
     requirements = [line.partition(";")[0].strip() for line in requires("janus_pt") or []]
     pinned = [requirement for requirement in requirements if "==" in requirement]
     assert sorted(pinned) == [
+        f"datatrove=={version('datatrove')}",
         f"deepspeed=={version('deepspeed')}",
         f"megatron-core=={version('megatron-core')}",
     ]
