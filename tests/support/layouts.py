@@ -100,14 +100,9 @@ BFLOAT16 = [
 
 
 def train(config: str, settings: list[str], resume: bool) -> None:
-    """One rank of a run, in a process that is there already."""
+    """One rank of a run."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
-    from deepspeed.runtime.zero.partition_parameters import Init
-
-    # ZeRO-3 numbers modules and parameters through the life of a process, and compares the numbers between ranks.
-    Init.param_id, DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0, 0
     from janus_pt.checks import read_config
     from janus_pt.train.loop import train as run
 

@@ -1,17 +1,20 @@
-"""Real processes that talk over gloo; they stay for one job of several ranks after another: importing is paid once."""
+"""Real processes that talk over gloo, forked for each job from one that has imported everything: that is paid once."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.multiprocessing as mp
@@ -22,13 +25,17 @@ TIMEOUT_S = 180
 
 
 class Ranks:
-    """Spawned processes, started when they are first needed; `run` calls a function in some of them as ranks."""
+    """One process, started when it is first needed; `run` calls a function in forks of it as ranks.
+
+    Each job has processes of its own: the threads of gloo's groups, which poll, and the counters that
+    DeepSpeed keeps through the life of a process end with the job.
+    """
 
     def __init__(self) -> None:
-        self.context = mp.get_context("spawn")
-        self.answers = self.context.Queue()
-        self.jobs: list[Any] = []
-        self.processes: list[Any] = []
+        context = mp.get_context("spawn")
+        self.answers = context.Queue()
+        self.jobs, theirs = context.Pipe()
+        self.server = context.Process(target=_fork_ranks, args=(theirs, self.answers))
 
     def __enter__(self) -> Ranks:
         return self
@@ -37,38 +44,33 @@ class Ranks:
         self.kill()
 
     def kill(self) -> None:
-        """End the processes."""
-        for process in self.processes:
-            process.kill()
-            process.join()
+        """End the process and its forks."""
+        if self.server.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.join()
 
     def run(self, function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
         """What `function(*args)`, which must be importable, returns on every rank.
 
         An exception or a hang in any of them fails the caller.
         """
-        while len(self.processes) < ranks:
-            self._start()
-        port = free_port()
-        for rank in range(ranks):
-            self.jobs[rank].put((ranks, port, function, args))
+        if self.server.pid is None:
+            self.server.start()
+            # It is in a process group of its own from here on, and `kill` may count on that.
+            self.jobs.recv()
+        self.jobs.send((ranks, free_port(), function, args))
         answers = dict(self.answers.get(timeout=TIMEOUT_S) for _ in range(ranks))
         failed = [answer for ok, answer in answers.values() if not ok]
         assert not failed, "\n".join(failed)
         return [answers[rank][1] for rank in range(ranks)]
-
-    def _start(self) -> None:
-        self.jobs.append(self.context.Queue())
-        arguments = (len(self.processes), self.jobs[-1], self.answers)
-        self.processes.append(self.context.Process(target=_work, args=arguments))
-        self.processes[-1].start()
 
 
 _shared: list[Ranks] = []
 
 
 def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
-    """`Ranks.run` in processes that all tests share; new ones after a failure."""
+    """`Ranks.run` in forks of a process that all tests share; a new one after a failure."""
     if not _shared:
         _shared.append(Ranks())
         atexit.register(_shared[0].kill)
@@ -87,19 +89,38 @@ def free_port() -> int:
             return int(probe.getsockname()[1])
 
 
-def _work(rank: int, jobs: Any, answers: Any) -> None:
-    # A test process that is killed runs no cleanup: its ranks must notice by themselves.
-    end_with_parent()
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"
-    )
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
+def _fork_ranks(jobs: Connection, answers: Any) -> None:
+    """The process that is forked: it starts no thread, since a fork would lack it."""
+    os.setpgid(0, 0)
+    # Nobody waits for the ranks: the system clears them away.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
+    importlib.import_module("janus_pt.train.loop")
+    jobs.send("ready")
     while True:
-        ranks, port, function, args = jobs.get()
-        os.environ.update(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks), MASTER_PORT=str(port))
-        torch.manual_seed(0)  # as in a new process, all ranks alike
         try:
-            answers.put((rank, (True, function(*args))))
-        except BaseException:
-            sys.stdout.flush()
-            answers.put((rank, (False, traceback.format_exc())))
+            job = jobs.recv()
+        except EOFError:  # the tests have ended, however they ended
+            return
+        for rank in range(job[0]):
+            if os.fork() == 0:
+                _be_rank(rank, job, answers)
+
+
+def _be_rank(rank: int, job: tuple[int, int, Callable[..., Any], Any], answers: Any) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    end_with_parent()
+    ranks, port, function, args = job
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.manual_seed(0)  # all ranks start from the same state
+    try:
+        answers.put((rank, (True, function(*args))))
+    except BaseException:
+        answers.put((rank, (False, traceback.format_exc())))
+    answers.close()
+    answers.join_thread()
+    sys.stdout.flush()
+    # Not `sys.exit`: the forks share what the first process would clean up.
+    os._exit(0)
