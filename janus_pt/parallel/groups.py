@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import resource
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +16,7 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from megatron.core import parallel_state
 
 from janus_pt.config.parallel_schema import PrecisionConfig
+from janus_pt.utils.processes import allow_open_files
 
 JUST_IN_TIME_OPS = ("deepspeed_shm_comm",)
 """DeepSpeed would compile these at the start on a CPU, in a minute or two. gloo does their work."""
@@ -84,7 +83,8 @@ def initialize(
         timeout_s += NCCL_MARGIN_S
         set_nccl_timeouts(timeout_s)
     timeout = timedelta(seconds=timeout_s)
-    allow_connections()
+    # The first rank has three connections to every other one.
+    allow_open_files()
     _join(backend, timeout)
     # It takes over the group that is there. Without MPI it need not look for MPI's variables.
     deepspeed.init_distributed(
@@ -153,17 +153,6 @@ def set_nccl_timeouts(collective_s: float) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-
-
-def allow_connections() -> None:
-    """Let this process open as many files as the system allows at most.
-
-    The usual limit is 1,024, and the first rank has three connections to every other one.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Where the most is "unlimited", the system may refuse it: then the limit is no matter.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def topology() -> PipeModelDataParallelTopology:

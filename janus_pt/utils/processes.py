@@ -7,8 +7,10 @@ are used, loses the results before an input that raises, and leaves its processe
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import threading
@@ -29,6 +31,14 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files and connections as the system allows at most; the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where the most is "unlimited", the system may refuse it: then the limit is no matter.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def writer_name() -> str:

@@ -30,3 +30,8 @@ def tokenizer() -> Tokenizer:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def corpus_files(folder: Path) -> dict[str, bytes]:
+    """Every file of a corpus, but for the page whose title is the folder's name."""
+    return {name: content for name, content in contents(folder).items() if name != "report.html"}

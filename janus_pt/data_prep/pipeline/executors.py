@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, redirect_stderr
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -24,13 +27,18 @@ from janus_pt.data_prep.pipeline.schema import CorpusBuildConfig
 from janus_pt.data_prep.pipeline.stages import Stage, make_stages
 from janus_pt.data_prep.pipeline.state import LOGS
 from janus_pt.utils.errors import UserError, warn
+from janus_pt.utils.extras import require
 from janus_pt.utils.files import NO_ROOM
-from janus_pt.utils.processes import worker_pool
+from janus_pt.utils.processes import allow_open_files, worker_pool
 
 ATTEMPTS = 3
 """A stage is begun again so often while worker processes die and none of its tasks is finished in between."""
 SHOWN = 10
 """Failed tasks that a message lists."""
+
+Runner = Callable[[int, Sequence[int]], Iterator[tuple[int, str]]]
+"""Runs tasks of the stage of this number; yields (task, what went wrong, or nothing) of each as it ends, and nothing of
+a task whose process died."""
 
 
 def run_local(config: CorpusBuildConfig, workers: int) -> None:
@@ -44,42 +52,41 @@ def run_local(config: CorpusBuildConfig, workers: int) -> None:
     _quiet()
     stages = make_stages(config)
     workers = min(workers, max(stage.tasks for stage in stages))
+    text = config.model_dump_json()
     with ExitStack() as stack:
         # One pool for all stages: a process takes seconds to import the libraries.
-        pool = stack.enter_context(worker_pool(workers, _quiet))
-        for index, stage in enumerate(stages):
-            failed: dict[int, str] = {}
-            pending = _executor(config, stage).get_incomplete_ranks()
-            attempts = ATTEMPTS
-            with tqdm(
-                total=stage.tasks, initial=stage.tasks - len(pending), desc=stage.name
-            ) as bar:
-                while pending and attempts:
-                    for rank, problem in _run_tasks(pool, config, index, pending):
-                        bar.update()
-                        if problem:
-                            failed[rank] = problem
-                    remaining = _executor(config, stage).get_incomplete_ranks()
-                    attempts = ATTEMPTS if len(remaining) < len(pending) else attempts - 1
-                    pending = [rank for rank in remaining if rank not in failed]
-                    if pending:
-                        # A pool that lost a process takes no more work.
-                        pool = stack.enter_context(worker_pool(workers, _quiet))
-            _refuse_failures(config, stage, failed, pending)
-            _merge_statistics(config, stage)
+        pools = [stack.enter_context(worker_pool(workers, _quiet))]
+
+        def run(stage: int, ranks: Sequence[int]) -> Iterator[tuple[int, str]]:
+            futures = {pools[-1].submit(run_task, text, stage, rank): rank for rank in ranks}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool:
+                warn("a worker process died (out of memory?); its tasks are begun again")
+                # A pool that lost a process takes no more work.
+                pools.append(stack.enter_context(worker_pool(workers, _quiet)))
+
+        _run_stages(config, stages, run)
 
 
-def _run_tasks(
-    pool: ProcessPoolExecutor, config: CorpusBuildConfig, stage: int, ranks: Sequence[int]
-) -> Iterator[tuple[int, str]]:
-    """Yield (task, what went wrong, or nothing) of each task as it ends, until a worker process dies."""
-    text = config.model_dump_json()
-    futures = {pool.submit(run_task, text, stage, rank): rank for rank in ranks}
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        warn("a worker process died (out of memory?); its tasks are begun again")
+def _run_stages(config: CorpusBuildConfig, stages: Sequence[Stage], run: Runner) -> None:
+    """Run all stages. `UserError` if tasks failed, or their processes died each time."""
+    for index, stage in enumerate(stages):
+        failed: dict[int, str] = {}
+        pending = _executor(config, stage).get_incomplete_ranks()
+        attempts = ATTEMPTS
+        with tqdm(total=stage.tasks, initial=stage.tasks - len(pending), desc=stage.name) as bar:
+            while pending and attempts:
+                for rank, problem in run(index, pending):
+                    bar.update()
+                    if problem:
+                        failed[rank] = problem
+                remaining = _executor(config, stage).get_incomplete_ranks()
+                attempts = ATTEMPTS if len(remaining) < len(pending) else attempts - 1
+                pending = [rank for rank in remaining if rank not in failed]
+        _refuse_failures(config, stage, failed, pending)
+        _merge_statistics(config, stage)
 
 
 def _quiet() -> None:
@@ -92,6 +99,8 @@ def run_task(config_json: str, stage_index: int, rank: int) -> str:
     # Not the objects: some of datatrove's cannot be sent to a process, and open files must not be.
     config = CorpusBuildConfig.model_validate_json(config_json)
     stage = make_stages(config)[stage_index]
+    # To find duplicates is to read the hashes of all tasks at once.
+    allow_open_files()
     executor = _executor(config, stage)
     log = Path(config.work_folder) / LOGS / stage.name / "logs" / f"task_{rank:05d}.log"
     try:
@@ -148,33 +157,72 @@ def _merge_statistics(config: CorpusBuildConfig, stage: Stage) -> None:
 def run_ray(config: CorpusBuildConfig, workers: int) -> None:
     """Run all stages on a Ray cluster; finished tasks are not done again.
 
+    datatrove's own executor waits for ever for a process that was killed within a task, and only logs what failed.
+
     Raises:
-        UserError: there is no cluster, or tasks failed: datatrove only logs that.
+        UserError: there is no cluster, or tasks failed, each with its reason; what the others did is kept.
     """
-    from datatrove.executor import RayPipelineExecutor
-
-    from janus_pt.utils.extras import require
-
     ray = require("ray", "ray")
     _quiet()
     try:
-        ray.init(address=config.ray.address, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address=config.ray.address, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
         raise UserError(
             f"ray.address {config.ray.address}: {error}; start a cluster with ray start --head"
         ) from None
-    for stage in make_stages(config):
-        executor = RayPipelineExecutor(
-            stage.steps(),
-            tasks=stage.tasks,
-            workers=workers,
-            logging_dir=_logs(config, stage),
-            mem_per_cpu_gb=config.ray.memory_gb,
+    room = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    if room < _ray_memory(config):
+        # No mistake where a cluster grows: Ray would wait.
+        warn(
+            f"ray.memory_gb {config.ray.memory_gb:g}: no node has it now, the largest {room / 2**30:.2f}"
         )
-        executor.run()
-        incomplete = executor.get_incomplete_ranks()
-        logs = Path(_logs(config, stage)) / "logs"
-        _refuse_failures(config, stage, {rank: f"see {logs}" for rank in incomplete}, [])
+    try:
+        _run_stages(config, make_stages(config), partial(_run_on_ray, config, workers))
+    finally:
+        ray.shutdown()
+
+
+def _ray_memory(config: CorpusBuildConfig) -> int:
+    """Bytes that a task asks for."""
+    return int(config.ray.memory_gb * 2**30)
+
+
+def _run_on_ray(
+    config: CorpusBuildConfig, workers: int, stage: int, ranks: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    import ray
+
+    # Not again by Ray itself, which knows no end where memory runs out.
+    task = ray.remote(max_retries=0, num_cpus=1, memory=_ray_memory(config))(run_task_in)
+    text, folder = config.model_dump_json(), str(Path.cwd())
+    waiting = list(reversed(ranks))
+    running: dict[ray.ObjectRef, int] = {}
+    died = 0
+    while waiting or running:
+        while waiting and len(running) < workers:
+            rank = waiting.pop()
+            running[task.remote(folder, text, stage, rank)] = rank
+        for done in ray.wait(list(running))[0]:
+            rank = running.pop(done)
+            try:
+                yield rank, ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                yield rank, str(error.cause)
+            except ray.exceptions.RayError:
+                died += 1
+    if died:
+        warn(f"{died} tasks died with their process or node; they are begun again")
+
+
+def run_task_in(folder: str, config_json: str, stage_index: int, rank: int) -> str:
+    """`run_task` on any node, in the folder where the build was started: paths may be relative to it."""
+    _quiet()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        node = socket.gethostname()
+        return f"{node}: {folder}: {error.strerror}: start from a folder that all nodes share"
+    return run_task(config_json, stage_index, rank)
 
 
 def submit_slurm(config: CorpusBuildConfig, workers: int) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,15 @@ class SourceFile:
     """Number of its source in the configuration."""
     url: str
     size: int
-    """Stored bytes, of both files of a pair."""
+    """Stored bytes, of both files of a pair, as the build began: tasks share the work by them."""
     target_url: str | None = None
+    repaired_size: int | None = None
+    """Stored bytes now, where a file was replaced that no task had read to its end."""
+
+    @property
+    def size_now(self) -> int:
+        """Stored bytes that the file should have."""
+        return self.size if self.repaired_size is None else self.repaired_size
 
 
 class Portion(NamedTuple):
@@ -86,8 +93,7 @@ def portions(files: Sequence[SourceFile], task: int, tasks: int) -> list[Portion
 
 def write_files(files: Sequence[SourceFile], folder: Path) -> None:
     """Remember the files of a build, so that all its tasks agree."""
-    rows = [[file.source, file.url, file.size, file.target_url] for file in files]
-    write_atomically(folder / FILE_NAME, json.dumps(rows))
+    write_atomically(folder / FILE_NAME, json.dumps([astuple(file) for file in files]))
 
 
 def read_files(folder: Path) -> list[SourceFile]:

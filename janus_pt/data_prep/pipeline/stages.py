@@ -34,6 +34,9 @@ from janus_pt.data_prep.pipeline.words import UnicodeWords
 SHARDS = "shards"
 """The stage whose tasks write shards."""
 
+MAX_FINDERS = 64
+"""Each task writes a file for each finder: as many finders as tasks would make 4 million files of 2,000 tasks."""
+
 Steps = Callable[[], list[PipelineStep]]
 """Makes the steps anew: each stage counts for itself."""
 
@@ -138,7 +141,7 @@ def _exact_stages(config: CorpusBuildConfig, key: str, before: list[Steps]) -> l
     """Hashes of each task's documents, sorted; then each finder merges a range of hashes of all tasks."""
     signatures = _folder(config, f"exact_{key}_signatures")
     found = _folder(config, f"exact_{key}_found")
-    finders = config.tasks
+    finders = min(config.tasks, MAX_FINDERS)
 
     def sign() -> list[PipelineStep]:
         return [ExactDedupSignature(signatures, _exact_config(key), finder_workers=finders)]
@@ -174,6 +177,27 @@ def minhash_config(config: MinhashSection) -> MinhashConfig:
     )
 
 
+class _Buckets(MinhashDedupBuckets):
+    """datatrove's, which several tasks share a bucket's hashes by the file of the first task of the cleaning.
+
+    It fails if that has fewer documents than there are such tasks, as where a filter removed them.
+    """
+
+    def get_worker_hash_range(
+        self, sig_files: list[str], rank: int, world_size: int
+    ) -> tuple[int, int]:
+        """The hashes of this task, by the largest file. If that is small, the bucket's first task takes them all."""
+        workers = world_size // self.config.num_buckets
+        sizes = {name: self.input_folder.size(name) for name in sorted(sig_files)}
+        largest = max(sizes, key=sizes.__getitem__, default="")
+        line = self.config.hashes_per_bucket * 8 + 4
+        if not largest or sizes[largest] < workers * line:
+            first, end = super().get_worker_hash_range([], rank, world_size)
+            return (first if rank % workers == 0 else end), end
+        ends: tuple[int, int] = super().get_worker_hash_range([largest], rank, world_size)
+        return ends
+
+
 def _minhash_stages(
     config: CorpusBuildConfig, section: MinhashSection, before: list[Steps]
 ) -> list[Stage]:
@@ -186,7 +210,7 @@ def _minhash_stages(
         return [MinhashDedupSignature(signatures, settings, language=UnicodeWords())]
 
     def match() -> list[PipelineStep]:
-        return [MinhashDedupBuckets(signatures, buckets, config=settings)]
+        return [_Buckets(signatures, buckets, config=settings)]
 
     def cluster() -> list[PipelineStep]:
         return [MinhashDedupCluster(buckets, remove, config=settings)]

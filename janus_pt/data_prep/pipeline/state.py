@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,14 @@ from janus_pt.data_prep.journal import SKIPPED_NAME
 from janus_pt.data_prep.pipeline import report
 from janus_pt.data_prep.pipeline.schema import CorpusBuildConfig
 from janus_pt.data_prep.pipeline.shard_writer import ATTEMPT, is_written, tokenizer_paths
-from janus_pt.data_prep.pipeline.sources import SourceFile, find_files, write_files
+from janus_pt.data_prep.pipeline.sources import (
+    SourceFile,
+    find_files,
+    portions,
+    read_files,
+    write_files,
+)
+from janus_pt.data_prep.pipeline.stages import make_stages
 from janus_pt.tokenizer import FOLDER_FILE_NAMES, load_tokenizer
 from janus_pt.utils.errors import UserError
 from janus_pt.utils.files import make_folder, write_atomically
@@ -75,8 +83,33 @@ def begin(config: CorpusBuildConfig, overwrite: bool) -> None:
             f"{work}: holds a build with other settings or inputs (changed: {', '.join(changed)}); give other "
             "folders, or build anew with --overwrite"
         )
+    _take_repaired(config, files)
     make_folder(output)
     _agree(config)
+
+
+def _take_repaired(config: CorpusBuildConfig, found: list[SourceFile]) -> None:
+    """Take files of another size that no finished task has read, as where one was cut short and fetched again.
+
+    Raises:
+        UserError: a finished task has read another content.
+    """
+    work = Path(config.work_folder)
+    files = read_files(work)
+    changed = [place for place, file in enumerate(files) if file.size_now != found[place].size]
+    if not changed:
+        return
+    marks = (work / LOGS / make_stages(config)[0].name / "completions").glob("*")
+    parts = [part for mark in marks for part in portions(files, int(mark.name), config.tasks)]
+    read = {part.file for part in parts}
+    for place in changed:
+        old, size = files[place], found[place].size
+        if old in read:
+            raise UserError(
+                f"{old.url}: has {size:,} bytes, and had {old.size_now:,} when it was read; build anew with --overwrite"
+            )
+        files[place] = replace(old, repaired_size=size)
+    write_files(files, work)
 
 
 def _agree(config: CorpusBuildConfig) -> None:
@@ -103,8 +136,8 @@ def held(config: CorpusBuildConfig) -> Iterator[None]:
 
 
 def _identity(config: CorpusBuildConfig, files: list[SourceFile]) -> dict[str, Any]:
-    """Everything that decides the shards."""
-    listed = json.dumps([[file.source, file.url, file.size, file.target_url] for file in files])
+    """Everything that decides the shards, but for the files' sizes."""
+    listed = json.dumps([[file.source, file.url, file.target_url] for file in files])
     identity = {
         **config.recipe(),
         "tasks": config.tasks,

@@ -113,67 +113,6 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "corpus").exists() and not (tmp_path / "corpus.build").exists()
 
 
-STAND_IN = """#!{python}
-\"\"\"sbatch, as far as datatrove needs it: runs each task of an array, one after another, before it answers.\"\"\"
-import os, pathlib, re, subprocess, sys
-here = pathlib.Path(__file__).parent
-script = pathlib.Path(sys.argv[-1])
-number = len(list(here.glob("job-*"))) + 1
-copy = here / f"job-{{number}}"
-copy.write_text(script.read_text())
-last = int(re.search(r"--array=0-(\\d+)", copy.read_text())[1])
-wanted = [a for a in sys.argv if a.startswith("--dependency")]
-for dependency in wanted:
-    for job in re.findall(r"\\d+", dependency):
-        assert (here / f"done-{{job}}").exists(), "a job was submitted before the one it waits for"
-failed = False
-for task in range(last + 1):
-    given = {{"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": str(number)}}
-    with open(here / f"out-{{number}}-{{task}}", "w") as output:
-        done = subprocess.run(["bash", str(copy)], env={{**os.environ, **given}}, stdout=output, stderr=output)
-    failed |= done.returncode != 0
-if not failed:
-    (here / f"done-{{number}}").touch()
-print("Submitted batch job", number)
-"""
-
-
-def write_stand_ins(folder: Path) -> None:
-    """`sbatch`, `srun` and `scontrol` that run on this machine."""
-    scripts = {
-        "sbatch": STAND_IN.format(python=sys.executable),
-        # Options, each a word or `-n 1`, then the command.
-        "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -n ]] && shift; shift; done\nexec "$@"\n',
-        "scontrol": "#!/bin/bash\necho localhost\n",
-    }
-    folder.mkdir()
-    for name, text in scripts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_slurm_runs_the_same_build_as_job_arrays(tmp_path: Path) -> None:
-    """With a stand-in `sbatch`: scripts, order and arrays are datatrove's, the scheduler is not Slurm."""
-    write_documents(tmp_path)
-    assert run(write_config(tmp_path, deduplication={}), "--tasks", "2").returncode == 0
-    expected = shard_hashes(tmp_path / "corpus")
-    write_stand_ins(tmp_path / "bin")
-    slurm = write_config(
-        tmp_path,
-        "slurm",
-        deduplication={},
-        slurm={"partition": "tiny", "time": "00:10:00"},
-    )
-    env = {**environment(), "PATH": f"{tmp_path / 'bin'}:{environment()['PATH']}"}
-    command = [*COMMAND, str(slurm), "--tasks", "2", "--executor", "slurm"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=500)
-    assert done.returncode == 0, done.stderr
-    assert "#SBATCH --partition=tiny" in (tmp_path / "bin" / "job-1").read_text()
-    assert shard_hashes(tmp_path / "slurm") == expected
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_builds_that_are_killed_give_the_same_bytes(tmp_path: Path) -> None:

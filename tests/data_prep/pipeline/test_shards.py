@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from janus_pt.data.manifest import InputFile, Shard, read_manifest
 from janus_pt.data_prep.build_shards import CorpusRequest, build, make_manifest
 from janus_pt.data_prep.pipeline.executors import run_task
 from janus_pt.data_prep.pipeline.join import read_partials
+from janus_pt.data_prep.pipeline.report import collect
 from janus_pt.data_prep.pipeline.schema import CorpusBuildConfig
 from janus_pt.data_prep.pipeline.shard_writer import PartialManifest, PartialShard, partial_path
 from janus_pt.data_prep.pipeline.sources import SourceFile, portions
@@ -23,6 +25,7 @@ from janus_pt.data_prep.pipeline.stages import make_stages
 from janus_pt.data_prep.pipeline.state import begin
 from janus_pt.data_prep.verify_shards import verify
 from janus_pt.utils.errors import UserError
+from tests.support import planted
 from tests.support.corpus_text import contents, document, tokenizer
 from tests.support.planted import run_inline
 
@@ -113,6 +116,22 @@ def test_every_record_is_read_by_one_task(tasks: int) -> None:
         parts = read[file.url][0][1]
         assert sorted(read[file.url]) == [(part, parts) for part in range(parts)]
     assert max(loads) < 2.1 * sum(loads) / tasks or tasks == 64
+
+
+def test_near_duplicates_are_found_where_the_first_task_has_one_document(tmp_path: Path) -> None:
+    write_documents(tmp_path, files=0)
+    rng = random.Random(1)
+    twice = planted.document(rng)
+    texts = [[planted.document(rng, sentences=12)]]
+    texts += [[f"{twice} Copy {number}.", planted.document(rng)] for number in range(5)]
+    for number, part in enumerate(texts):
+        lines = [json.dumps({"text": text}) + "\n" for text in part]
+        (tmp_path / f"part-{number}.jsonl").write_text("".join(lines))
+    near = {"minhash": {"buckets": 2, "hashes_per_bucket": 2}}
+    # Three tasks share a bucket, and datatrove would share it by the first task's hashes.
+    build_config = config(tmp_path, tasks=6, deduplication=near)
+    run_inline(build_config)
+    assert collect(Path(build_config.work_folder), 10)["minhash"]["counts"] == {"removed": 4}
 
 
 def test_tasks_done_again_or_twice_change_nothing(built: Path) -> None:
