@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TASK = "pairs"
 SPEED_REPEATS = 1
-PAGE_TEXT = "5 Mar 2024, 17:45, $1,204.50"
+PAGE_TEXT = "Tue 5 Mar 2024, 17:45, $24.50"
 """What the page decodes first."""
 EXAMPLES = 5
 """Outputs shown beside their source."""

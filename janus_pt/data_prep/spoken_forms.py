@@ -2,8 +2,8 @@
 
     janus-pt prep spoken-forms --output spoken
 
-    5 Mar 2024, 17:45, $1,204.50
-    the fifth of march twenty twenty four seventeen forty five one thousand two hundred and four dollars fifty cents
+    Tue 5 Mar 2024, 17:45, $24.50
+    tuesday the fifth of march twenty twenty four seventeen forty five twenty four dollars fifty cents
 
 This is text normalisation as speech synthesis needs it (Sproat and Jaitly 2016), with one right output for each source,
 which anybody can check. Writes `{train,dev,test}.src` and `.tgt` of the task `pairs`. No source occurs twice; the pairs
@@ -25,16 +25,17 @@ from janus_pt.utils.files import make_folder, write_atomically
 
 SEED = 1
 YEARS = range(1900, 2100)
-MAX_AMOUNT_DIGITS = 5
 SPLITS = {"test": 500, "dev": 500}
 """Pairs of these splits; training gets the others."""
 
 
 def spoken_date(year: int, month: int, day: int) -> str:
-    """As in "the fifth of march twenty twenty four"."""
-    return (
-        f"the {spelt(day, 'ordinal')} of {calendar.month_name[month].lower()} {spelt(year, 'year')}"
+    """As in "tuesday the fifth of march twenty twenty four"."""
+    weekday, name = (
+        calendar.day_name[calendar.weekday(year, month, day)],
+        calendar.month_name[month],
     )
+    return f"{weekday} the {spelt(day, 'ordinal')} of {name} {spelt(year, 'year')}".lower()
 
 
 def spoken_time(hour: int, minute: int) -> str:
@@ -46,7 +47,7 @@ def spoken_time(hour: int, minute: int) -> str:
 
 
 def spoken_amount(dollars: int, cents: int) -> str:
-    """As in "one thousand two hundred and four dollars fifty cents"."""
+    """As in "twenty four dollars fifty cents"."""
     return f"{spelt(dollars)} dollars {spelt(cents)} cents"
 
 
@@ -65,11 +66,11 @@ def draw_pair(rng: random.Random) -> tuple[str, str]:
     _, days = calendar.monthrange(year, month)
     day = rng.randint(1, days)
     hour, minute = rng.randint(0, 23), rng.randint(0, 59)
-    # Short amounts are as frequent as long ones. From 2 on: one dollar and one cent have no plural.
-    dollars = rng.randint(2, 10 ** rng.randint(1, MAX_AMOUNT_DIGITS) - 1)
-    cents = rng.randint(2, 99)
-    date = f"{day} {calendar.month_abbr[month]} {year}"
-    written = (date, f"{hour}:{minute:02}", f"${dollars:,}.{cents:02}")
+    # From 2 on: one dollar and one cent have no plural.
+    dollars, cents = rng.randint(2, 99), rng.randint(2, 99)
+    weekday = calendar.day_abbr[calendar.weekday(year, month, day)]
+    date = f"{weekday} {day} {calendar.month_abbr[month]} {year}"
+    written = (date, f"{hour}:{minute:02}", f"${dollars}.{cents:02}")
     spoken = (
         spoken_date(year, month, day),
         spoken_time(hour, minute),

@@ -23,6 +23,9 @@ AT_ONCE_S = 1.0
 """What 60 steps may lose to a server that is not there: they lose milliseconds, but tests run on loaded machines, and
 a frozen server keeps each call of its client for seconds."""
 
+CALL_S = 5
+"""What one call may take. On a loaded machine the server, thawed again, needs seconds for an answer."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
@@ -36,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.3)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(CALL_S))
 
 
 class Training:
@@ -90,7 +93,7 @@ def test_a_server_that_answers_too_late_at_the_end_is_asked_again(
 ) -> None:
     """A busy machine: the first calls get no answer within their time limit."""
     server.send(signal.SIGSTOP)
-    thaw = threading.Timer(5, server.send, [signal.SIGCONT])
+    thaw = threading.Timer(CALL_S + 2, server.send, [signal.SIGCONT])
     thaw.start()
     training = Training(tmp_path / "run", server.uri)
     training.steps(1, 3)
@@ -118,7 +121,7 @@ def test_a_frozen_server_delays_nobody_and_gets_everything(
     server.send(signal.SIGSTOP)
     try:
         waited = training.steps(21, 40)
-        time.sleep(3)  # longer than a call may take
+        time.sleep(CALL_S + 1)  # longer than a call may take
         waited += training.steps(41, 80)
     finally:
         server.send(signal.SIGCONT)

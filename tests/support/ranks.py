@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 
 from janus_pt.utils.processes import end_with_parent
 
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 
 
 class Ranks:
