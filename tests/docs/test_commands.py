@@ -110,6 +110,8 @@ def commands() -> list[Command]:
     result = []
     for page in PAGES:
         for block in BLOCK.finditer((ROOT / page).read_text()):
+            if block["language"] == "text":  # what a command prints
+                continue
             if block["language"] == "python":
                 result.append(Command(page, "python", block["text"]))
                 continue
