@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from janus_pt.utils.extras import is_installed
-from tests.data_prep.pipeline.test_command import COMMAND, run, write_config
-from tests.data_prep.pipeline.test_shards import write_documents
+from tests.data_prep.pipeline.test_command import COMMAND, write_config
+from tests.data_prep.pipeline.test_shards import config, write_documents
 from tests.support.corpus_text import corpus_files, document
+from tests.support.planted import run_inline
 from tests.support.runs import environment
 from tests.support.schedulers import (
     busy_workers,
@@ -36,12 +37,12 @@ def write_more_documents(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not is_installed("ray"), reason="needs ray: pip install 'janus_pt[ray]'")
 def test_ray_gives_the_same_corpus_though_a_worker_and_a_node_are_killed(tmp_path: Path) -> None:
     write_more_documents(tmp_path)
     exact = {"exact": ["text"]}
-    assert run(write_config(tmp_path, deduplication=exact), "--tasks", "4").returncode == 0
+    run_inline(config(tmp_path, tasks=4, deduplication=exact))
     with ray_cluster(nodes=2) as cluster:
         section = {"address": cluster.address, "memory_gb": 0.2}
         path = write_config(tmp_path, "ray", deduplication=exact, ray=section)
@@ -55,14 +56,14 @@ def test_ray_gives_the_same_corpus_though_a_worker_and_a_node_are_killed(tmp_pat
         wait_for(lambda: len(list(marks.glob("*"))) == 4, build, log)
         wait_for(lambda: busy_workers(cluster.nodes[1:]), build, log)
         kill_tree(cluster.nodes[1])
-        assert build.wait(timeout=300) == 0, log.read_text()
+        assert build.wait(timeout=600) == 0, log.read_text()
     assert log.read_text().count("died with their process or node") == 2
     assert corpus_files(tmp_path / "ray") == corpus_files(tmp_path / "corpus")
 
 
 def wait_for(condition: Callable[[], Any], build: subprocess.Popen[bytes], log: Path) -> Any:
     """What `condition` returns as soon as it is true."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (result := condition()):
         assert build.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
@@ -111,9 +112,9 @@ def write_stand_ins(folder: Path) -> None:
 def run_on_slurm(folder: Path, env: dict[str, str]) -> Path:
     """Submit a build of two tasks; its configuration."""
     section = {"partition": "tiny", "time": "00:10:00", "memory_gb": 1}
-    path = write_config(folder, "slurm", deduplication={"exact": ["text"]}, slurm=section)
+    path = write_config(folder, "slurm", deduplication={}, slurm=section)
     command = [*COMMAND, str(path), "--tasks", "2", "--executor", "slurm"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1000)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -122,8 +123,7 @@ def run_on_slurm(folder: Path, env: dict[str, str]) -> Path:
 def expected(tmp_path: Path) -> dict[str, bytes]:
     """The files of the corpus that this machine builds alone."""
     write_documents(tmp_path)
-    path = write_config(tmp_path, deduplication={"exact": ["text"]})
-    assert run(path, "--tasks", "2").returncode == 0
+    run_inline(config(tmp_path, tasks=2))
     return corpus_files(tmp_path / "corpus")
 
 
@@ -140,12 +140,12 @@ def test_a_stand_in_for_slurm_gives_the_same_corpus(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(bool(slurm_is_missing()), reason=slurm_is_missing())
 def test_slurm_gives_the_same_corpus(tmp_path: Path, expected: dict[str, bytes]) -> None:
     with slurm() as env:
         run_on_slurm(tmp_path, env)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not (tmp_path / "slurm" / "manifest.json").exists():
             assert time.monotonic() < deadline, slurm_logs(tmp_path)
             time.sleep(0.2)
