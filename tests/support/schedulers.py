@@ -88,7 +88,14 @@ def slurm() -> Iterator[dict[str, str]]:
             logs = "".join(path.read_text() for path in folder.glob("*.out"))
             assert time.monotonic() < deadline, f"Slurm did not start:\n{logs}"
             time.sleep(0.2)
-        yield env
+        try:
+            yield env
+        finally:
+            # What slurmd has started is not below it.
+            _output(["scancel", "--user=root"], env)
+            deadline = time.monotonic() + 60
+            while _output(["squeue", "--noheader"], env) and time.monotonic() < deadline:
+                time.sleep(0.2)
 
 
 def _output(command: Sequence[str], env: dict[str, str]) -> str:
