@@ -142,4 +142,4 @@ def step_coefficients(module: TrainingModule, batch: Batch) -> Tensor:
     """The coefficients of a step that has only this batch."""
     counted = term_rows(batch, module.loss.terms)
     rows = torch.tensor(counted, dtype=torch.float64, device=batch.targets.device)
-    return coefficients(module.loss, rows, len(batch.targets))
+    return coefficients(module.loss, rows, batch.counts.targets)

@@ -218,7 +218,7 @@ def step_flops(case: Case, batch: Batch) -> float:
     source_tokens = int((batch.source.samples >= 0).sum())
     content_slots = int(is_real[: batch.slots.num_content].sum())
     query_slots = int(is_real.sum()) - content_slots
-    predicted = sum(len(index) for index in batch.predict.values())
+    predicted = sum(batch.counts.predicted.values())
     work = Workload(
         source_tokens=source_tokens,
         content_slots=content_slots,

@@ -69,9 +69,9 @@ class RunConfig(Section):
     """Seconds after which a rank that hangs ends the job; one that is gone ends it within 30 s
     (docs/guides/cluster.md)."""
     cuda_graphs: bool = False
-    """Launch the model's forward and backward pass over a micro-batch as two CUDA graphs instead of hundreds of
-    kernels: for small micro-batches, for which the host is too slow. Rows are padded to one of few lengths. A
-    micro-batch of a new length runs beside the graphs' memory: count activations twice. Never run on a GPU yet."""
+    """Launch forward pass, losses and backward pass over a micro-batch as two CUDA graphs instead of hundreds of
+    kernels: for small micro-batches, for which the host is too slow. Batches are padded to one of few sizes. A
+    micro-batch of a new size runs beside the graphs' memory: count activations twice. Never run on a GPU yet."""
     init_from: str | None = None
     """Export folder whose weights the run starts from."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None

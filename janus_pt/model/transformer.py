@@ -23,7 +23,6 @@ from janus_pt.model.masks import (
     uses_block_masks,
 )
 from janus_pt.model.output_bias import OutputBias, append_bias
-from janus_pt.model.padding import split_samples
 from janus_pt.model.recompute import LAYER
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 
@@ -122,15 +121,16 @@ class JanusTransformer(nn.Module):
         encoder_out = self.rows.gather(encoder_out)
         if source.layout is None:
             is_token = source.samples >= 0
+            total = (encoder_out * is_token.unsqueeze(-1).to(encoder_out.dtype)).sum(1)
         else:
-            # A packed row: samples side by side, [samples, longest, hidden].
-            is_token = source.layout.indices[0] >= 0
-            encoder_out = split_samples(encoder_out[0, :, None], source.layout)[0][0]
-        weights = is_token.unsqueeze(-1).to(encoder_out.dtype)
+            # A packed row: which of its tokens each sample has, [samples, row].
+            samples = len(source.layout.indices[0])
+            numbers = torch.arange(samples, device=source.samples.device)
+            is_token = source.samples == numbers[:, None]
+            total = is_token.to(encoder_out.dtype) @ encoder_out[0]
         # A sample of padding has no token; 1 keeps its mean from being NaN.
-        count = weights.sum(1).clamp(min=1)
-        pooled = (encoder_out * weights).sum(1) / count
-        return self.embed_length(pooled)
+        count = is_token.sum(1, keepdim=True).clamp(min=1)
+        return self.embed_length(total / count)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""

@@ -13,14 +13,14 @@ from janus_pt.packing.transfer import to_device
 
 def term_rows(batch: Batch, terms: Terms) -> list[int]:
     """Rows of the batch that each loss term adds up, in the terms' order, the length's last."""
-    rows = {stream: len(index) for stream, index in batch.predict.items()}
+    rows = dict(batch.counts.predicted)
     # An aligned stream's loss is of its tokens, however many slots they may stand in.
     if batch.alignment is not None and terms.aligned_stream is not None:
         rows[terms.aligned_stream] = sum(batch.alignment.label_counts)
     of_streams = [rows[stream] for stream in terms.streams]
     # A pair compares the rows that both of its streams predict.
     of_pairs = [min(rows[first], rows[second]) for first, second in terms.pairs]
-    return [*of_streams, *of_pairs, len(batch.lengths)]
+    return [*of_streams, *of_pairs, batch.counts.samples]
 
 
 def coefficients(loss: ObjectiveLoss, rows: Tensor, target_tokens: Tensor | int) -> Tensor:

@@ -20,7 +20,6 @@ from janus_pt.objectives.masking import (
 from janus_pt.objectives.table import OBJECTIVES
 from janus_pt.packing.batch import Batch, collate
 from janus_pt.packing.example import BOUNDARY_TOKENS, Example, IntArray, framed
-from janus_pt.packing.padded import round_to_graph_step, round_to_row_step
 
 
 def make_example(
@@ -68,7 +67,7 @@ def collate_examples(
     Args:
         blocks_for: a model that reads the batch with FlexAttention: the blocks of its masks are
             prepared here.
-        for_graphs: rows get one of few lengths (`run.cuda_graphs`).
+        for_graphs: all sizes are among few (`run.cuda_graphs`).
 
     Raises:
         ValueError: the objective's examples list their streams in another order than its terms.
@@ -84,9 +83,8 @@ def collate_examples(
                 f'objective "{objective.name}": its examples have the streams {actual}, but its '
                 f"terms have {expected}: give `Example.predict` in the order of the terms"
             )
-    round_length = round_to_graph_step if for_graphs else round_to_row_step
     batch = collate(
-        examples, objective.draws, terms.suffix_streams, terms.aligned_stream, round_length
+        examples, objective.draws, terms.suffix_streams, terms.aligned_stream, for_graphs
     )
     return batch if blocks_for is None else prepare_blocks(batch, blocks_for)
 

@@ -16,8 +16,7 @@ from janus_pt.model.transformer import JanusTransformer
 from janus_pt.objectives.fused_loss import Terms, VocabShard, fused_losses
 from janus_pt.objectives.r_drop import both_draws, weights_of_both_draws
 from janus_pt.objectives.table import OBJECTIVES
-from janus_pt.packing.batch import Batch
-from janus_pt.packing.slots import Slots, Source
+from janus_pt.packing.batch import PADDING_NUMBER, Batch
 
 
 class CapturedPass(Protocol):
@@ -26,8 +25,8 @@ class CapturedPass(Protocol):
     def seed_dropout(self, seed: Seed) -> None:
         """As of the model."""
 
-    def __call__(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
-        """The model's forward pass."""
+    def __call__(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The module's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,12 @@ class ObjectiveLoss:
         streams = dict(zip(batch.predict, rows, strict=True))
         total, sums = self._over_slots(streams, weight, batch, coefficients[:-1])
         # Longer targets than the head has classes for count as the longest.
-        longest = length_logits.shape[1] - 1
-        # With two draws there are two predictions of each length, and the term is their mean.
-        draws = self.objective.draws
-        classes = batch.lengths.clamp(max=longest).repeat(draws)
+        classes = batch.lengths.clamp(max=length_logits.shape[1] - 1)
         # In the dtype of the other sums: with bfloat16 a sum over sentences would lose its digits.
         logits = length_logits.to(sums.dtype)
-        length = F.cross_entropy(logits, classes, reduction="sum") / draws
+        length = F.cross_entropy(logits, classes, reduction="sum", ignore_index=PADDING_NUMBER)
+        # With two draws there are two predictions of each length, and the term is their mean.
+        length = length / self.objective.draws
         return total + coefficients[-1] * length, torch.cat((sums, length.detach()[None]))
 
     def _over_slots(
@@ -158,7 +156,7 @@ class TrainingModule(nn.Module):
         self.model = model
         self.loss = loss
         self.captured_pass: CapturedPass | None = None
-        """Runs the model's training passes in its place."""
+        """Runs training passes in its place."""
 
     def seed_dropout(self, seed: Seed) -> None:
         """Make dropout of the next forward pass a function of `seed`."""
@@ -166,10 +164,15 @@ class TrainingModule(nn.Module):
 
     def forward(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """See `ObjectiveLoss`."""
+        if self.captured_pass and self.training and torch.is_grad_enabled():
+            return self.captured_pass(batch, coefficients)
+        return self.compute(batch, coefficients)
+
+    def compute(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass itself, kernel by kernel."""
         before_decode = OBJECTIVES[self.loss.objective.name].before_decode
         if before_decode is None:
-            run = self.captured_pass or self.model
-            hidden, length_logits = run(batch.source, batch.slots)
+            hidden, length_logits = self.model(batch.source, batch.slots)
         else:
             # The encoder's output serves both passes of the decoder.
             encoder_out = self.model.encode(batch.source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_pt.packing.alignment import Alignment, align
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
 from janus_pt.packing.example import Example, IntArray
-from janus_pt.packing.padded import round_to_row_step
+from janus_pt.packing.padded import round_to_graph_step, round_to_row_step, round_up
 from janus_pt.packing.row_layout import pack_row
 from janus_pt.packing.slots import (
     PADDING,
@@ -24,15 +24,33 @@ from janus_pt.packing.slots import (
     pack_sources,
 )
 
+PADDING_NUMBER = -1
+"""Of targets and lengths where padding stands in for one."""
+SAMPLES_STEP = 64
+"""For CUDA graphs the number of samples is a multiple of this: one more costs next to nothing."""
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """How much of a batch is real; numbers of the host.
+
+    predicted: rows of each stream.
+    samples: without those of a second draw.
+    """
+
+    predicted: dict[str, int]
+    targets: int
+    samples: int
+
 
 @dataclass(frozen=True)
 class Batch:
     """Samples on a device; between processes and devices they move as one block of memory.
 
-    targets: the predicted tokens `[rows]` of all samples.
+    targets: the predicted tokens `[rows]` of all samples; -1 is padding, whose slots are any.
     predict: for each stream its predicting slots, counted from the first slot that predicts; they
         predict a prefix of `targets`, or a suffix for the objective's `suffix_streams`.
-    lengths: target tokens of each sample, with bos and eos.
+    lengths: target tokens of each sample of the row, with bos and eos; -1 is padding.
     alignment: of the stream that is aligned with its tokens, if the objective has one.
     """
 
@@ -41,6 +59,7 @@ class Batch:
     targets: Tensor
     predict: dict[str, Tensor]
     lengths: Tensor
+    counts: BatchCounts
     alignment: Alignment | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -66,6 +85,7 @@ class Batch:
             self.targets,
             self.predict,
             self.lengths,
+            self.counts,
             self.alignment,
         )
         return _unpack_batch, as_buffer(fields)
@@ -80,20 +100,23 @@ def collate(
     draws: int = 1,
     suffix_streams: Collection[str] = (),
     aligned_stream: str | None = None,
-    round_length: Callable[[int], int] = round_to_row_step,
+    for_graphs: bool = False,
 ) -> Batch:
     """Pack examples into a batch of one row; `pack_row` decides where their slots stand.
 
-    `round_length` pads the lengths of the sources and of each section of the slots.
-
-    With two `draws` every sample is in the row twice, and dropout will treat the two differently;
-    `targets` and `lengths` stay. What the second ones predict are streams of their own,
-    `second_draw(stream)`.
+    Args:
+        draws: with two every sample is in the row twice, and dropout will treat the two differently;
+            `targets` stay. What the second ones predict are streams of their own,
+            `second_draw(stream)`.
+        for_graphs: all sizes are among few, by padding: each combination of them has its own CUDA
+            graphs. Not for an `aligned_stream`.
 
     Raises:
         ValueError: the streams' rows cannot be prefixes (or suffixes) of one list of all targets.
     """
+    round_length = round_to_graph_step if for_graphs else round_to_row_step
     drawn = [*examples] * draws
+    num_samples = round_up(len(drawn), SAMPLES_STEP if for_graphs else 1)
     layout = pack_row(drawn, round_length)
     table = np.tile(PADDING, (layout.width, 1))
     for sample, (example, positions) in enumerate(zip(drawn, layout.positions, strict=True)):
@@ -103,25 +126,41 @@ def collate(
     targets = np.concatenate([example.targets for example in examples])
     by_row = [stream for stream in examples[0].predict if stream != aligned_stream]
     order = _target_order(examples, by_row, suffix_streams)
-    predict = {}
+    slots_of_targets: dict[str, IntArray] = {}
+    suffixes = set()
     for draw in range(draws):
         first = draw * len(examples)
         positions_of_draw = layout.positions[first : first + len(examples)]
         for stream in by_row:
+            name = second_draw(stream) if draw else stream
             is_suffix = stream in suffix_streams
             slots = _predicting_slots(examples, positions_of_draw, stream, is_suffix)[order]
-            rows = _present_rows(slots, stream, is_suffix) - layout.first_predicting
-            predict[second_draw(stream) if draw else stream] = torch.from_numpy(rows)
+            slots_of_targets[name] = slots
+            if is_suffix:
+                suffixes.add(name)
+    targets = targets[order].astype(np.int64)
+    num_targets = len(targets)
+    predicted = {name: int((slots >= 0).sum()) for name, slots in slots_of_targets.items()}
+    if for_graphs:
+        targets, slots_of_targets = _pad_runs(targets, slots_of_targets, round_length)
+    predict = {}
+    for name, slots in slots_of_targets.items():
+        rows = _present_rows(slots, name, name in suffixes) - layout.first_predicting
+        predict[name] = torch.from_numpy(rows)
     alignment = None
     if aligned_stream is not None:
         alignment, slots = _aligned(examples, layout.positions, aligned_stream)
         predict[aligned_stream] = torch.from_numpy(slots - layout.first_predicting)
+        predicted[aligned_stream] = len(slots)
+    lengths = [example.length for example in drawn]
+    lengths += [PADDING_NUMBER] * (num_samples - len(drawn))
     batch = Batch(
-        source=pack_sources([example.source for example in drawn], round_length),
-        slots=pack_slots(table, layout.num_content, layout.first_predicting),
-        targets=torch.from_numpy(targets[order].astype(np.int64)),
+        source=pack_sources([example.source for example in drawn], round_length, num_samples),
+        slots=pack_slots(table, layout.num_content, layout.first_predicting, num_samples),
+        targets=torch.from_numpy(targets),
         predict=predict,
-        lengths=torch.tensor([example.length for example in examples]),
+        lengths=torch.tensor(lengths),
+        counts=BatchCounts(predicted, num_targets, len(examples)),
         alignment=alignment,
     )
     # One block of memory: one copy to the device, one thing to hand to another process.
@@ -183,6 +222,24 @@ def _predicting_slots(
         part[start : start + len(slots)] = slots
         parts.append(part)
     return np.concatenate(parts)
+
+
+def _pad_runs(
+    targets: IntArray, slots: Mapping[str, IntArray], round_length: Callable[[int], int]
+) -> tuple[IntArray, dict[str, IntArray]]:
+    """Targets and their slots, -1 where a stream has none, with padding behind each run of targets
+    that the same streams predict."""
+    present = np.stack([of_stream >= 0 for of_stream in slots.values()])
+    changes = np.flatnonzero((present[:, 1:] != present[:, :-1]).any(0)) + 1
+    parts, is_padding = [], []
+    for run in np.split(np.arange(len(targets)), changes):
+        missing = round_length(len(run)) - len(run)
+        # Padding has the slots of the run's last target: of the same streams, and finite.
+        parts += [run, np.repeat(run[-1:], missing)]
+        is_padding += [np.zeros(len(run), dtype=bool), np.ones(missing, dtype=bool)]
+    rows = np.concatenate(parts)
+    padded = np.where(np.concatenate(is_padding), PADDING_NUMBER, targets[rows])
+    return padded, {name: of_stream[rows] for name, of_stream in slots.items()}
 
 
 def _present_rows(slots: IntArray, stream: str, is_suffix: bool) -> IntArray:

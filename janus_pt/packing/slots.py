@@ -122,10 +122,16 @@ class Slots:
         return self.table[..., SEGMENT] >> 1
 
 
-def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) -> Slots:
+def pack_slots(
+    table: SlotArray,
+    num_content: int,
+    first_predicting: int = 0,
+    num_samples: int | None = None,
+) -> Slots:
     """Slots with the layouts that follow from their table `[slots, 7]`, contents first.
 
-    All samples must have contents on the same sides.
+    All samples must have contents on the same sides. With `num_samples` the layouts have as many, the
+    last ones of them empty.
     """
     samples = table[:, SEGMENT] >> 1
     sides = table[:, SEGMENT] & 1
@@ -133,7 +139,8 @@ def pack_slots(table: SlotArray, num_content: int, first_predicting: int = 0) ->
     used_sides = np.unique(sides[:num_content][is_sample])
     # Sides are numbered among those in use, so that an objective of one side has one part.
     part = np.searchsorted(used_sides, sides)
-    num_samples = int(samples.max()) + 1
+    if num_samples is None:
+        num_samples = int(samples.max()) + 1
 
     def layout(rows: slice) -> PaddedLayout:
         return make_padded_layout(samples[rows], part[rows], num_samples, len(used_sides))
@@ -183,11 +190,13 @@ class Source:
 
 
 def pack_sources(
-    sequences: Sequence[IntArray], round_length: Callable[[int], int] = round_to_row_step
+    sequences: Sequence[IntArray],
+    round_length: Callable[[int], int] = round_to_row_step,
+    num_samples: int | None = None,
 ) -> Source:
     """All sources in one row; `sequences` are 1-d integer arrays, none empty.
 
-    `round_length` pads the row.
+    `round_length` pads the row. With `num_samples` the layout has as many, the last ones of them empty.
     """
     lengths = np.array([len(sequence) for sequence in sequences])
     count = int(lengths.sum())
@@ -205,7 +214,7 @@ def pack_sources(
         torch.from_numpy(tokens)[None],
         torch.from_numpy(positions)[None],
         torch.from_numpy(samples)[None],
-        make_padded_layout(samples, one_group, len(lengths), 1),
+        make_padded_layout(samples, one_group, num_samples or len(lengths), 1),
     )
 
 

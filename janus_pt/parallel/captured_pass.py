@@ -1,10 +1,9 @@
-"""The model's forward and backward pass over a micro-batch as CUDA graphs: a launch each, not hundreds.
+"""Forward pass, losses and backward pass over a micro-batch as CUDA graphs: two launches, not hundreds.
 
-A graph is a list of kernels with the addresses and sizes that they had when it was recorded. So rows
-have one of few lengths (`packing.padded.round_to_graph_step`), and each combination of them has a pair
-of graphs. Its inputs are copied into tensors that stay; its backward pass adds the parameters'
-gradients to the optimizer's float32 sums itself. The losses follow outside: the number of their rows
-differs from batch to batch.
+A graph is a list of kernels with the addresses and sizes that they had when it was recorded. So all
+sizes of a batch are among few (`packing.batch.collate`, `for_graphs`), and each combination of them
+has a pair of graphs. Its inputs are copied into tensors that stay; its backward pass adds the
+parameters' gradients to the optimizer's float32 sums itself.
 
 Dropout's seed is the device's generator's, which a graph reads anew each time it is launched. A graph
 has one seed, so dropout is seeded once for the whole pass and not for each layer. What is not recorded
@@ -23,16 +22,13 @@ from torch import Tensor
 
 from janus_pt.model.dropout import Seed, seed_layer
 from janus_pt.model.layer_numbers import SOURCE_EMBEDDING
-from janus_pt.model.transformer import JanusTransformer
+from janus_pt.objectives.loss import TrainingModule
+from janus_pt.packing.batch import Batch
 from janus_pt.packing.buffer import map_leaves
-from janus_pt.packing.slots import Slots, Source
 from janus_pt.parallel.gradient_sums import GradientSums
 
 MAX_GRAPHS = 64
 """Pairs of graphs; sizes that come after so many others are not recorded."""
-
-Outputs = tuple[Tensor, Tensor]
-"""The encoder's output `[1, source, hidden]` and the decoder's `[1, slots, hidden]`; or their gradients."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +39,21 @@ class Sizes:
     slots: int
     num_content: int
     first_predicting: int
+    samples: int
+    targets: int
+    streams: tuple[int, ...]
 
     @staticmethod
-    def of(source: Source, slots: Slots) -> Sizes:
+    def of(batch: Batch) -> Sizes:
         """The sizes of a micro-batch."""
         return Sizes(
-            source.tokens.shape[1],
-            slots.table.shape[1],
-            slots.num_content,
-            slots.first_predicting,
+            batch.source.tokens.shape[1],
+            batch.slots.table.shape[1],
+            batch.slots.num_content,
+            batch.slots.first_predicting,
+            len(batch.lengths),
+            len(batch.targets),
+            tuple(len(rows) for rows in batch.predict.values()),
         )
 
 
@@ -61,16 +63,16 @@ def can_capture() -> bool:
 
 
 class CapturedPass:
-    """Runs the model's training passes; called in place of the model.
+    """Runs a module's training passes; called in its place.
 
     The first micro-batch of each size runs kernel by kernel, which compiles what has to be compiled;
     the second is recorded.
     """
 
-    def __init__(self, model: JanusTransformer, sums: GradientSums) -> None:
-        self._model = model
+    def __init__(self, module: TrainingModule, sums: GradientSums) -> None:
+        self._module = module
         self._sums = sums
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
         # Gives the pass a place in autograd's graph, where no parameter is an input.
         self._anchor = torch.zeros((), requires_grad=True)
         self._seen: set[Sizes] = set()
@@ -80,25 +82,23 @@ class CapturedPass:
 
     def seed_dropout(self, seed: Seed) -> None:
         """Make dropout of the next pass a function of `seed`."""
-        self._model.seed_dropout(None)
+        self._module.model.seed_dropout(None)
         seed_layer(seed, SOURCE_EMBEDDING)
 
-    def __call__(self, source: Source, slots: Slots) -> tuple[Tensor, Tensor]:
-        """`JanusTransformer.forward`."""
-        if not (torch.is_grad_enabled() and self._model.training):
-            return self._model(source, slots)
-        encoder_out, hidden = _Pass.apply(self, source, slots, self._anchor)
-        return hidden, self._model.length_logits(encoder_out, source)
+    def __call__(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """`TrainingModule.forward`."""
+        result: tuple[Tensor, Tensor] = _Pass.apply(self, batch, coefficients, self._anchor)
+        return result
 
-    def begin(self, source: Source, slots: Slots) -> _Graphs | _Eager:
-        """The forward pass; the result has its `outputs`, and does the backward pass."""
-        sizes = Sizes.of(source, slots)
+    def begin(self, batch: Batch, coefficients: Tensor) -> _Graphs | _Eager:
+        """The forward pass; the result has the `total` and the `sums`, and does the backward pass."""
+        sizes = Sizes.of(batch)
         graphs = self._graphs.get(sizes)
-        if graphs is None and self._is_recorded(sizes, source.tokens.device):
-            graphs = self._graphs[sizes] = _Graphs(self, source, slots)
+        if graphs is None and self._is_recorded(sizes, batch.targets.device):
+            graphs = self._graphs[sizes] = _Graphs(self, batch, coefficients)
         if graphs is None:
-            return _Eager(self, source, slots)
-        graphs.forward(source, slots)
+            return _Eager(self, batch, coefficients)
+        graphs.forward(batch, coefficients)
         return graphs
 
     def _is_recorded(self, sizes: Sizes, device: torch.device) -> bool:
@@ -107,18 +107,14 @@ class CapturedPass:
         self._seen.add(sizes)
         return is_known and device.type == "cuda" and len(self._graphs) < MAX_GRAPHS
 
-    def compute(self, source: Source, slots: Slots) -> Outputs:
-        """The forward pass, kernel by kernel."""
+    def compute(self, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass, kernel by kernel: total and sums."""
         with torch.enable_grad():
-            encoder_out = self._model.encode(source)
-            return encoder_out, self._model.decode(slots, encoder_out, source)
+            return self._module.compute(batch, coefficients)
 
-    def differentiate(self, outputs: Outputs, gradients: Outputs) -> None:
+    def differentiate(self, total: Tensor, gradient: Tensor) -> None:
         """The backward pass, kernel by kernel; adds the parameters' gradients to their sums."""
-        # A frozen encoder's output has no gradient.
-        pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
-        roots, root_gradients = zip(*pairs, strict=True)
-        found = torch.autograd.grad(roots, self._parameters, root_gradients, allow_unused=True)
+        found = torch.autograd.grad(total, self._parameters, gradient, allow_unused=True)
         for parameter, gradient in zip(self._parameters, found, strict=True):
             if gradient is not None:
                 self._sums.take(parameter, gradient)
@@ -128,22 +124,22 @@ class CapturedPass:
 class _Eager:
     """A pass that is not recorded."""
 
-    def __init__(self, passes: CapturedPass, source: Source, slots: Slots) -> None:
+    def __init__(self, passes: CapturedPass, batch: Batch, coefficients: Tensor) -> None:
         self._passes = passes
-        self.outputs = passes.compute(source, slots)
+        self.total, self.sums = passes.compute(batch, coefficients)
 
-    def backward(self, gradients: Outputs) -> None:
+    def backward(self, gradient: Tensor) -> None:
         """Add the parameters' gradients to their sums."""
-        self._passes.differentiate(self.outputs, gradients)
+        self._passes.differentiate(self.total, gradient)
 
 
 class _Graphs:
     """The two graphs of one size, with their inputs and outputs."""
 
-    def __init__(self, passes: CapturedPass, source: Source, slots: Slots) -> None:
+    def __init__(self, passes: CapturedPass, batch: Batch, coefficients: Tensor) -> None:
         self._passes = passes
-        self._source, self._slots = map_leaves((source, slots), Tensor, torch.clone)
-        self._inputs = _leaves(self._source, self._slots)
+        inputs = map_leaves((batch, coefficients), Tensor, torch.clone)
+        self._inputs = _leaves(*inputs)
         # What waits to be added is no part of the graph.
         passes._sums.add()
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
@@ -153,20 +149,20 @@ class _Graphs:
             "capture_error_mode": "thread_local",
         }
         with torch.cuda.graph(self._forward, **options):
-            outputs = passes.compute(self._source, self._slots)
-        self._gradients: Outputs = (torch.empty_like(outputs[0]), torch.empty_like(outputs[1]))
+            total, self.sums = passes.compute(*inputs)
+        self._gradient = torch.empty_like(total)
         with _nodes_on_captured_stream(), torch.cuda.graph(self._backward, **options):
-            passes.differentiate(outputs, self._gradients)
-        self.outputs: Outputs = (outputs[0].detach(), outputs[1].detach())
+            passes.differentiate(total, self._gradient)
+        self.total = total.detach()
 
-    def forward(self, source: Source, slots: Slots) -> None:
-        """Fill `outputs`."""
-        torch._foreach_copy_(self._inputs, _leaves(source, slots))
+    def forward(self, batch: Batch, coefficients: Tensor) -> None:
+        """Fill `total` and `sums`."""
+        torch._foreach_copy_(self._inputs, _leaves(batch, coefficients))
         self._forward.replay()
 
-    def backward(self, gradients: Outputs) -> None:
+    def backward(self, gradient: Tensor) -> None:
         """Add the parameters' gradients to their sums."""
-        torch._foreach_copy_(self._gradients, gradients)
+        self._gradient.copy_(gradient)
         self._backward.replay()
         self._passes._sums.mark(self._passes._parameters)
 
@@ -185,8 +181,9 @@ def _nodes_on_captured_stream() -> Iterator[None]:
         graph.set_override_stale_capture_stream(False)
 
 
-def _leaves(source: Source, slots: Slots) -> list[Tensor]:
-    """The tensors that block masks and embeddings read, as integers of 4 bytes: one kernel copies all."""
+def _leaves(batch: Batch, coefficients: Tensor) -> list[Tensor]:
+    """The tensors that a pass reads, as integers of 4 bytes: one kernel copies many."""
+    source, slots = batch.source, batch.slots
     found: list[Tensor] = []
 
     def add(tensor: Tensor) -> None:
@@ -194,20 +191,22 @@ def _leaves(source: Source, slots: Slots) -> list[Tensor]:
 
     assert slots.blocks is not None, "graphs are recorded with prepared blocks"
     parts = (source.tokens, source.positions, source.samples, source.blocks)
-    map_leaves((*parts, slots.table, slots.blocks), Tensor, add)
+    losses = (batch.targets, batch.predict, batch.lengths, coefficients)
+    map_leaves((*parts, slots.table, slots.blocks, losses), Tensor, add)
     return found
 
 
 class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, passes: CapturedPass, source: Source, slots: Slots, anchor: Tensor
-    ) -> Outputs:
-        ctx.begun = passes.begin(source, slots)
-        encoder_out, hidden = ctx.begun.outputs
-        return encoder_out.detach(), hidden.detach()
+        ctx: Any, passes: CapturedPass, batch: Batch, coefficients: Tensor, anchor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        begun = ctx.begun = passes.begin(batch, coefficients)
+        sums = begun.sums.detach()
+        ctx.mark_non_differentiable(sums)
+        return begun.total.detach(), sums
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        ctx.begun.backward(gradients)
+        ctx.begun.backward(gradients[0])
         return None, None, None, None

@@ -103,7 +103,7 @@ def build_engine(
 
     Args:
         settings: of `derived_deepspeed_config`.
-        captured: run the model's training passes as CUDA graphs.
+        captured: run the module's training passes as CUDA graphs.
     """
     # A PipelineModule brings its own topology, and with it DeepSpeed refuses an mpu.
     mpu = None if isinstance(module, PipelineModule) else Mpu
@@ -126,7 +126,7 @@ def build_engine(
     if captured:
         assert sums is not None, "graphs need DeepSpeed's bfloat16 optimizer"
         assert isinstance(module, TrainingModule)
-        module.captured_pass = CapturedPass(module.model, sums)
+        module.captured_pass = CapturedPass(module, sums)
     return engine
 
 

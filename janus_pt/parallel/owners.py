@@ -24,6 +24,6 @@ def leave_early(ranks: int, is_pipeline: bool, captured: bool) -> bool:
     """Whether gradients leave during the backward pass, owner by owner.
 
     A pipeline's stage has its last backward pass while the pipeline empties, and then nothing to do.
-    Graphs (`run.cuda_graphs`) add gradients without a word, and of the token table only a part.
+    Graphs (`run.cuda_graphs`) add gradients without a word.
     """
     return ranks <= MOST_OWNERS and not is_pipeline and not captured

@@ -84,9 +84,9 @@ def batch_sizes(batch: Batch) -> Sizes:
         source_tokens=int((batch.source.samples >= 0).sum()),
         content_slots=content_slots,
         query_slots=int(real.sum()) - content_slots,
-        predicted_slots=sum(len(index) for index in batch.predict.values()),
-        target_tokens=len(batch.targets),
-        sentences=len(batch.lengths),
+        predicted_slots=sum(batch.counts.predicted.values()),
+        target_tokens=batch.counts.targets,
+        sentences=batch.counts.samples,
     )
 
 

@@ -75,5 +75,9 @@ def _graph_problems(sections: Sections) -> Iterator[str]:
         )
     if model and model.activation_dropout:
         yield "graphs have one state for all dropout: set model.activation_dropout to 0"
-    if sections.objective and OBJECTIVES[sections.objective.name].before_decode is not None:
-        yield f'graphs hold one pass of the decoder, objective "{sections.objective.name}" has two'
+    if sections.objective:
+        name = sections.objective.name
+        if OBJECTIVES[name].before_decode is not None:
+            yield f'graphs hold one pass of the decoder, objective "{name}" has two'
+        if OBJECTIVES[name].alignment_loss is not None:
+            yield f'graphs hold losses of some fixed numbers of rows, objective "{name}" aligns any'

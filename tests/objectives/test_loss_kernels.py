@@ -45,6 +45,11 @@ def test_equal_to_autograd_in_float64(differences: dict[str, dict[str, float]]) 
     assert max(differences["float64"].values()) < 1e-13
 
 
+def test_padding_counts_nothing(differences: dict[str, dict[str, float]]) -> None:
+    assert differences["padding"].pop("gradient of padding") == 0
+    assert max(differences["padding"].values()) < 1e-13
+
+
 @pytest.mark.parametrize(
     "case", ["float32", "R-Drop", "one stream, no smoothing", "nothing masked"]
 )

@@ -49,7 +49,7 @@ def per_row(loss: ObjectiveLoss, made: Batch) -> torch.Tensor:
         *(min(rows[a], rows[b]) for a, b in loss.terms.pairs),
     ]
     return torch.tensor(loss.weights, dtype=torch.float64) / torch.tensor(
-        [*counts, len(made.lengths)]
+        [*counts, made.counts.samples]
     )
 
 

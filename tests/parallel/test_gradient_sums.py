@@ -15,7 +15,12 @@ STEPS = 3
 
 
 def _train(
-    together: bool, immediate: bool, ranks: int = 1, reduce: str = "float32"
+    together: bool,
+    immediate: bool,
+    ranks: int = 1,
+    reduce: str = "float32",
+    dropout: float = 0.1,
+    captured: bool = False,
 ) -> tuple[list[float], torch.Tensor]:
     """Norms of a few steps of two micro-batches, and this rank's float32 weights after them."""
     from janus_pt.parallel import engine as engines
@@ -31,14 +36,15 @@ def _train(
         length=32,
         accumulate=2,
         dtype="bfloat16",
-        dropout=0.1,
+        dropout=dropout,
         ranks=ranks,
         reduce=reduce,
     )
     # Below every norm: all gradients are clipped.
     clipped = config.optimizer.model_copy(update={"clip_norm": 0.01})
     block: dict[str, Any] = {**config.deepspeed, "bf16": {"immediate_grad_update": immediate}}
-    config = config.model_copy(update={"optimizer": clipped, "deepspeed": block})
+    run = config.run.model_copy(update={"cuda_graphs": captured})
+    config = config.model_copy(update={"optimizer": clipped, "deepspeed": block, "run": run})
     groups.initialize()
     engine = assemble(config)
     norms = []
@@ -65,6 +71,18 @@ def train(immediate: bool) -> tuple[bool, bool]:
     return norms == reference_norms, torch.equal(weights, reference)
 
 
+def train_captured() -> tuple[tuple[list[float], list[float]], ...]:
+    """Norms and weights of passes that would be recorded on a GPU, and of those that would not."""
+    from janus_pt.parallel import assemble
+
+    assemble._check_graphs = lambda _: None
+    found = []
+    for captured in (True, False):
+        norms, weights = _train(True, True, dropout=0.0, captured=captured)
+        found.append((norms, weights.tolist()))
+    return tuple(found)
+
+
 def train_on_two(together: bool, reduce: str, most_owners: int) -> tuple[list[float], list[float]]:
     """Norms and this rank's weights, in chunks so small that many leave early and some have two owners."""
     from janus_pt.parallel import engine as engines
@@ -82,6 +100,14 @@ def train_on_two(together: bool, reduce: str, most_owners: int) -> tuple[list[fl
 @pytest.mark.parametrize("immediate", [False, True])
 def test_sums_norm_and_clipping_are_deepspeeds(immediate: bool) -> None:
     assert run_ranks(train, 1, immediate) == [(True, True)]
+
+
+def test_passes_that_are_recorded_update_as_others() -> None:
+    """All gradients go past DeepSpeed's hooks, and still there are norms, clipping and updates."""
+    [((norms, weights), (other_norms, others))] = run_ranks(train_captured, 1)
+    # In another order in bfloat16 where a parameter is used several times.
+    assert norms == pytest.approx(other_norms, rel=1e-3)
+    assert weights == pytest.approx(others, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.slow

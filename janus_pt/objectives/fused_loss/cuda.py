@@ -61,7 +61,7 @@ def walk(
             for stream, grad in zip(streams, grad_inputs.unbind(1), strict=True):
                 grad_hidden[stream][rows] = grad
             _add_product(grad_weight[: len(real)], grad_logits.t(), flat_inputs)
-        block_sums.append(run.sum_terms())
+        block_sums.append(run.sum_terms(targets))
     return WalkResult(torch.cat(block_sums).sum(0), grad_weight, grad_hidden)
 
 
@@ -132,11 +132,12 @@ class _RunSums:
             self.plan,
         )
 
-    def sum_terms(self) -> Tensor:
+    def sum_terms(self, targets: Tensor) -> Tensor:
         """The terms of all rows in blocks, `[blocks, terms]`."""
+        own_targets = targets[self.first_row : self.first_row + len(self.sums)]
         blocks = -(-len(self.sums) // launch.TERM_ROWS)
         terms = self.coefficients.new_zeros(blocks, len(self.coefficients))
-        launch.sum_terms(self.sums, self.highest, terms, self.plan)
+        launch.sum_terms(own_targets, self.sums, self.highest, terms, self.plan)
         return terms
 
     def _of(self, rows: slice) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,11 @@ def walk(
     needs_gradient: bool,
 ) -> WalkResult:
     """The terms and their gradients; see `terms.Walk`."""
+    # Only CPUs, which need not wait, meet padding here: it is made for graphs of CUDA's kernels.
+    if targets.device.type == "cpu" and bool((targets < 0).any()):
+        return _walk_real_rows(
+            hidden, weight, targets, coefficients, terms, vocab, needs_gradient
+        )
     dtype = coefficients.dtype
     # Padding rows are in no product, so they get no probability and no gradient.
     real = vocab.real_rows(weight)
@@ -67,6 +72,26 @@ def walk(
             shares, mean_row, hidden, grad_hidden, grad_weight[: len(real)], vocab.size
         )
     return WalkResult(sums, grad_weight, grad_hidden)
+
+
+def _walk_real_rows(
+    hidden: list[Tensor],
+    weight: Tensor,
+    targets: Tensor,
+    coefficients: Tensor,
+    terms: Terms,
+    vocab: VocabShard,
+    needs_gradient: bool,
+) -> WalkResult:
+    """`walk` without the rows that are padding, whose gradient is zero."""
+    real = (targets >= 0).nonzero().flatten()
+    rows = [real[real < len(states)] for states in hidden]
+    kept = [states[own] for states, own in zip(hidden, rows, strict=True)]
+    found = walk(kept, weight, targets[real], coefficients, terms, vocab, needs_gradient)
+    grad_hidden = [torch.zeros_like(states) for states in hidden]
+    for grad, own, part in zip(grad_hidden, rows, found.grad_hidden, strict=True):
+        grad[own] = part
+    return WalkResult(found.sums, found.grad_weight, grad_hidden)
 
 
 def _subtract_smoothing(

@@ -31,7 +31,7 @@ def fused_losses(
         hidden: for each stream `[rows of the stream, hidden_size]`.
         weight: the output projection, `[local vocabulary, hidden_size]`, or with columns more for
             an output bias (`model/output_bias.py`).
-        targets: `[rows]`.
+        targets: `[rows]`; a row of target -1 is padding, and counts nothing.
         coefficients: `[terms]`, in the order of `terms.names`.
 
     Raises:

@@ -11,6 +11,8 @@ pairs: Σ exp(z - highest) and the target's z and Σ z of each stream; for each 
 last are E_{p_a}[d] and E_{p_b}[d]. They are sums of differences, which stay exact where two streams
 nearly agree.
 
+A row of target -1 is padding: it is in no term, and its gradient is zero.
+
 The first token is not specialised on, nor is the number of rows: these differ from rank to rank and
 from chunk to chunk, and nothing is gained by compiling for each.
 """
@@ -167,7 +169,8 @@ def write_gradient(
     inside = column < row_stride
     start = row * STREAMS * row_stride + column
     own_sums = sums + row * (3 * STREAMS + 2 * len(FIRST))
-    is_target = column == tl.load(targets + row) - first_token
+    token = tl.load(targets + row)
+    is_target = column == token - first_token
     none = tl.zeros((COLUMNS,), logits.dtype.element_ty)
     wanted = tl.where(is_target, none + (UNIFORM + AT_TARGET), none + UNIFORM)
     logit = ()
@@ -190,12 +193,14 @@ def write_gradient(
                 total += half * (p[s] * (d - tl.load(over) * share[s]) + apart)
             elif SECOND[pair] == s:
                 total -= half * (p[s] * (d - tl.load(over + 1) * share[s]) + apart)
+        total = tl.where(token >= 0, total, 0.0)
         place = gradient + start + s * row_stride
         tl.store(place, total.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def sum_terms(
+    targets,
     sums,
     highest,
     terms,
@@ -213,6 +218,7 @@ def sum_terms(
     STREAMS: tl.constexpr = len(NUMBERS)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
+    real = tl.load(targets + row, mask=inside, other=-1) >= 0
     first = sums + row * (3 * STREAMS + 2 * len(FIRST))
     out = terms + tl.program_id(0) * num_terms
     for s in tl.static_range(STREAMS):
@@ -223,11 +229,12 @@ def sum_terms(
         # Relative to the largest logit, so that no large numbers are subtracted.
         rest = UNIFORM * plain - SMOOTHING * top
         cross_entropy = tl.log(total) - (1.0 - SMOOTHING) * (target - top) - rest
-        tl.store(out + NUMBERS[s], tl.sum(tl.where(inside, cross_entropy, 0.0), 0))
+        tl.store(out + NUMBERS[s], tl.sum(tl.where(real, cross_entropy, 0.0), 0))
     for pair in tl.static_range(len(FIRST)):
         over = first + 3 * STREAMS + 2 * pair
         total_a = tl.load(first + FIRST[pair], mask=inside, other=1.0)
         total_b = tl.load(first + SECOND[pair], mask=inside, other=1.0)
         mean_a = tl.load(over, mask=inside, other=0.0) / total_a
         mean_b = tl.load(over + 1, mask=inside, other=0.0) / total_b
-        tl.store(out + PAIR_NUMBERS[pair], 0.5 * tl.sum(mean_a - mean_b, 0))
+        apart = tl.where(real, mean_a - mean_b, 0.0)
+        tl.store(out + PAIR_NUMBERS[pair], 0.5 * tl.sum(apart, 0))

@@ -55,7 +55,7 @@ def sum_rows(
 
     Args:
         logits: `[rows * streams, vocab_rows]`, whose rows may be longer in memory.
-        targets: `[rows]`, tokens of the whole vocabulary.
+        targets: `[rows]`, tokens of the whole vocabulary; -1 is padding.
         highest: written, `[rows, streams]`.
         sums: written, `[rows, plan.num_sums]`.
         first_token: the token of column 0.
@@ -112,7 +112,7 @@ def write_gradient(
         logits, targets, first_token: as in `sum_rows`.
         highest, sums: of the whole vocabulary.
         coefficients: `[terms]`.
-        gradient: written, of the shape and strides of `logits`; may be `logits` itself.
+        gradient: written, of the shape and strides of `logits`; may be `logits` itself. Zero at padding.
     """
     rows, vocab_rows = len(targets), logits.shape[1]
     if rows == 0:
@@ -138,10 +138,11 @@ def write_gradient(
     )
 
 
-def sum_terms(sums: Tensor, highest: Tensor, terms: Tensor, plan: Plan) -> None:
-    """Add up the terms of blocks of rows.
+def sum_terms(targets: Tensor, sums: Tensor, highest: Tensor, terms: Tensor, plan: Plan) -> None:
+    """Add up the terms of blocks of rows; padding has none.
 
     Args:
+        targets: as in `sum_rows`.
         sums, highest: of the whole vocabulary.
         terms: written at the plan's terms, `[blocks of TERM_ROWS rows, terms]`.
     """
@@ -149,6 +150,7 @@ def sum_terms(sums: Tensor, highest: Tensor, terms: Tensor, plan: Plan) -> None:
     if rows == 0:
         return
     kernels.sum_terms[(triton.cdiv(rows, TERM_ROWS),)](
+        targets,
         sums,
         highest,
         terms,

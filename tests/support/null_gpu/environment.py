@@ -51,6 +51,8 @@ def environment(**settings: str) -> dict[str, str]:
         "TRITON_LIBCUDA_PATH": str(built),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        # Without processes that compile, each of which would import torch first.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "DS_ACCELERATOR": "cuda",
         "OMP_NUM_THREADS": "1",

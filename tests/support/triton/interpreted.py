@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -116,6 +116,25 @@ def beside_autograd(inputs: Inputs) -> Numbers:
     return difference(inputs.walk(cuda.walk, VocabShard(SIZE)), expected)
 
 
+def padded() -> Numbers:
+    """Rows of padding inside and behind the targets of three streams: as if they were not there."""
+    inputs = Inputs.random(JANUS, [7, 4, 4], torch.float64)
+    inputs.targets[[1, 3, 6]] = -1
+    real = [0, 2, 4, 5]
+    hidden = [states[[row for row in real if row < len(states)]] for states in inputs.hidden]
+    without = replace(inputs, hidden=hidden, targets=inputs.targets[real])
+    vocab = VocabShard(SIZE)
+    found, expected = inputs.walk(cuda.walk, vocab), without.walk(eager.walk, vocab)
+    apart = 0.0
+    kept = []
+    for states in found.grad_hidden:
+        is_real = inputs.targets[: len(states)] >= 0
+        apart = max(apart, float(states[~is_real].abs().max()))
+        kept.append(states[is_real])
+    numbers = difference(replace(found, grad_hidden=kept), expected)
+    return {**numbers, "gradient of padding": apart}
+
+
 def near_streams() -> Numbers:
     """Streams that nearly agree on nearly uniform distributions, in float32 beside float64."""
     inputs = Inputs.random(JANUS, [3, 3, 3], torch.float32, scale=1e-3)
@@ -185,6 +204,7 @@ CASES: dict[str, Callable[[], Numbers]] = {
     "R-Drop": case(beside_eager, both_draws(JANUS), [2, 1, 1, 2, 1, 1], torch.float32),
     "one stream, no smoothing": case(beside_eager, Terms(("ar",), ()), [4], torch.float32),
     "nothing masked": case(beside_eager, JANUS, [2, 0, 0], torch.float32),
+    "padding": padded,
     "bfloat16": bfloat16,
     "streams that nearly agree": near_streams,
     "two ranks": two_ranks,
