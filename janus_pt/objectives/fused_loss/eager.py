@@ -33,9 +33,7 @@ def walk(
     """The terms and their gradients; see `terms.Walk`."""
     # Only CPUs, which need not wait, meet padding here: it is made for graphs of CUDA's kernels.
     if targets.device.type == "cpu" and bool((targets < 0).any()):
-        return _walk_real_rows(
-            hidden, weight, targets, coefficients, terms, vocab, needs_gradient
-        )
+        return _walk_real_rows(hidden, weight, targets, coefficients, terms, vocab, needs_gradient)
     dtype = coefficients.dtype
     # Padding rows are in no product, so they get no probability and no gradient.
     real = vocab.real_rows(weight)
