@@ -35,7 +35,7 @@ class BatchCounts:
     """How much of a batch is real; numbers of the host.
 
     predicted: rows of each stream.
-    samples: without those of a second draw.
+    samples: a second draw not counted.
     """
 
     predicted: dict[str, int]
