@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import pickle
 import secrets
 import signal
 import socket
@@ -60,7 +61,8 @@ class Ranks:
             # It is in a process group of its own from here on, and `kill` may count on that.
             self.jobs.recv()
         self.jobs.send((ranks, free_port(), function, args))
-        answers = dict(self.answers.get(timeout=TIMEOUT_S) for _ in range(ranks))
+        pickled = dict(self.answers.get(timeout=TIMEOUT_S) for _ in range(ranks))
+        answers = {rank: pickle.loads(answer) for rank, answer in pickled.items()}
         failed = [answer for ok, answer in answers.values() if not ok]
         assert not failed, "\n".join(failed)
         return [answers[rank][1] for rank in range(ranks)]
@@ -116,9 +118,11 @@ def _be_rank(rank: int, job: tuple[int, int, Callable[..., Any], Any], answers: 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.manual_seed(0)  # all ranks start from the same state
     try:
-        answers.put((rank, (True, function(*args))))
+        # By value: torch would hand over tensors as memory that ends with this process.
+        answer = pickle.dumps((True, function(*args)))
     except BaseException:
-        answers.put((rank, (False, traceback.format_exc())))
+        answer = pickle.dumps((False, traceback.format_exc()))
+    answers.put((rank, answer))
     answers.close()
     answers.join_thread()
     sys.stdout.flush()
