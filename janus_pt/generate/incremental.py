@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -105,13 +106,10 @@ class IncrementalDecoder:
         Returns:
             Log-probabilities of the token after it, `[rows, vocab]`.
         """
-        block = tokens[:, None]
-        position = torch.full_like(block, self._length + self._model.config.ar_position_offset)
-        # All rows are equally long, so the cache takes an integer: a plain copy, no indexing.
-        self._set_write_positions(self._length, self._length + 1)
+        place = self._length
         self._length += 1
-        # No mask: the newest token reads everything in the cache.
-        return self._read(block, position, None)[:, 0]
+        self._reserve(len(tokens), self._length)
+        return run_pass(_read_next, self._model, self._memory, self._caches, tokens, place)
 
     def read_block(self, tokens: Tensor, start: Tensor, reach: int) -> Tensor:
         """Read several tokens at once, from another place in each row.
@@ -128,35 +126,14 @@ class IncrementalDecoder:
         Returns:
             Log-probabilities of the token after each, `[rows, block, vocab]`.
         """
-        config = self._model.config
         start, reach = start + self._length, reach + self._length
-        order = torch.arange(max(reach, len(tokens)), device=tokens.device)
-        place = start[:, None] + order[: tokens.shape[1]]
-        visible = order[:reach] <= place[:, :, None]
-        # Rows that are ahead may reach beyond the last position; what they read there is not used.
-        position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
-        self._set_write_positions((order[: len(tokens), None], place), reach)
-        return self._read(tokens, position, visible[:, None])
+        self._reserve(len(tokens), reach)
+        order = torch.arange(reach, device=tokens.device)
+        return run_pass(_read_block, self._model, self._memory, self._caches, tokens, start, order)
 
-    def _read(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        """Read content slots `[rows, length]`, with their query slots if P_AR is predicted there."""
-        config = self._model.config
-        num_content = tokens.shape[1]
-        if config.ar_stream == "query":
-            # A query slot has its content slot's position and sees the same keys.
-            queries = torch.full_like(tokens, config.mask_token_id)
-            tokens = torch.cat((tokens, queries), dim=1)
-            position = torch.cat((position, position), dim=1)
-            mask = None if mask is None else torch.cat((mask, mask), dim=2)
-        hidden = self._model.decode_step(
-            tokens, position, num_content, mask, self._memory.mask, self._caches
-        )
-        return log_probabilities(self._model, hidden)
-
-    def _set_write_positions(self, places: int | tuple[Tensor, Tensor], reach: int) -> None:
+    def _reserve(self, rows: int, reach: int) -> None:
         for cache in self._caches:
-            cache.write_positions = places
-            cache.reach = reach
+            cache.reserve(rows, reach)
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what row `rows[i]` has read; both belong to one source."""
@@ -170,6 +147,108 @@ class IncrementalDecoder:
         for cache, memory in zip(self._caches, self._memory.layers, strict=True):
             cache.memory = memory
             cache.select(rows)
+
+
+def _read_next(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    place: int | Tensor,
+) -> Tensor:
+    """Log-probabilities `[rows, vocab]` of the token after `tokens [rows]`, which stand at `place` in all rows."""
+    # All rows are equally long, so the caches take a number: a plain copy, no indexing.
+    for cache in caches:
+        cache.write_positions = place
+        cache.reach = place + 1
+    block = tokens[:, None]
+    position = torch.full_like(block, place + model.config.ar_position_offset)
+    # No mask: the newest token reads everything in the cache.
+    return _read(model, caches, cross_mask, block, position, None)[:, 0]
+
+
+def _read_block(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    start: Tensor,
+    order: Tensor,
+) -> Tensor:
+    """Log-probabilities `[rows, block, vocab]` of the tokens after `tokens [rows, block]`, which stand from
+    `start [rows]` on; `order` are the numbers below the reach."""
+    config = model.config
+    row = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    place = start[:, None] + order[: tokens.shape[1]]
+    visible = order <= place[:, :, None]
+    # Rows that are ahead may reach beyond the last position; what they read there is not used.
+    position = (place + config.ar_position_offset).clamp(max=config.max_positions - 1)
+    for cache in caches:
+        cache.write_positions = (row, place)
+        cache.reach = order.shape[0]
+    return _read(model, caches, cross_mask, tokens, position, visible[:, None])
+
+
+def _read(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    position: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Read content slots `[rows, length]`, with their query slots if P_AR is predicted there."""
+    config = model.config
+    num_content = tokens.shape[1]
+    if config.ar_stream == "query":
+        # A query slot has its content slot's position and sees the same keys.
+        queries = torch.full_like(tokens, config.mask_token_id)
+        tokens = torch.cat((tokens, queries), dim=1)
+        position = torch.cat((position, position), dim=1)
+        mask = None if mask is None else torch.cat((mask, mask), dim=2)
+    hidden = model.decode_step(tokens, position, num_content, mask, cross_mask, caches)
+    return log_probabilities(model, hidden)
+
+
+def run_pass(
+    function: Callable[..., Tensor],
+    model: JanusTransformer,
+    memory: SourceMemory,
+    caches: list[LayerCache],
+    tokens: Tensor,
+    *arguments: Tensor | int | None,
+) -> Tensor:
+    """`function(model, caches, memory.mask, tokens, *arguments)`, as one recorded call if the model makes such.
+
+    Args:
+        function: a pass of the decoder, of this module or another: no closure, and nothing it does may depend on sizes,
+            except on whether rows are as many as sources.
+        tokens: rows first.
+    """
+    recorded = model.recorded
+    if recorded is None:
+        return function(model, caches, memory.mask, tokens, *arguments)
+    given = (memory.mask, tokens, *arguments)
+    is_given = tuple(argument is not None for argument in given)
+    num_tensors = [len(cache.tensors) for cache in caches]
+
+    def of_tensors(*tensors: Tensor) -> Tensor:
+        rest = iter(tensors)
+        passed = [next(rest) if present else None for present in is_given]
+        own_caches = [LayerCache.of([next(rest) for _ in range(count)]) for count in num_tensors]
+        return function(model, own_caches, *passed)
+
+    # A model that was moved or converted has other weights than those recorded.
+    weights = model.embed_tokens.get_parameter("weight").data_ptr()
+    key = (function, weights, len(tokens) == len(memory), is_given)
+    tensors = [
+        argument if isinstance(argument, Tensor) else torch.tensor(argument)
+        for argument in given
+        if argument is not None
+    ]
+    for cache in caches:
+        tensors += cache.tensors
+    return recorded.call(key, of_tensors, tensors)
 
 
 def log_probabilities(model: JanusTransformer, hidden: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from janus_pt.config.schema import Frame, ModelConfig
 from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.constraints import vocabulary_mask
 from janus_pt.generate.hypotheses import score_dtype
-from janus_pt.generate.incremental import SourceMemory, log_probabilities
+from janus_pt.generate.incremental import SourceMemory, log_probabilities, run_pass
 from janus_pt.model.best_token import best_tokens
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
@@ -228,10 +228,20 @@ def read_visible(
 
     P_NAR's visible part. `mask` is `visible_mask`'s.
     """
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     # Every pass reads other tokens: nothing of self-attention can be kept.
     caches = [LayerCache(layer, keep=False) for layer in memory.layers]
-    return model.decode_step(tokens, positions, tokens.shape[1], mask, memory.mask, caches)
+    return run_pass(_read_all, model, memory, caches, tokens, mask)
+
+
+def _read_all(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return model.decode_step(tokens, positions, tokens.shape[1], mask, cross_mask, caches)
 
 
 def most_probable(

@@ -15,8 +15,10 @@ from janus_pt.inference.private_torch import (
     multiply_int8,
     pack_int8,
     pack_weight,
+    record,
 )
 from janus_pt.model.blocks import DecoderLayer, Layer
+from janus_pt.model.recorded import RecordedCalls
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.errors import UserError
 
@@ -117,6 +119,7 @@ def lay_out_for_cpu(model: JanusTransformer) -> None:
         layer.weight.data = layer.weight.data.t().contiguous().t()
         if layer.weight.dtype == torch.bfloat16 and can_pack_bfloat16():
             model.set_submodule(name, PackedLinear(layer))
+    _record_passes(model)
 
 
 def quantize_int8(model: JanusTransformer) -> None:
@@ -148,6 +151,16 @@ def quantize_int8(model: JanusTransformer) -> None:
             # Nobody needs them, and they would keep the float32 weights in memory.
             for part in PARTS:
                 setattr(model.get_submodule(parent), part, None)
+
+    _record_passes(model)
+
+
+def _record_passes(model: JanusTransformer) -> None:
+    """Let each pass of decoding be recorded at its first call, with the weights as they are laid out now."""
+    # Recorded weights are constants, which have no gradients.
+    model.requires_grad_(False)
+    opaque = [module for module in model.modules() if isinstance(module, PackedLinear | Int8Linear)]
+    model.recorded = RecordedCalls(record, opaque)
 
 
 def is_quantized(model: JanusTransformer) -> bool:

@@ -6,10 +6,11 @@ tests/inference/test_private_torch.py fails with a clear message when one of the
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def can_pack_bfloat16() -> bool:
@@ -33,6 +34,43 @@ def linear_with_packed_weight(x: Tensor, packed: Tensor, bias: Tensor | None) ->
     """`x [..., in]` times a packed weight, plus the bias: `[..., out]`."""
     # The operator that torch.compile uses for frozen weights; "none": no function applied after.
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def record(
+    function: Callable[..., Tensor], example: Sequence[Tensor], opaque: Sequence[nn.Module]
+) -> Callable[..., Tensor]:
+    """`function` as one call of its operators, without Python.
+
+    Deprecated as TorchScript is; `torch.compile` and `torch.export` take a compiler, and tens of seconds, to do it.
+
+    Args:
+        example: tensors `function` is called with once. It serves any sizes: those it reads are recorded, too.
+        opaque: modules used whose weights are no plain tensors. No other weight may require gradients.
+    """
+    with warnings.catch_warnings():
+        # Of the deprecation, and of every condition on sizes: which of these may be there, `run_pass` says.
+        warnings.simplefilter("ignore")
+        recorded = torch.jit.trace(_Function(function, opaque), tuple(example), check_trace=False)
+
+    def call(*tensors: Tensor) -> Tensor:
+        # Optimising takes longer than it ever saves: 0.1 s at the first two calls.
+        with torch.jit.optimized_execution(False):
+            result: Tensor = recorded(*tensors)
+            return result
+
+    return call
+
+
+class _Function(nn.Module):
+    """A function as a module, to which the tracer lets such weights belong."""
+
+    def __init__(self, function: Callable[..., Tensor], opaque: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._function = [function]
+        self.opaque = nn.ModuleList(opaque)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self._function[0](*tensors)
 
 
 INT8_LEVELS = 63

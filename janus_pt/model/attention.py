@@ -54,7 +54,8 @@ class Attention(nn.Module):
         hidden_size = config.hidden_size
         self.head_size = config.head_size
         self.dropout = config.attention_dropout
-        self.key_value_heads = config.key_value_heads
+        self.heads = config.num_attention_heads // layers.tensor_parallel_size
+        self.key_value_heads = config.key_value_heads // layers.tensor_parallel_size
         key_size = config.key_value_heads * self.head_size
         self.q_proj = layers.column_without_reduce(hidden_size, hidden_size)
         self.k_proj = layers.column_without_reduce(hidden_size, key_size)
@@ -64,10 +65,9 @@ class Attention(nn.Module):
         self.qkv_proj: nn.Module | None = None
         """All three projections as one product, in decoding: see `join_projections`."""
 
-    def _split_heads(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor, heads: int) -> Tensor:
         # By `view`: `unflatten` is written in Python, and a decoding step of one row feels it.
         # The number of heads is given: without slots it could not be inferred.
-        heads = x.shape[-1] // self.head_size
         return x.view(*x.shape[:-1], heads, self.head_size).transpose(1, 2)
 
     def join_projections(self) -> None:
@@ -104,12 +104,11 @@ class Attention(nn.Module):
         its first `num_content` slots; `rotation` is of all slots."""
         if self.qkv_proj is None:
             keys, values = self.keys_values(until(x, num_content))
-            queries = self._split_heads(self.q_proj(since(x, first)))
+            queries = self._split_heads(self.q_proj(since(x, first)), self.heads)
         else:
-            heads = self._split_heads(self.qkv_proj(x))
-            key_heads = self.key_value_heads
-            query_heads = heads.shape[1] - 2 * key_heads
-            queries, keys, values = heads.split((query_heads, key_heads, key_heads), dim=1)
+            sizes = (self.heads, self.key_value_heads, self.key_value_heads)
+            heads = self._split_heads(self.qkv_proj(x), sum(sizes))
+            queries, keys, values = heads.split(sizes, dim=1)
             if first or num_content < x.shape[1]:
                 queries = queries[:, :, first:]
                 keys = keys[:, :, :num_content]
@@ -123,11 +122,12 @@ class Attention(nn.Module):
     def keys_values(self, x: Tensor) -> KeysValues:
         """Keys and values of the sequence `x [batch, keys, hidden]`, not rotated."""
         keys, values = joint_linear(x, self.k_proj, self.v_proj)
-        return self._split_heads(keys), self._split_heads(values)
+        heads = self.key_value_heads
+        return self._split_heads(keys, heads), self._split_heads(values, heads)
 
     def forward(self, x: Tensor, keys_values: KeysValues, mask: Mask | None) -> Tensor:
         """What the slots `x [batch, slots, hidden]` read from the keys, neither of which is rotated; same shape."""
-        return self.read(self._split_heads(self.q_proj(x)), keys_values, mask)
+        return self.read(self._split_heads(self.q_proj(x), self.heads), keys_values, mask)
 
     def read(self, queries: Tensor, keys_values: KeysValues, mask: Mask | None) -> Tensor:
         """What slots read by their `queries [batch, heads, slots, head_size]`, `[batch, slots, hidden]`.
@@ -217,7 +217,8 @@ def attend(
     if queries.device.type == "cpu" and queries.requires_grad:
         return _attend_stepwise(queries, keys, values, mask, dropout)
     # Fewer heads of keys than of queries: the kernels read each as often as it is needed.
-    is_grouped = keys.shape[1] != queries.shape[1]
+    # `bool`: while a pass is recorded, sizes are tensors.
+    is_grouped = bool(keys.shape[1] != queries.shape[1])
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=is_grouped
     )

@@ -210,10 +210,11 @@ class DecoderLayer(Layer):
             return self.encoder_attn(
                 x, self.encoder_attn.keys_values(encoder_out), masks.cross_mask
             )
-        if len(x) == len(cache.memory[0]):
+        num_sources = cache.memory[0].shape[0]
+        if x.shape[0] == num_sources:
             return self.encoder_attn(x, cache.memory, masks.cross_mask)
         # The slots of all copies of a source are queries to the same keys: no key is copied.
-        folded = x.reshape(len(cache.memory[0]), -1, x.shape[-1])
+        folded = x.reshape(num_sources, -1, x.shape[-1])
         return self.encoder_attn(folded, cache.memory, masks.cross_mask).view_as(x)
 
     def cost(self, work: Workload, is_last: bool) -> Cost:

@@ -24,6 +24,7 @@ from janus_pt.model.masks import (
 )
 from janus_pt.model.output_bias import OutputBias, append_bias
 from janus_pt.model.recompute import LAYER
+from janus_pt.model.recorded import RecordedCalls
 from janus_pt.packing.slots import POSITION, TOKEN, Slots, Source
 
 
@@ -50,6 +51,8 @@ class JanusTransformer(nn.Module):
             self.output = OutputBias(layers.vocab_rows(config.vocab_size))
         self.output_projection: Callable[[Tensor], Tensor] | None = None
         """Replaces `project` in decoding where the projection's weights are laid out otherwise."""
+        self.recorded: RecordedCalls | None = None
+        """Makes one call of each pass of decoding, where that is faster."""
         self.adapter: AdapterConfig | None = None
         """The adapters that `add_adapters` has put on its linear layers."""
 
