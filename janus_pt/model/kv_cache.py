@@ -25,8 +25,8 @@ class LayerCache:
     def __init__(self, memory: KeysValues, keep: bool = True) -> None:
         self.memory = memory
         self.write_positions: int | Tensor | tuple[Tensor, Tensor] = 0
-        """Where the next content slots go: from this position of the buffer on in all rows, a number or a tensor of one;
-        or, as one index of rows `[rows, 1]` and one of positions `[rows, slots]`, to places of their own."""
+        """Where the next content slots go: from this position of the buffer on in all rows, also as a tensor of one
+        number; or, as one index of rows `[rows, 1]` and one of positions `[rows, slots]`, to places of their own."""
         self.reach: int | Tensor = 0
         """Positions of the buffer that are read, a mask permitting: all that may have been written."""
         self._keep = keep
