@@ -162,7 +162,8 @@ def _read_next(
         cache.write_positions = place
         cache.reach = place + 1
     block = tokens[:, None]
-    position = torch.full_like(block, place + model.config.ar_position_offset)
+    # While a pass is recorded `place` is a tensor of one number, which torch takes for a number as well.
+    position = torch.full_like(block, cast(int, place + model.config.ar_position_offset))
     # No mask: the newest token reads everything in the cache.
     return _read(model, caches, cross_mask, block, position, None)[:, 0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -76,7 +77,8 @@ class LayerCache:
 
     def _read(self, buffer: Tensor) -> Tensor:
         """The part of a buffer that is in reach."""
-        return buffer.narrow(2, 0, self.reach)
+        # While a pass is recorded it is a tensor of one number, which torch takes for a number as well.
+        return buffer.narrow(2, 0, cast(int, self.reach))
 
     def _grow(self, rows: int, reach: int) -> None:
         _, heads, old, head_size = self._keys.shape
