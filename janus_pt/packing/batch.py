@@ -12,9 +12,9 @@ from torch import Tensor
 
 from janus_pt.packing.alignment import Alignment, align
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
-from janus_pt.packing.example import Example, IntArray
+from janus_pt.packing.example import Example, IntArray, SlotArray
 from janus_pt.packing.padded import round_to_graph_step, round_to_row_step, round_up
-from janus_pt.packing.row_layout import pack_row
+from janus_pt.packing.row_layout import RowLayout, pack_row
 from janus_pt.packing.slots import (
     PADDING,
     SEGMENT,
@@ -118,24 +118,21 @@ def collate(
     drawn = [*examples] * draws
     num_samples = round_up(len(drawn), SAMPLES_STEP if for_graphs else 1)
     layout = pack_row(drawn, round_length)
-    table = np.tile(PADDING, (layout.width, 1))
-    for sample, (example, positions) in enumerate(zip(drawn, layout.positions, strict=True)):
-        table[positions] = np.concatenate((example.content, example.query))
-        # Segments are counted through the row: two a sample.
-        table[positions, SEGMENT] += 2 * sample
+    table = _slot_table(drawn, layout)
     targets = np.concatenate([example.targets for example in examples])
     by_row = [stream for stream in examples[0].predict if stream != aligned_stream]
     order = _target_order(examples, by_row, suffix_streams)
-    slots_of_targets: dict[str, IntArray] = {}
+    slots_of_targets = {}
     suffixes = set()
     for draw in range(draws):
         first = draw * len(examples)
-        positions_of_draw = layout.positions[first : first + len(examples)]
+        positions = layout.positions[first : first + len(examples)]
         for stream in by_row:
             name = second_draw(stream) if draw else stream
             is_suffix = stream in suffix_streams
-            slots = _predicting_slots(examples, positions_of_draw, stream, is_suffix)[order]
-            slots_of_targets[name] = slots
+            slots_of_targets[name] = _predicting_slots(examples, positions, stream, is_suffix)[
+                order
+            ]
             if is_suffix:
                 suffixes.add(name)
     targets = targets[order].astype(np.int64)
@@ -166,6 +163,16 @@ def collate(
     # One block of memory: one copy to the device, one thing to hand to another process.
     packed: Batch = pack_tensors(batch)
     return packed
+
+
+def _slot_table(examples: Sequence[Example], layout: RowLayout) -> SlotArray:
+    """The row's slots `[width, 7]`, padding where no example has one."""
+    table = np.tile(PADDING, (layout.width, 1))
+    for sample, (example, positions) in enumerate(zip(examples, layout.positions, strict=True)):
+        table[positions] = np.concatenate((example.content, example.query))
+        # Segments are counted through the row: two a sample.
+        table[positions, SEGMENT] += 2 * sample
+    return table
 
 
 def second_draw(stream: str) -> str:
