@@ -18,8 +18,8 @@ export NO_MKDOCS_2_WARNING = 1
 setup: $(STAMP)
 
 # torch first: DeepSpeed's build looks at it. Then all pinned packages as they are, since the search for
-# versions that fit takes longer than to install them; and what this Python needs besides. uv does in
-# one minute what pip does in four, but does not know pip's settings, such as a mirror: then pip does it.
+# versions that fit takes longer than to install them; and what this Python needs besides. uv
+# needs a quarter of pip's processor time, but does not know pip's settings, such as a mirror: then pip does it.
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 UV := UV_NATIVE_TLS=true $(BIN)/uv pip install --quiet --python $(BIN)/python
 PINNED := --no-deps --no-build-isolation --requirement constraints.txt

@@ -122,25 +122,15 @@ def collate(
     targets = np.concatenate([example.targets for example in examples])
     by_row = [stream for stream in examples[0].predict if stream != aligned_stream]
     order = _target_order(examples, by_row, suffix_streams)
-    slots_of_targets = {}
-    suffixes = set()
-    for draw in range(draws):
-        first = draw * len(examples)
-        positions = layout.positions[first : first + len(examples)]
-        for stream in by_row:
-            name = second_draw(stream) if draw else stream
-            is_suffix = stream in suffix_streams
-            slots_of_targets[name] = _predicting_slots(examples, positions, stream, is_suffix)[
-                order
-            ]
-            if is_suffix:
-                suffixes.add(name)
+    by_stream = _slots_of_targets(examples, layout, draws, by_row, suffix_streams)
+    slots_of_targets = {name: slots[order] for name, slots in by_stream.items()}
     targets = targets[order].astype(np.int64)
     num_targets = len(targets)
     predicted = {name: int((slots >= 0).sum()) for name, slots in slots_of_targets.items()}
     if for_graphs:
         targets, slots_of_targets = _pad_runs(targets, slots_of_targets, round_length)
     predict = {}
+    suffixes = {*suffix_streams, *map(second_draw, suffix_streams)}
     for name, slots in slots_of_targets.items():
         rows = _present_rows(slots, name, name in suffixes) - layout.first_predicting
         predict[name] = torch.from_numpy(rows)
@@ -173,6 +163,25 @@ def _slot_table(examples: Sequence[Example], layout: RowLayout) -> SlotArray:
         # Segments are counted through the row: two a sample.
         table[positions, SEGMENT] += 2 * sample
     return table
+
+
+def _slots_of_targets(
+    examples: Sequence[Example],
+    layout: RowLayout,
+    draws: int,
+    streams: Sequence[str],
+    suffix_streams: Collection[str],
+) -> dict[str, IntArray]:
+    """For each stream of each draw the slots that predict the targets, -1 where it has none."""
+    found = {}
+    for draw in range(draws):
+        first = draw * len(examples)
+        positions = layout.positions[first : first + len(examples)]
+        for stream in streams:
+            name = second_draw(stream) if draw else stream
+            is_suffix = stream in suffix_streams
+            found[name] = _predicting_slots(examples, positions, stream, is_suffix)
+    return found
 
 
 def second_draw(stream: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,19 +74,13 @@ def walk(
 
 
 def _walk_real_rows(
-    hidden: list[Tensor],
-    weight: Tensor,
-    targets: Tensor,
-    coefficients: Tensor,
-    terms: Terms,
-    vocab: VocabShard,
-    needs_gradient: bool,
+    hidden: list[Tensor], weight: Tensor, targets: Tensor, *rest: Any
 ) -> WalkResult:
-    """`walk` without the rows that are padding, whose gradient is zero."""
+    """`walk`, with `rest` of its arguments, without the rows that are padding, whose gradient is zero."""
     real = (targets >= 0).nonzero().flatten()
     rows = [real[real < len(states)] for states in hidden]
     kept = [states[own] for states, own in zip(hidden, rows, strict=True)]
-    found = walk(kept, weight, targets[real], coefficients, terms, vocab, needs_gradient)
+    found = walk(kept, weight, targets[real], *rest)
     grad_hidden = [torch.zeros_like(states) for states in hidden]
     for grad, own, part in zip(grad_hidden, rows, found.grad_hidden, strict=True):
         grad[own] = part
