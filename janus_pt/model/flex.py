@@ -8,8 +8,13 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as symbolic_shapes
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+# Otherwise sizes that happen to be equal in the first batch have to be in all that follow, and each
+# batch in which they are not makes torch compile once more.
+symbolic_shapes.use_duck_shape = False
 
 FORWARD_WARPS = 8
 """With torch's own choice for the forward kernel, 4, our masks need more registers than there are: at

@@ -126,7 +126,7 @@ class _Eager:
 
     def __init__(self, passes: CapturedPass, batch: Batch, coefficients: Tensor) -> None:
         self._passes = passes
-        self.total, self.sums = passes.compute(batch, coefficients)
+        self.total, self.sums = passes.compute(*_copies(batch, coefficients))
 
     def backward(self, gradient: Tensor) -> None:
         """Add the parameters' gradients to their sums."""
@@ -138,7 +138,7 @@ class _Graphs:
 
     def __init__(self, passes: CapturedPass, batch: Batch, coefficients: Tensor) -> None:
         self._passes = passes
-        inputs = map_leaves((batch, coefficients), Tensor, torch.clone)
+        inputs = _copies(batch, coefficients)
         self._inputs = _leaves(*inputs)
         # What waits to be added is no part of the graph.
         passes._sums.add()
@@ -165,6 +165,17 @@ class _Graphs:
         self._gradient.copy_(gradient)
         self._backward.replay()
         self._passes._sums.mark(self._passes._parameters)
+
+
+def _copies(batch: Batch, coefficients: Tensor) -> tuple[Batch, Tensor]:
+    """Tensors of a pass's own.
+
+    Also of one that is not recorded: FlexAttention is compiled for tensors that begin a block of
+    memory, or for views into one. What is compiled for the first pass of a size must serve the
+    second, since nothing can be compiled while kernels are recorded.
+    """
+    copies: tuple[Batch, Tensor] = map_leaves((batch, coefficients), Tensor, torch.clone)
+    return copies
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.objectives.examples import collate_examples
 from janus_pt.objectives.fused_loss import VocabShard
 from janus_pt.objectives.loss import ObjectiveLoss, TrainingModule
+from janus_pt.packing.batch import Batch
+from janus_pt.packing.buffer import map_leaves
 from janus_pt.parallel.captured_pass import CapturedPass
 from tests.packing.test_packing import examples
 from tests.support.models import tiny_model
@@ -102,6 +104,24 @@ def test_dropout_is_a_function_of_the_seed() -> None:
         found.append(step(module, sums, for_graphs=True)[0][0])
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_what_is_not_recorded_reads_tensors_like_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention is compiled for where a tensor lies: nothing may have to be compiled in a recording."""
+    module, sums = training_module("janus")
+    sums_of: Any = sums
+    module.captured_pass = CapturedPass(module, sums_of)
+    read: list[Tensor] = []
+    compute = module.compute
+
+    def note(batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        map_leaves((batch, coefficients), Tensor, read.append)
+        return compute(batch, coefficients)
+
+    monkeypatch.setattr(module, "compute", note)
+    step(module, sums, for_graphs=True)
+    assert len(read) > 20
+    assert all(tensor._base is None and tensor.storage_offset() == 0 for tensor in read)
 
 
 MODEL = ModelConfig(vocab_size=100, hidden_size=64, num_attention_heads=2, attention_dropout=0.0)

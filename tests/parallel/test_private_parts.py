@@ -12,6 +12,7 @@ import deepspeed
 import pytest
 import torch
 import torch.distributed as dist
+import torch.fx.experimental._config as symbolic_shapes
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine
@@ -23,7 +24,10 @@ from megatron.core.tensor_parallel.layers import (
     RowParallelLinear,
     VocabParallelEmbedding,
 )
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+import janus_pt.model.flex  # noqa: F401
 from tests.support.ranks import free_port
 
 
@@ -35,6 +39,15 @@ def test_what_is_pinned_is_installed() -> None:
         f"deepspeed=={version('deepspeed')}",
         f"megatron-core=={version('megatron-core')}",
     ]
+
+
+def test_sizes_that_are_equal_once_are_not_taken_to_be_equal() -> None:
+    """model/flex.py turns torch's duck shaping off: its shape environment asks this setting."""
+    assert symbolic_shapes.use_duck_shape is False
+    shapes = ShapeEnv()
+    sources = [ConstantSource(name) for name in ("a", "b")]
+    a, b = (shapes.create_symbol(7, source, dynamic_dim=DimDynamic.DUCK) for source in sources)
+    assert a != b
 
 
 @pytest.mark.parametrize("optimizer", [BF16_Optimizer, DeepSpeedZeroOptimizer])

@@ -53,7 +53,7 @@ def environment(**settings: str) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         # Without processes that compile, each of which would import torch first.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent / 'site'}",
         "DS_ACCELERATOR": "cuda",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
