@@ -32,6 +32,7 @@ def build_config(
     micro_batches: int = 2,
     ranks: int = 1,
     deepspeed: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
 ) -> Config:
     """A small configuration: `micro_batches` of 4 samples for each of `ranks` data-parallel ranks."""
     return Config.model_validate(
@@ -47,7 +48,7 @@ def build_config(
             "optimizer": {"clip_norm": clip_norm},
             "parallel": parallel or {},
             "precision": {"dtype": dtype},
-            "run": {"output_dir": "none", "max_steps": 2},
+            "run": {"output_dir": "none", "max_steps": 2, **(run or {})},
             "deepspeed": deepspeed or {},
         }
     )
