@@ -74,9 +74,10 @@ def pack_blocks(tokenizer: Tokenizer, text: str, max_tokens: int) -> Iterator[li
     """
     sentences = split_sentences(text.strip())
     # As continuations: a tokenizer puts a space before the first word of a text, and a block has only one first word.
-    continuations = tokenizer.encode_continuations(sentences)
+    # The first sentence always begins a block.
+    continuations = [[], *tokenizer.encode_continuations(sentences[1:])]
     block: list[int] = []
-    for sentence, ids in zip(sentences, continuations, strict=True):
+    for sentence, ids in zip(sentences, continuations, strict=False):
         if block and len(block) + len(ids) <= max_tokens:
             block += ids
             continue

@@ -65,6 +65,11 @@ class Encoder:
             blocks.extend(pack_blocks(self.tokenizer, text, self.max_tokens))
         return self._pack([blocks], [], texts)
 
+    def blocks(self, text: str) -> Iterator[IntArray]:
+        """The blocks of one text, as they are found."""
+        for ids in pack_blocks(self.tokenizer, text, self.max_tokens):
+            yield np.array(ids, dtype=self.dtype)
+
     def encode_pairs(self, pairs: list[Pair]) -> Encoded:
         """The pairs without those that have an empty or over-long side."""
         # White space at the ends of a line is no part of the sentence.

@@ -23,6 +23,7 @@ from janus_pt.data_prep.build_shards import CorpusRequest, build
 from janus_pt.data_prep.journal import Journal
 from janus_pt.data_prep.train_tokenizer import sample_sentences, train
 from janus_pt.data_prep.verify_shards import verify
+from janus_pt.data_prep.writer import ShardFile
 from janus_pt.utils.errors import UserError
 from tests.support.corpus_text import contents, document, sentence, tokenizer
 from tests.support.runs import run_script
@@ -76,6 +77,23 @@ def test_webdataset_reads_every_sample(corpus: Path) -> None:
     assert manifest.tokens == {"text": sum(len(sample["text.npy"]) for sample in samples)}
     assert {sample["text.npy"].dtype for sample in samples} == {np.dtype(manifest.dtype)}
     assert [shard.samples for shard in manifest.shards[:-1]] == [200] * (len(manifest.shards) - 1)
+
+
+def test_a_shard_is_what_webdatasets_writer_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    samples = [
+        (np.arange(2, dtype="<u2"), rng.integers(0, 999, length).astype("<u2"))
+        for length in (0, 1, 190, 200, 510)
+    ]
+    (tmp_path / "ours").mkdir()
+    file = ShardFile(tmp_path / "ours", 0, ("source", "target"))
+    theirs = tmp_path / "theirs.tar"
+    with webdataset.TarWriter(str(theirs), user="janus_pt", group="janus_pt", mtime=0) as writer:
+        for number, (source, target) in enumerate(samples, start=10**12):
+            file.write(number, (source, target))
+            writer.write({"__key__": str(number), "source.npy": source, "target.npy": target})
+    file.close()
+    assert (tmp_path / "ours" / "shard-000000.tar").read_bytes() == theirs.read_bytes()
 
 
 def test_the_index_points_at_the_tokens(corpus: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -35,14 +36,19 @@ class Record(NamedTuple):
     """`target` and `score` of a pair; `html`: the text is a page, from which its text is still to be taken."""
 
 
-def documents(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:
+def documents(
+    source: SourceConfig, path: Path, name: str, part: int = 0, parts: int = 1
+) -> Iterator[Record | BadLine]:
     """The documents of a file; `name` stands for it in messages.
+
+    Args:
+        part: of jsonl, the first record to take: then every `parts`-th.
 
     Raises:
         UserError: the file is damaged, cut short, or has another format.
     """
     if source.format == "jsonl":
-        return json_lines(path, name, partial(_document, source))
+        return json_lines(path, name, partial(_document, source), part, parts)
     if source.format == "parquet":
         return _parquet(source, path, name)
     if source.format == "warc":
@@ -56,21 +62,32 @@ def _document(source: SourceConfig, line: int, values: dict[str, Any]) -> Record
 
 
 def json_lines(
-    path: Path, name: str, make: Callable[[int, dict[str, Any]], Record]
+    path: Path,
+    name: str,
+    make: Callable[[int, dict[str, Any]], Record],
+    part: int = 0,
+    parts: int = 1,
 ) -> Iterator[Record | BadLine]:
-    """The records that `make` makes of a line's number and its object.
+    """The records `part`, `part + parts`, …, which `make` makes of a line's number and its object.
 
     A line is bad, with the reason, where there is no object, or `make` raises ValueError or TypeError.
     """
     with TextFile(path, name) as file:
-        for number, line in file:
+        # Chosen before they are parsed: the tasks that share a file would all parse all of it.
+        for number, line in islice(filter(_is_record, file), part, None, parts):
             if isinstance(line, BadLine):
                 yield line
-            elif line.strip():
+            else:
                 try:
                     yield make(number, json_object(line))
                 except (ValueError, TypeError) as error:
                     yield BadLine(name, number, str(error))
+
+
+def _is_record(entry: tuple[int, str | BadLine]) -> bool:
+    """Whether a line of jsonl is more than white space."""
+    line = entry[1]
+    return isinstance(line, BadLine) or bool(line and not line.isspace())
 
 
 def _plain(path: Path, name: str) -> Iterator[Record | BadLine]:

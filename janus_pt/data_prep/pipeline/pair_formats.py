@@ -19,16 +19,25 @@ XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
 def pairs(
-    source: SourceConfig, paths: tuple[Path, ...], names: tuple[str, ...]
+    source: SourceConfig,
+    paths: tuple[Path, ...],
+    names: tuple[str, ...],
+    part: int = 0,
+    parts: int = 1,
 ) -> Iterator[Record | BadLine]:
     """The pairs of a file, or of two; `names` stand for them in messages.
+
+    Args:
+        part: of jsonl, the first pair to take: then every `parts`-th.
 
     Raises:
         UserError: a file is damaged, cut short, or has another format.
     """
     if source.format == "moses":
         return _moses(paths, names)
-    readers = {"jsonl": _jsonl, "parquet": _parquet, "tsv": _tsv, "tmx": _tmx}
+    if source.format == "jsonl":
+        return json_lines(paths[0], names[0], partial(_pair, source), part, parts)
+    readers = {"parquet": _parquet, "tsv": _tsv, "tmx": _tmx}
     return readers[source.format](source, paths[0], names[0])
 
 
@@ -38,10 +47,6 @@ def _pair(source: SourceConfig, line: int, values: dict[str, Any]) -> Record:
     if source.score_field is not None and values.get(source.score_field) is not None:
         metadata["score"] = float(values[source.score_field])
     return Record(line, text_field(values, source.source_field), metadata)
-
-
-def _jsonl(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:
-    return json_lines(path, name, partial(_pair, source))
 
 
 def _parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Record | BadLine]:

@@ -68,11 +68,13 @@ class SourceReader(PipelineStep):
         with tempfile.TemporaryDirectory(prefix="fetched-", dir=work) as folder:
             paths = tuple(fetch(name, Path(folder)) for name in names)
             if self.config.kind == "pairs":
-                records = pairs(source, paths, names)
+                records = pairs(source, paths, names, part, parts)
             else:
-                records = documents(source, paths[0], file.url)
+                records = documents(source, paths[0], file.url, part, parts)
+            # Of jsonl they are the task's own already.
+            first, step = (0, 1) if source.format == "jsonl" else (part, parts)
             with closing(records):  # type: ignore[type-var]
-                for record in islice(records, part, None, parts):
+                for record in islice(records, first, None, step):
                     if isinstance(record, BadLine):
                         self._bad(record, skipped)
                     elif record.text.strip():

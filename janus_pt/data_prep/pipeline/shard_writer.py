@@ -139,9 +139,9 @@ class ShardWriter(PipelineStep):
 
     def _blocks(self, encoder: Encoder, data: Iterable[Document]) -> Iterator[_Sample]:
         for document in data:
-            pieces = list(cut_pieces(document.text))
-            for sample in encoder.encode_texts(pieces).samples():
-                yield _Sample(sample, document.metadata["file"])
+            for piece in cut_pieces(document.text):
+                for block in encoder.blocks(piece):
+                    yield _Sample((block,), document.metadata["file"])
 
     def _pairs(
         self, encoder: Encoder, data: Iterable[Document], skipped: list[BadLine]
