@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from janus_pt.config.schema import AdapterConfig
+from tests.support.commands import run_program
 from tests.support.doors import write_adapter, write_export, write_fairseq
 from tests.support.huggingface import save_bart
 from tests.support.ranks import free_port
@@ -175,13 +176,26 @@ def run(command: Command, place: Path) -> None:
     """Run it in the reader's folder; it must succeed."""
     variables = {**environment(), "MPLBACKEND": "agg"}
     if command.language == "python":
-        call = [sys.executable, "-c", command.text]
+        call, stdin = ["python", "-c", command.text], None
     else:
-        call = ["bash", "-c", made_small(command.text)]
-    done = subprocess.run(
-        call, cwd=place, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S
-    )
+        call, stdin = split_command(made_small(command.text))
+    if call[0] in ("janus-pt", "python"):
+        source = place / stdin if stdin else None
+        done = run_program(call, place, variables, TIMEOUT_S, source)
+    else:
+        done = subprocess.run(
+            call, cwd=place, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
     assert done.returncode == 0, f"{command.page}: {call[-1]}\n{done.stdout}{done.stderr}"[-6000:]
+
+
+def split_command(text: str) -> tuple[list[str], str]:
+    """Its words, and the file that it reads, if any."""
+    words = shlex.split(text)
+    if "<" not in words:
+        return words, ""
+    place = words.index("<")
+    return words[:place] + words[place + 2 :], words[place + 1]
 
 
 def elsewhere(text: str) -> bool:

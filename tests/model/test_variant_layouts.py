@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from tests.support.layouts import SAVED, Comparison, Layout, difference
-from tests.support.ranks import Ranks, run_ranks
 from tests.support.runs import write_run_config
 
 pytestmark = pytest.mark.slow
@@ -40,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_layouts_train_the_same_model(tmp_path: Path, variant: dict[str, Any]) -> None:
-    comparison = Comparison(tmp_path, cast(Ranks, SimpleNamespace(run=run_ranks)))
+    comparison = Comparison(tmp_path)
     write_run_config(
         tmp_path,
         data__num_workers=0,

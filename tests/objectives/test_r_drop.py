@@ -20,7 +20,7 @@ from janus_pt.packing.batch import Batch, second_draw
 from janus_pt.utils.errors import UserError
 from tests.support.layouts import Layout, train
 from tests.support.models import tiny_model
-from tests.support.ranks import Ranks
+from tests.support.ranks import run_ranks
 from tests.support.runs import losses, write_run_config
 
 ALPHA = 3.0
@@ -111,18 +111,17 @@ def test_a_run_with_it_on_pipeline_stages_and_shards(tmp_path: Path) -> None:
         write_run_config(tmp_path, objective__r_drop=2.0, model__dropout=0.2, run__max_steps=6)
     )
     found = []
-    with Ranks() as ranks:
-        for layout in (
-            Layout("one"),
-            Layout("PP2", 2, pipeline=2),
-            Layout("TP2", 2, tensor=2),
-            Layout("DP2", 2),
-        ):
-            folder = tmp_path / layout.name
-            ranks.run(
-                train, layout.ranks, config, [*layout.settings(), f"run.output_dir={folder}"], False
-            )
-            found.append(losses(folder / "metrics.jsonl"))
+    for layout in (
+        Layout("one"),
+        Layout("PP2", 2, pipeline=2),
+        Layout("TP2", 2, tensor=2),
+        Layout("DP2", 2),
+    ):
+        folder = tmp_path / layout.name
+        run_ranks(
+            train, layout.ranks, config, [*layout.settings(), f"run.output_dir={folder}"], False
+        )
+        found.append(losses(folder / "metrics.jsonl"))
     assert found[0][6, "kl/ar_ar2"] > 0 == found[0][6, "left_out_samples"]
     assert found[0][6, "valid/loss/ar2"] == pytest.approx(
         found[0][6, "valid/loss/ar"], rel=1e-6

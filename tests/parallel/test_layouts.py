@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from tests.support.layouts import (
     same_bits,
     train,
 )
-from tests.support.ranks import Ranks, free_port
+from tests.support.ranks import free_port, run_ranks
 from tests.support.runs import ROOT, environment, launch, read_records
 
 pytestmark = pytest.mark.slow
@@ -34,9 +33,8 @@ FLOAT32, ROUNDING_BFLOAT16 = 1e-5, 5e-3
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
-    with Ranks() as ranks:
-        yield Comparison(tmp_path_factory.mktemp("layouts"), ranks)
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return Comparison(tmp_path_factory.mktemp("layouts"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -95,7 +93,7 @@ def test_stages_of_one_layer_each_do_not_wait_for_each_other(
         f"run.output_dir={tmp_path / 'run'}",
     ]
     settings = [*LAYOUTS[2].settings(), *small]
-    comparison.ranks.run(train, 2, str(comparison.config), settings, False)
+    run_ranks(train, 2, str(comparison.config), settings, False)
     assert (tmp_path / "run" / "export").is_dir()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from janus_pt.checks import read_config
@@ -12,7 +10,6 @@ from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.plan import traffic_table
 from janus_pt.planning.traffic import Traffic, step_traffic
 from tests.support.measured_traffic import CASES, estimate, measured, summed
-from tests.support.ranks import Ranks
 from tests.support.runs import ROOT
 
 CHECKED = [
@@ -31,19 +28,11 @@ CHECKED = [
 """The others take as long and show no other part of the formula."""
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Ranks]:
-    with Ranks() as ranks:
-        yield ranks
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
-def test_the_formula_is_what_is_exchanged(processes: Ranks, name: str) -> None:
+def test_the_formula_is_what_is_exchanged(name: str) -> None:
     """To the byte, of every axis and kind of collective; and as often, but for ZeRO-3's gathers of single weights."""
-    for traffic, (payload, calls) in zip(
-        estimate(CASES[name]), measured(processes, CASES[name]), strict=True
-    ):
+    for traffic, (payload, calls) in zip(estimate(CASES[name]), measured(CASES[name]), strict=True):
         expected, expected_calls = summed(traffic)
         assert expected == payload
         if CASES[name].get("zero") != 3:

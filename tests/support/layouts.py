@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.support.ranks import Ranks
+from tests.support.ranks import run_ranks
 from tests.support.runs import losses, write_run_config
 
 Numbers = dict[tuple[float, str], float]
@@ -112,8 +112,8 @@ def train(config: str, settings: list[str], resume: bool) -> None:
 class Comparison:
     """Runs in `folder`, each done once."""
 
-    def __init__(self, folder: Path, ranks: Ranks) -> None:
-        self.folder, self.ranks = folder, ranks
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.config = write_run_config(
             folder,
             model__dropout=0.1,
@@ -139,7 +139,7 @@ class Comparison:
             shutil.copytree(checkpoints / f"step_{SAVED}", folder / "checkpoints" / f"step_{SAVED}")
             (folder / "checkpoints" / "latest").write_text(f"step_{SAVED}")
         settings = [*layout.settings(), f"run.output_dir={folder}"]
-        self.ranks.run(train, layout.ranks, str(self.config), settings, origin is not None)
+        run_ranks(train, layout.ranks, str(self.config), settings, origin is not None)
         return folder
 
 
@@ -235,8 +235,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the table")
     arguments = parser.parse_args()
     found = []
-    with tempfile.TemporaryDirectory() as folder, Ranks() as ranks:
-        for row in rows(Comparison(Path(folder), ranks), arguments.quick):
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows(Comparison(Path(folder)), arguments.quick):
             print(row, flush=True)
             found.append(row)
     print(as_table(found))

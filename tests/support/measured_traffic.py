@@ -27,7 +27,7 @@ from janus_pt.packing.batch import Batch
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.traffic import Traffic, step_traffic
 from tests.support.measured_memory import build_config
-from tests.support.ranks import Ranks
+from tests.support.ranks import run_ranks
 
 Volumes = dict[tuple[str, str], float]
 """Bytes by axis and kind."""
@@ -198,28 +198,27 @@ def ranks_of(case: dict[str, Any]) -> int:
     return case.get("ranks", 1) * case.get("tensor", 1) * case.get("pipeline", 1)
 
 
-def measured(processes: Ranks, case: dict[str, Any]) -> list[tuple[Volumes, Volumes]]:
+def measured(case: dict[str, Any]) -> list[tuple[Volumes, Volumes]]:
     """`measure` of the first rank of every stage."""
-    found = processes.run(measure, ranks_of(case), case)
+    found = run_ranks(measure, ranks_of(case), case)
     return found[:: len(found) // case.get("pipeline", 1)]
 
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(CASES)
-    with Ranks() as processes:
-        print("| layout | exchanged | bytes, by formula | counted | calls, by formula | counted |")
-        print("|---|---|---|---|---|---|")
-        for name in chosen:
-            stages = zip(estimate(CASES[name]), measured(processes, CASES[name]), strict=True)
-            for stage, (traffic, real) in enumerate(stages):
-                payload, calls = summed(traffic)
-                of_stage = f", stage {stage}" * ("pipeline" in CASES[name])
-                for key in sorted(payload.keys() | real[0].keys()):
-                    numbers = (
-                        payload.get(key, 0),
-                        real[0].get(key, 0),
-                        calls.get(key, 0),
-                        real[1].get(key, 0),
-                    )
-                    row = " | ".join(f"{number:,.0f}" for number in numbers)
-                    print(f"| {name}{of_stage} | {' '.join(key)} | {row} |", flush=True)
+    print("| layout | exchanged | bytes, by formula | counted | calls, by formula | counted |")
+    print("|---|---|---|---|---|---|")
+    for name in chosen:
+        stages = zip(estimate(CASES[name]), measured(CASES[name]), strict=True)
+        for stage, (traffic, real) in enumerate(stages):
+            payload, calls = summed(traffic)
+            of_stage = f", stage {stage}" * ("pipeline" in CASES[name])
+            for key in sorted(payload.keys() | real[0].keys()):
+                numbers = (
+                    payload.get(key, 0),
+                    real[0].get(key, 0),
+                    calls.get(key, 0),
+                    real[1].get(key, 0),
+                )
+                row = " | ".join(f"{number:,.0f}" for number in numbers)
+                print(f"| {name}{of_stage} | {' '.join(key)} | {row} |", flush=True)

@@ -23,6 +23,15 @@ import torch.multiprocessing as mp
 from janus_pt.utils.processes import end_with_parent
 
 TIMEOUT_S = 600
+PRELOADED = [
+    # First: it imports megatron-core and DeepSpeed as a training process does.
+    "janus_pt.train.loop",
+    "janus_pt.train.run",
+    "janus_pt.commands.evaluate",
+    "janus_pt.commands.generate",
+    "janus_pt.commands.prep",
+    "janus_pt.convert.huggingface",
+]
 
 
 class Ranks:
@@ -97,7 +106,8 @@ def _fork_ranks(jobs: Connection, answers: Any) -> None:
     # Nobody waits for the ranks: the system clears them away.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
-    importlib.import_module("janus_pt.train.loop")
+    for module in PRELOADED:
+        importlib.import_module(module)
     jobs.send("ready")
     while True:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import run_program
 from tests.support.corpora import write_corpus
 from tests.support.models import tokenizer_bytes
 from tests.support.ranks import free_port
@@ -95,6 +96,9 @@ def launch(
     script: str, *arguments: str, ranks: int = 1, timeout: float = TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end."""
+    if ranks == 1:
+        words = ["python", str(ROOT / "launchers" / script), *arguments]
+        return run_program(words, ROOT, environment(), timeout)
     call = command(script, *arguments, ranks=ranks)
     return subprocess.run(
         call, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from janus_pt.model.initialize import initialize_weights
 from janus_pt.model.transformer import JanusTransformer
 from tests.support.layouts import SAVED, STEPS, Comparison, Layout, difference, same_bits
 from tests.support.models import as_source, random_sources, tokenizer_bytes
-from tests.support.ranks import Ranks
 from tests.support.runs import VOCAB, launch, losses
 
 pytestmark = pytest.mark.slow
@@ -32,16 +30,10 @@ LORA = {"r": 2, "lora_alpha": 8.0, "target_modules": ["q_proj", "out_proj", "fc1
 BOTTLENECK = {"kind": "bottleneck", "r": 2}
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as ranks:
-        yield ranks
-
-
-def comparison(folder: Path, ranks: Ranks, **sections: Any) -> Comparison:
+def comparison(folder: Path, **sections: Any) -> Comparison:
     """Runs from a random export, with more `sections` of the configuration."""
     folder.mkdir(exist_ok=True)
-    runs = Comparison(folder, ranks)
+    runs = Comparison(folder)
     config = json.loads(runs.config.read_text())
     for name, section in sections.items():
         config[name] = {**config.get(name, {}), **section}
@@ -56,8 +48,8 @@ def comparison(folder: Path, ranks: Ranks, **sections: Any) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Comparison:
-    return comparison(tmp_path_factory.mktemp("lora"), ranks, adapter=LORA)
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return comparison(tmp_path_factory.mktemp("lora"), adapter=LORA)
 
 
 def content(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -103,7 +95,7 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_two_percent_trained_and_five_percent_saved(tmp_path: Path, ranks: Ranks) -> None:
+def test_two_percent_trained_and_five_percent_saved(tmp_path: Path) -> None:
     """The defaults on a model of 5.6 million parameters, against the same run without adapters."""
     shape = {"hidden_size": 256, "ffn_hidden_size": 1024, "num_attention_heads": 4}
     shape |= {"encoder_layers": 3, "decoder_layers": 3}
@@ -111,7 +103,6 @@ def test_two_percent_trained_and_five_percent_saved(tmp_path: Path, ranks: Ranks
     lora, full = (
         comparison(
             tmp_path / name,
-            ranks,
             model=shape,
             run=steps,
             optimizer={"lr": 1e-2},
@@ -145,7 +136,7 @@ def test_bfloat16_resumes(lora: Comparison) -> None:
     assert same_bits(lora.run(BFLOAT16, BFLOAT16), lora.run(BFLOAT16))
 
 
-def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path, ranks: Ranks) -> None:
+def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path) -> None:
     """Frozen weights stay those of the base, low layers move less, resuming and changing the layout work."""
     changes = {
         "freeze": ["encoder", "embed_tokens"],
@@ -153,7 +144,7 @@ def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path, ranks: Ranks) 
         "lr": 1e-3,
         "weight_decay": 0.0,
     }
-    runs = comparison(tmp_path, ranks, optimizer=changes)
+    runs = comparison(tmp_path, optimizer=changes)
     base, tuned = (
         load_file(f / "model.safetensors") for f in (tmp_path / "base", runs.run(ONE) / "export")
     )
@@ -168,8 +159,8 @@ def test_freezing_and_slower_layers_on_any_layout(tmp_path: Path, ranks: Ranks) 
         assert same_bits(runs.run(layout, layout), runs.run(layout))
 
 
-def test_bottlenecks_train_and_resume(tmp_path: Path, ranks: Ranks) -> None:
-    runs = comparison(tmp_path, ranks, adapter=BOTTLENECK)
+def test_bottlenecks_train_and_resume(tmp_path: Path) -> None:
+    runs = comparison(tmp_path, adapter=BOTTLENECK)
     one, two, again = runs.run(ONE), runs.run(TENSOR), runs.run(TENSOR, TENSOR)
     ours, theirs, third = (
         load_file(run / "adapter/adapter_model.safetensors") for run in (two, one, again)

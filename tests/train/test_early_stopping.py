@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from janus_pt.tasks.evaluate import evaluate
 from janus_pt.train import early_stopping as best
 from janus_pt.utils.errors import UserError
 from tests.support.layouts import Layout, train
-from tests.support.ranks import Ranks
+from tests.support.ranks import run_ranks
 from tests.support.runs import losses, run_script, write_run_config
 
 EVERY, STEPS, PATIENCE, KEPT = 2, 40, 2, 3
@@ -199,12 +198,6 @@ def test_a_number_of_checkpoints_or_whether(tmp_path: Path) -> None:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as ranks:
-        yield ranks
-
-
 def validations(run: Path, key: str) -> dict[int, float]:
     return {
         int(step): value
@@ -215,7 +208,7 @@ def validations(run: Path, key: str) -> dict[int, float]:
 
 @pytest.mark.slow
 def test_a_run_ends_early_with_its_best_checkpoint(
-    folder: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that is too high. The rule is applied again to the losses in metrics.jsonl; means are made by hand."""
     changes = {
@@ -226,7 +219,7 @@ def test_a_run_ends_early_with_its_best_checkpoint(
     }
     config = str(write(folder, checkpoint__keep_best=KEPT, checkpoint__keep_last=1, **changes))
     run = folder / "run"
-    ranks.run(train, 1, config, [], False)
+    run_ranks(train, 1, config, [], False)
     validated = validations(run, "loss/total")
     del validated[0]
     so_far = [{s: value for s, value in validated.items() if s <= step} for step in validated]
@@ -273,7 +266,7 @@ def test_a_run_ends_early_with_its_best_checkpoint(
             mean[name], torch.stack([part[name].double() for part in parts]).mean(0).float()
         )
 
-    ranks.run(train, 1, config, [], True)  # nothing is left to do
+    run_ranks(train, 1, config, [], True)  # nothing is left to do
     assert max(validations(run, "loss/total")) == ends[0]
     assert load_file(run / "export/model.safetensors")["embed_tokens.weight"].equal(
         one["embed_tokens.weight"]
@@ -287,9 +280,7 @@ LAYOUTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_a_validation_decodes_as_the_export_does(
-    folder: Path, ranks: Ranks, layout: Layout
-) -> None:
+def test_a_validation_decodes_as_the_export_does(folder: Path, layout: Layout) -> None:
     changes = {
         "run__eval_every": 4,
         "run__max_steps": 8,
@@ -300,7 +291,7 @@ def test_a_validation_decodes_as_the_export_does(
         write(folder, **changes, **decoding(folder, options={"iterations": 2, "length_beam": 2}))
     )
     run = folder / f"run_{layout.name}"
-    ranks.run(train, layout.ranks, config, [*layout.settings(), f"run.output_dir={run}"], False)
+    run_ranks(train, layout.ranks, config, [*layout.settings(), f"run.output_dir={run}"], False)
     validated = validations(run, "chrf")
     assert list(validated) == [4, 8]
     report = evaluate(
@@ -316,7 +307,7 @@ def test_a_validation_decodes_as_the_export_does(
 
 
 @pytest.mark.slow
-def test_a_validation_changes_nothing(folder: Path, ranks: Ranks) -> None:
+def test_a_validation_changes_nothing(folder: Path) -> None:
     """The same run without decoding has the same numbers to the last bit."""
     found = []
     for name, extra in (("with", decoding(folder)), ("without", {})):
@@ -327,7 +318,7 @@ def test_a_validation_changes_nothing(folder: Path, ranks: Ranks) -> None:
         )
         config["run"]["output_dir"] = str(folder / name)
         (folder / f"{name}.json").write_text(json.dumps(config))
-        ranks.run(train, 2, str(folder / f"{name}.json"), [], False)
+        run_ranks(train, 2, str(folder / f"{name}.json"), [], False)
         found.append(losses(folder / name / "metrics.jsonl"))
     decoded = {
         key: value
