@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 # The authors of the site's theme announce another program at every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: setup demo claims test test-slow test-null-gpu lint docs clean
+.PHONY: setup demo claims test test-slow test-exhaustive test-null-gpu lint docs clean
 
 setup: $(STAMP)
 
@@ -43,7 +43,11 @@ test: setup
 
 # One process more than CI has cores: many of these tests wait, for servers and time-outs.
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "slow and not exhaustive" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# Before a release: what CI's time does not allow.
+test-exhaustive: setup
+	$(BIN)/python -m pytest -q -m exhaustive --numprocesses 2 --dist loadfile
 
 # Needs 5 GB for the CUDA build of torch, gcc, and no GPU.
 test-null-gpu: $(CUDA_VENV)/.installed

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -19,6 +21,7 @@ from tests.support.layouts import (
     SHARED_ROWS,
     STEPS,
     Comparison,
+    Layout,
     difference,
     same_bits,
     train,
@@ -27,9 +30,20 @@ from tests.support.ranks import free_port, run_ranks
 from tests.support.runs import ROOT, environment, launch, read_records
 
 pytestmark = pytest.mark.slow
+exhaustive = pytest.mark.exhaustive
 
 ONE, TENSOR, SPREAD = LAYOUTS[0], LAYOUTS[1], LAYOUTS[3]
+EACH_AXIS = ("TP2 x PP2", "DP2 x PP2", "DP2 x TP2, ZeRO-3", "DP2, ZeRO-3, offload")
+"""Layouts that show every axis and every kind of checkpoint; the others combine them (mark `exhaustive`)."""
 FLOAT32, ROUNDING_BFLOAT16 = 1e-5, 5e-3
+
+
+def combined(layouts: Iterable[Layout], enough: Collection[str] = EACH_AXIS) -> list[Any]:
+    """Parameters of a test; layouts that are not in `enough` are marked `exhaustive`."""
+    return [
+        pytest.param(layout, id=layout.name, marks=[] if layout.name in enough else exhaustive)
+        for layout in layouts
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +76,16 @@ ENOUGH = [
 ]
 
 
-@pytest.mark.parametrize("layout", ENOUGH, ids=lambda layout: layout.name)
+ROUNDED = ("TP2 x PP2, bfloat16", "DP2, ZeRO-3, bfloat16")
+
+
+@pytest.mark.parametrize("layout", combined(ENOUGH, ROUNDED))
 def test_a_layout_computes_the_same_in_bfloat16(comparison: Comparison, layout: object) -> None:
     assert difference(comparison.run(layout), comparison.run(BFLOAT16[0])) < ROUNDING_BFLOAT16
     assert same_bits(comparison.run(layout, layout), comparison.run(layout))
 
 
-@pytest.mark.parametrize(
-    "layout", [known for known in LAYOUTS if known.stage > 0], ids=lambda layout: layout.name
-)
+@pytest.mark.parametrize("layout", combined(known for known in LAYOUTS if known.stage > 0))
 def test_a_checkpoint_goes_from_any_layout_to_one_process(
     comparison: Comparison, layout: object
 ) -> None:
@@ -78,7 +93,7 @@ def test_a_checkpoint_goes_from_any_layout_to_one_process(
         assert difference(comparison.run(ONE, layout), comparison.run(layout), SAVED) < FLOAT32
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", combined(LAYOUTS))
 def test_a_checkpoint_goes_from_one_layout_to_any(comparison: Comparison, layout: object) -> None:
     if layout != SPREAD:
         assert difference(comparison.run(layout, SPREAD), comparison.run(SPREAD), SAVED) < FLOAT32

@@ -20,7 +20,7 @@ from janus_pt.objectives.expected_sizes import sample_sizes
 from janus_pt.packing.batch import Batch
 from janus_pt.planning.activations import MicroBatch
 from janus_pt.planning.memory import StageMemory, stage_memory
-from tests.support.ranks import Ranks
+from tests.support.ranks import run_ranks
 
 MIB = 2**20
 MODERN = {
@@ -199,8 +199,7 @@ def measured(case: dict[str, Any]) -> list[float]:
     """`measure` in processes of its own: the largest rank of each stage."""
     stages = case.get("pipeline", 1)
     each = case.get("ranks", 1) * case.get("tensor", 1)
-    with Ranks() as own:
-        found = own.run(measure, stages * each, case)
+    found = run_ranks(measure, stages * each, case)
     return [max(found[stage * each : (stage + 1) * each]) for stage in range(stages)]
 
 
