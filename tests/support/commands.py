@@ -24,6 +24,8 @@ from janus_pt.utils.processes import end_with_parent
 from tests.support.ranks import run_ranks
 
 POLL_S = 0.02
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that a launcher sets."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Program:
     folder: Path
     environment: dict[str, str]
     stdin: str
-    stdout: str
-    stderr: str
+    streams: Path
+    """Folder of its files `stdout` and `stderr`, with the rank behind them."""
 
 
 def run_program(
@@ -44,33 +46,42 @@ def run_program(
     environment: Mapping[str, str],
     timeout: float,
     stdin: Path | None = None,
+    ranks: int = 1,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end.
+    """Run a program to its end; its code is that of the first rank that failed.
 
     Args:
         words: `janus-pt ...`, `python SCRIPT ...` or `python -c TEXT`.
         folder: where it runs.
         environment: all of its variables.
         stdin: what it reads; nothing if None.
+        ranks: so many processes run it, as a launcher starts them.
 
     Raises:
         subprocess.TimeoutExpired: it did not end in time; it was killed.
     """
     with tempfile.TemporaryDirectory() as streams:
-        names = [str(stdin or os.devnull), f"{streams}/stdout", f"{streams}/stderr"]
-        program = Program(list(words), folder, dict(environment), *names)
-        [code] = run_ranks(_start, 1, program, timeout)
-        stdout, stderr = (Path(name).read_text() for name in names[1:])
-    if code is None:
+        place = Path(streams)
+        program = Program(list(words), folder, dict(environment), str(stdin or os.devnull), place)
+        codes = run_ranks(_start, ranks, program, timeout, ranks > 1)
+        stdout, stderr = (
+            "".join((place / f"{name}{rank}").read_text() for rank in range(ranks))
+            for name in ("stdout", "stderr")
+        )
+    if None in codes:
         raise subprocess.TimeoutExpired(shlex.join(words), timeout, stdout, stderr)
+    code = next((code for code in codes if code), 0)
     return subprocess.CompletedProcess(program.words, code, stdout, stderr)
 
 
-def _start(program: Program, timeout: float) -> int | None:
+def _start(program: Program, timeout: float, is_rank: bool) -> int | None:
     """Its exit code, negative for a signal; None if it was killed because it took too long."""
+    rank = os.environ["RANK"]
+    if is_rank:
+        program.environment.update({name: os.environ[name] for name in OF_A_RANK})
     child = os.fork()
     if child == 0:
-        _become(program)
+        _become(program, rank)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -82,12 +93,12 @@ def _start(program: Program, timeout: float) -> int | None:
     return None
 
 
-def _become(program: Program) -> NoReturn:
+def _become(program: Program, rank: str) -> NoReturn:
     """Run it in this process, and end."""
     code = 1
     try:
         end_with_parent()
-        _open_streams(program)
+        _open_streams(program, rank)
         os.chdir(program.folder)
         os.environ.clear()
         os.environ.update(program.environment)
@@ -105,11 +116,11 @@ def _become(program: Program) -> NoReturn:
         os._exit(code)
 
 
-def _open_streams(program: Program) -> None:
+def _open_streams(program: Program, rank: str) -> None:
     new = os.O_WRONLY | os.O_CREAT
     os.dup2(os.open(program.stdin, os.O_RDONLY), 0)
-    os.dup2(os.open(program.stdout, new), 1)
-    os.dup2(os.open(program.stderr, new), 2)
+    os.dup2(os.open(program.streams / f"stdout{rank}", new), 1)
+    os.dup2(os.open(program.streams / f"stderr{rank}", new), 2)
     # The first process has read none of its input, which is another.
     sys.stdin = os.fdopen(0, closefd=False)
 

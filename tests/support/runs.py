@@ -95,14 +95,12 @@ def environment() -> dict[str, str]:
 def launch(
     script: str, *arguments: str, ranks: int = 1, timeout: float = TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run a launcher to its end."""
-    if ranks == 1:
-        words = ["python", str(ROOT / "launchers" / script), *arguments]
-        return run_program(words, ROOT, environment(), timeout)
-    call = command(script, *arguments, ranks=ranks)
-    return subprocess.run(
-        call, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT
-    )
+    """Run a launcher to its end.
+
+    Several ranks are started by us: DeepSpeed's launcher, in `command`, imports DeepSpeed twice more.
+    """
+    words = ["python", str(ROOT / "launchers" / script), *arguments]
+    return run_program(words, ROOT, environment(), timeout, ranks=ranks)
 
 
 def kill_at_step(step: int, metrics: Path, *arguments: str, ranks: int = 1) -> None:
