@@ -9,11 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
+from unittest import mock
 
 import torch
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -32,15 +31,11 @@ def _absent(name: str) -> Iterator[None]:
 @contextmanager
 def _without_compiling() -> Iterator[None]:
     """In this block `torch.compile` returns the function as it is."""
-    compile_function = torch.compile
-    torch.compile = _unchanged
-    try:
+    with mock.patch.object(torch, "compile", _unchanged):
         yield
-    finally:
-        torch.compile = compile_function
 
 
-def _unchanged(function: _Function | None = None, **_options: object) -> Any:
+def _unchanged(function: Callable[..., Any] | None = None, **_options: object) -> Any:
     """The function itself, or, called with options alone, a decorator that returns it."""
     return _unchanged if function is None else function
 
