@@ -23,7 +23,12 @@ from janus_pt.parallel.deepspeed_config import derived_deepspeed_config
 from janus_pt.parallel.engine import Engine, build_engine
 from janus_pt.parallel.materialize import CPU, drop_other_stages, materialize
 from janus_pt.parallel.parameter_groups import build_optimizer, is_trained
-from janus_pt.parallel.pipeline import Pipeline, announce_no_shapes, is_pipeline
+from janus_pt.parallel.pipeline import (
+    Pipeline,
+    announce_no_shapes,
+    is_pipeline,
+    share_no_losses,
+)
 from janus_pt.parallel.sequence import sum_gradients_over_rows
 from janus_pt.parallel.stages import pipeline_layers
 from janus_pt.parallel.tensor import local_shard, tensor_parallel_layers, vocab_shard
@@ -87,6 +92,7 @@ def assemble(config: Config, weights: Mapping[str, Tensor] | None = None) -> Eng
     )
     if is_pipeline(engine):
         announce_no_shapes(engine)
+        share_no_losses(engine)
     return engine
 
 

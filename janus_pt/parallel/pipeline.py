@@ -202,6 +202,8 @@ class StageEngine(Engine, Protocol):
     """Announces the shape of a tensor to another stage."""
     _recv_tensor_meta: Callable[[int], Tensor]
     """The buffer for a tensor whose shape another stage has announced."""
+    _aggregate_total_loss: Callable[[], Tensor]
+    """The step's mean loss, behind its update; all ranks take part."""
 
     def _allocate_or_extend_buffers(self, idx: int, shape: list[int], dtype: torch.dtype) -> Tensor:
         """A buffer of this shape, in memory kept under the number `idx`."""
@@ -240,6 +242,15 @@ def announce_no_shapes(engine: StageEngine) -> None:
 
     engine._send_tensor_meta = lambda tensor, receiver: None
     engine._recv_tensor_meta = buffer
+
+
+def share_no_losses(engine: StageEngine) -> None:
+    """Keep DeepSpeed from averaging the step's loss over ranks and telling all stages.
+
+    Nobody reads it: sums of the terms are collected where they are reported. And the receiving
+    stages copy a list of zeros to the device, for which the host waits.
+    """
+    engine._aggregate_total_loss = lambda: engine.module.sums
 
 
 def train_batches(

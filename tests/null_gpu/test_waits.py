@@ -22,6 +22,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "bang_nar": {"objective": {"name": "bang_nar", **TRANSLATION}},
     "cmlm": {"objective": {"name": "cmlm", **TRANSLATION}},
     "cmlmc": {"objective": {"name": "cmlmc", **TRANSLATION}},
+    "ctc": {"objective": {"name": "ctc", **TRANSLATION}},
 }
 ZERO = {f"ZeRO-{stage}": {"parallel": {"zero_stage": stage}} for stage in (1, 2, 3)}
 RANKS = 2

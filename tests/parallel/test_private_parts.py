@@ -99,6 +99,13 @@ def test_pipelines_find_their_ties_through_the_methods_we_override() -> None:
     assert "ds_pipe_replicated" in inspect.getsource(deepspeed.runtime.utils)
 
 
+def test_a_pipeline_averages_its_loss_where_we_keep_it_from_that() -> None:
+    """parallel/pipeline.py: nobody reads that loss but messages and DeepSpeed's monitor, both off."""
+    source = inspect.getsource(PipelineEngine)
+    assert source.count("self._aggregate_total_loss()") == 1
+    assert "self.agg_train_loss = self._aggregate_total_loss()" in source
+
+
 def test_stages_announce_shapes_by_the_methods_we_replace() -> None:
     """parallel/pipeline.py: each stage knows the shapes from the batch."""
     sends = inspect.getsource(PipelineEngine._exec_send_activations)

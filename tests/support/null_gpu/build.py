@@ -12,6 +12,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "csrc"
 RUNTIME = "libnullgpu.so"
 DRIVER = "libcuda.so.1"
+MANAGEMENT = "libnvidia-ml.so.1"
 PRODUCT = re.compile(r"emm|Matmul$|emv|dot|DotEx|gemm", re.IGNORECASE)
 """Functions of cuBLAS that multiply."""
 BLAS = re.compile(r"^(cublas|cusparse|cusolver)")
@@ -37,10 +38,12 @@ def build(site_packages: Path, folder: Path) -> Path:
 def _compile_all(site_packages: Path, built: Path) -> None:
     built.mkdir()
     (built / "blas_stubs.h").write_text("\n".join(blas_stubs(site_packages)) + "\n")
-    driver = SOURCES / "driver.c"
-    runtime = sorted(set(SOURCES.glob("*.c")) - {driver})
+    # Libraries of their own, since they are loaded by name.
+    by_name = {DRIVER: SOURCES / "driver.c", MANAGEMENT: SOURCES / "management.c"}
+    runtime = sorted(set(SOURCES.glob("*.c")) - set(by_name.values()))
     _compile(site_packages, built, RUNTIME, runtime, [])
-    _compile(site_packages, built, DRIVER, [driver], [f"-Wl,-soname,{DRIVER}"])
+    for name, source in by_name.items():
+        _compile(site_packages, built, name, [source], [f"-Wl,-soname,{name}"])
     # Triton looks for this name.
     (built / "libcuda.so").symlink_to(DRIVER)
 

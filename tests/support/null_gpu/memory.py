@@ -19,6 +19,8 @@ from tests.support.null_gpu.environment import ROOT
 from tests.support.null_gpu.processes import call
 
 GIB = 2**30
+ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""As the launchers' examples set it."""
 CONFIGS = ROOT / "configs"
 
 
@@ -119,7 +121,7 @@ def measure(row: Row) -> tuple[int, int]:
 
 def measured(name: str) -> tuple[int, int]:
     """`measure` in a process of its own, in which nothing of another engine is left."""
-    allocated, reserved = call("tests.support.null_gpu.memory:measure_row", name)
+    allocated, reserved = call("tests.support.null_gpu.memory:measure_row", name, **ALLOCATOR)
     return allocated, reserved
 
 

@@ -141,8 +141,47 @@ int cuGetErrorString(int error, const char **text) {
   return OK;
 }
 
-/* ---- asked for when torch starts, and never used; virtual memory is refused: torch's allocator
- * then has no expandable segments ---- */
+/* ---- virtual memory, of which torch's allocator makes expandable segments: the other library has
+ * the addresses, and counts what is in use ---- */
+
+typedef unsigned long address_t;
+
+int cuMemGetAllocationGranularity(size_t *bytes) {
+  *bytes = 2097152;
+  return OK;
+}
+int cuMemAddressReserve(address_t *out, size_t size, size_t alignment, address_t wish,
+                        unsigned long flags) {
+  int (*reserve)(address_t *, size_t) =
+      (int (*)(address_t *, size_t))dlsym(RTLD_DEFAULT, "null_gpu_reserve_addresses");
+  return reserve(out, size);
+}
+int cuMemCreate(unsigned long *handle, size_t size, const void *properties, unsigned long flags) {
+  int (*create)(unsigned long *, size_t) =
+      (int (*)(unsigned long *, size_t))dlsym(RTLD_DEFAULT, "null_gpu_create_memory");
+  return create(handle, size);
+}
+int cuMemRelease(unsigned long handle) {
+  int (*release)(unsigned long) =
+      (int (*)(unsigned long))dlsym(RTLD_DEFAULT, "null_gpu_release_memory");
+  return release(handle);
+}
+int cuMemUnmap(address_t start, size_t size) {
+  int (*unmap)(address_t, size_t) =
+      (int (*)(address_t, size_t))dlsym(RTLD_DEFAULT, "null_gpu_unmap_memory");
+  return unmap(start, size);
+}
+int cuMemMap(address_t start, size_t size, size_t offset, unsigned long handle,
+             unsigned long flags) {
+  return OK;
+}
+int cuMemSetAccess(address_t start, size_t size, const void *description, size_t number) {
+  return OK;
+}
+/* Addresses are never given out twice. */
+int cuMemAddressFree(address_t start, size_t size) { return OK; }
+
+/* ---- asked for when torch starts, and never used ---- */
 
 #define ACCEPTED(name) int name() { return OK; }
 #define REFUSED(name) int name() { return NOT_SUPPORTED; }
@@ -154,13 +193,15 @@ ACCEPTED(cuLinkComplete)
 ACCEPTED(cuStreamWriteValue32)
 ACCEPTED(cuStreamWaitValue32)
 ACCEPTED(cuMemGetAddressRange)
-ACCEPTED(cuMemUnmap)
-ACCEPTED(cuMemRelease)
-ACCEPTED(cuMemAddressFree)
-REFUSED(cuMemCreate)
-REFUSED(cuMemMap)
-REFUSED(cuMemAddressReserve)
-REFUSED(cuMemSetAccess)
+REFUSED(cuMemRetainAllocationHandle)
+REFUSED(cuMemGetAllocationPropertiesFromHandle)
+REFUSED(cuMemsetD32Async)
+REFUSED(cuGreenCtxDestroy)
+REFUSED(cuGreenCtxStreamCreate)
+REFUSED(cuDevSmResourceSplitByCount)
+REFUSED(cuDeviceGetDevResource)
+REFUSED(cuCtxPopCurrent)
+REFUSED(cuCtxPushCurrent)
 REFUSED(cuMemExportToShareableHandle)
 REFUSED(cuMemImportFromShareableHandle)
 REFUSED(cuMulticastCreate)
@@ -171,7 +212,3 @@ REFUSED(cuGetProcAddress)
 REFUSED(cuGreenCtxCreate)
 REFUSED(cuCtxFromGreenCtx)
 REFUSED(cuDevResourceGenerateDesc)
-int cuMemGetAllocationGranularity(size_t *bytes) {
-  *bytes = 2097152;
-  return OK;
-}

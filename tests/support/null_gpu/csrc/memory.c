@@ -119,6 +119,47 @@ cudaError_t cudaMallocAsync(void **out, size_t size, cudaStream_t stream) {
 }
 cudaError_t cudaFreeAsync(void *start, cudaStream_t stream) { return cudaFree(start); }
 
+/* ---- virtual memory, for the driver: addresses, and memory that may lie behind them ---- */
+
+int null_gpu_reserve_addresses(unsigned long *out, size_t size) {
+  pthread_mutex_lock(&lock);
+  set_up();
+  *out = (unsigned long)next_address;
+  next_address += (size + PAGE - 1) / PAGE * PAGE;
+  pthread_mutex_unlock(&lock);
+  return OK;
+}
+
+/* The handle is where the size is kept. */
+int null_gpu_create_memory(unsigned long *handle, size_t size) {
+  count(allocations);
+  pthread_mutex_lock(&lock);
+  set_up();
+  bool fits = used + size <= capacity;
+  if (fits) used += size;
+  pthread_mutex_unlock(&lock);
+  if (!fits) return cudaErrorMemoryAllocation;
+  size_t *kept = malloc(sizeof *kept);
+  *kept = size;
+  *handle = (unsigned long)kept;
+  return OK;
+}
+
+int null_gpu_release_memory(unsigned long handle) {
+  count(frees);
+  size_t *kept = (size_t *)handle;
+  pthread_mutex_lock(&lock);
+  used -= *kept;
+  pthread_mutex_unlock(&lock);
+  free(kept);
+  return OK;
+}
+
+int null_gpu_unmap_memory(unsigned long start, size_t size) {
+  madvise((void *)start, size, MADV_DONTNEED);
+  return OK;
+}
+
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   set_up();
   *total = capacity;
