@@ -10,7 +10,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, redirect_stderr
 from functools import partial
@@ -58,8 +58,11 @@ def run_local(config: CorpusBuildConfig, workers: int) -> None:
         pools = [stack.enter_context(worker_pool(workers, _quiet))]
 
         def run(stage: int, ranks: Sequence[int]) -> Iterator[tuple[int, str]]:
-            futures = {pools[-1].submit(run_task, text, stage, rank): rank for rank in ranks}
+            futures: dict[Future[str], int] = {}
             try:
+                # A pool whose process died refuses more tasks at once.
+                for rank in ranks:
+                    futures[pools[-1].submit(run_task, text, stage, rank)] = rank
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BrokenProcessPool:

@@ -7,6 +7,9 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from janus_pt.data.corpus import open_corpus
 from janus_pt.data.manifest import InputFile, Shard, read_manifest
 from janus_pt.data_prep.build_shards import CorpusRequest, build, make_manifest
+from janus_pt.data_prep.pipeline import executors
 from janus_pt.data_prep.pipeline.executors import run_task
 from janus_pt.data_prep.pipeline.join import read_partials
 from janus_pt.data_prep.pipeline.report import collect
@@ -149,6 +153,37 @@ def test_tasks_done_again_or_twice_change_nothing(built: Path) -> None:
     (built / "again" / "shard-00002-000000.tar").unlink()
     run_inline(build_config)
     assert contents(built / "again") == before
+
+
+class _Pool:
+    """In this process; one that lost a process refuses tasks, as the real one does."""
+
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., str], *arguments: Any) -> Future[str]:
+        if self.broken:
+            raise BrokenProcessPool
+        done: Future[str] = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_a_worker_that_dies_between_two_tasks_is_replaced(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = iter([_Pool(broken=True), _Pool(broken=False)])
+    monkeypatch.setattr(executors, "worker_pool", lambda *_: next(pools))
+    build_config = config(built, output="replaced")
+    begin(build_config, overwrite=False)
+    executors.run_local(build_config, workers=1)
+    assert shard_hashes(built / "replaced") == shard_hashes(built / "reference")
 
 
 def test_a_failed_task_leaves_the_others_work(built: Path, tmp_path: Path) -> None:
