@@ -188,7 +188,7 @@ def test_real_documents_are_the_same_for_any_workers() -> None:
     assert len({document.text for document in one}) == len(one)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_whole_corpus_is_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_script(monkeypatch, "data_prep/demo_corpus.py", "--output", tmp_path) == 0
     assert (tmp_path / "text.jsonl").stat().st_size > 5e6
