@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
@@ -24,6 +24,7 @@ from janus_pt.benchmark.engines import Engine, other_engines
 from janus_pt.benchmark.timing import median_times, time_ways
 from janus_pt.inference.cpu import lay_out_for_cpu, quantize_int8, stored_state
 from janus_pt.inference.janus_model import Generation, JanusModel
+from janus_pt.inference.native.layout import lay_out_natively
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.commands import add_json_flag
 from janus_pt.utils.tables import format_table
@@ -44,10 +45,22 @@ WAYS: dict[str, dict[str, Any]] = {
 """Name -> mode and options of `JanusModel.generate`. Greedy search is first: others are compared
 with it."""
 GREEDY = "AR greedy"
-PRECISIONS: dict[str, tuple[torch.dtype, Quantize]] = {
-    "float32": (torch.float32, None),
-    "bfloat16": (torch.bfloat16, None),
-    "int8": (torch.float32, "int8"),
+
+
+class Precision(NamedTuple):
+    """Arguments of `JanusModel.from_pretrained`."""
+
+    dtype: torch.dtype = torch.float32
+    quantize: Quantize = None
+    native: bool = False
+
+
+PRECISIONS = {
+    "float32": Precision(),
+    "bfloat16": Precision(torch.bfloat16),
+    "int8": Precision(quantize="int8"),
+    "native float32": Precision(native=True),
+    "native int8": Precision(quantize="int8", native=True),
 }
 PROFILED_SENTENCES, PROFILED_OPERATORS = 16, 10
 PROFILED_WAYS = (GREEDY, "speculative")
@@ -106,8 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precisions",
         nargs="+",
         choices=PRECISIONS,
-        default=list(PRECISIONS),
-        help="(default: all)",
+        help="(default: all; native ones take a C++ compiler, and are not compared by --against)",
     )
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
@@ -126,6 +138,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the two files have different numbers of lines.
     """
+    if args.precisions is None:
+        # Older commits have no native ones.
+        args.precisions = [name for name in PRECISIONS if not (args.against and PRECISIONS[name].native)]
     if args.against:
         compare_decoding(args)
         return
@@ -157,8 +172,8 @@ def measure_precision(
     precision: str, test: ReferencedTexts, args: argparse.Namespace
 ) -> list[DecodingRow]:
     """The rows of one precision."""
-    dtype, quantize = PRECISIONS[precision]
-    model = JanusModel.from_pretrained(args.model, dtype, "cpu", quantize)
+    dtype, quantize, native = PRECISIONS[precision]
+    model = JanusModel.from_pretrained(args.model, dtype, "cpu", quantize, native)
     rows = [DecodingRow(name, precision) for name in WAYS]
     # Quality in the largest batches, which take the least time.
     measure_quality(model, rows, test, max(args.batch_sizes))
@@ -241,9 +256,9 @@ def compare_engines(model: JanusModel, args: argparse.Namespace) -> dict[str, En
     """
     engines: dict[str, Engine] = {}
     for stream in ("content", "query"):
-        for precision, (dtype, quantize) in PRECISIONS.items():
-            copy = _copy_with_stream(model, stream, dtype, quantize)
-            engines[f"janus_pt {precision}, {stream}"] = partial(_decode_greedily, copy)
+        for name in args.precisions:
+            copy = _copy_with_stream(model, stream, PRECISIONS[name])
+            engines[f"janus_pt {name}, {stream}"] = partial(_decode_greedily, copy)
     state = {name: weight.float() for name, weight in stored_state(model.model).items()}
     engines |= other_engines(model.config, state, ENGINE_LENGTH, args.threads)
     generator = torch.Generator().manual_seed(1)
@@ -281,9 +296,7 @@ def _decode_greedily(model: JanusModel, ids: list[list[int]]) -> list[list[int]]
     return [output.tokens for output in outputs]
 
 
-def _copy_with_stream(
-    model: JanusModel, ar_stream: str, dtype: torch.dtype, quantize: Quantize
-) -> JanusModel:
+def _copy_with_stream(model: JanusModel, ar_stream: str, precision: Precision) -> JanusModel:
     """The same weights with P_AR read from other slots than in training.
 
     Its outputs are worth nothing; it is only timed.
@@ -291,10 +304,12 @@ def _copy_with_stream(
     config = model.config.model_copy(update={"ar_stream": ar_stream})
     copy = JanusTransformer(config)
     copy.load_state_dict(stored_state(model.model))
-    if quantize:
+    if precision.native:
+        lay_out_natively(copy, int8=precision.quantize is not None)
+    elif precision.quantize:
         quantize_int8(copy)
     else:
-        lay_out_for_cpu(copy.to(dtype))
+        lay_out_for_cpu(copy.to(precision.dtype))
     return JanusModel(copy, model.tokenizer)
 
 

@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantize", choices=["int8"], help="int8: quantised linear layers, on a CPU"
     )
     parser.add_argument(
+        "--native",
+        action="store_true",
+        help="passes in C++, compiled for this CPU when they are first used",
+    )
+    parser.add_argument(
         "--batch-size", type=int, default=BATCH_SIZE, help="lines decoded together at most"
     )
     parser.add_argument(
@@ -65,7 +70,13 @@ def run(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise UserError(f"workers: must be at least 1, but is {args.workers}")
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    load = partial(JanusModel.from_pretrained, args.model, dtype, quantize=args.quantize)
+    load = partial(
+        JanusModel.from_pretrained,
+        args.model,
+        dtype,
+        quantize=args.quantize,
+        native=args.native,
+    )
     model = load()
     # The clock starts here: loading the model is no part of the rate.
     start = time.monotonic()

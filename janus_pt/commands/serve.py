@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantize", choices=["int8"], help="int8: quantised linear layers, on a CPU"
     )
     parser.add_argument(
+        "--native",
+        action="store_true",
+        help="passes in C++, compiled for this CPU when they are first used",
+    )
+    parser.add_argument(
         "--batch-size", type=int, default=32, help="inputs decoded together at most"
     )
     parser.add_argument(
@@ -58,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
     from janus_pt.inference.server.app import create_app
 
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    model = JanusModel.from_pretrained(args.model, dtype, quantize=args.quantize)
+    model = JanusModel.from_pretrained(
+        args.model, dtype, quantize=args.quantize, native=args.native
+    )
     app = create_app(
         model, args.batch_size, args.max_delay_ms / 1000, args.max_waiting, args.time_limit
     )

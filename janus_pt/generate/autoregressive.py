@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -137,23 +138,12 @@ def _greedy_or_sampled(
     rows = _start(memory, source, copies, longest, newest, options)
     outputs = _Outputs(torch.zeros_like(rows.tokens), torch.zeros_like(rows.scores))
     for step in range(longest + 1):
-        # Step 1: P_AR of the next token, without the tokens that the rules forbid.
-        log_probs = rules.apply(decoder.step(rows.newest), rows.tokens[:, :step])
-        # Step 2: choose a token for each row and write it. A finished row writes on until it
-        # leaves; what lies behind its first eos is not read.
-        rows.newest, score = rows.tokens[:, step], rows.scores[:, step]
-        if options.do_sample:
-            token, log_prob = sample(
-                log_probs,
-                uniform(rows.keys, step),
-                options.temperature,
-                options.top_k,
-                options.top_p,
-            )
-            rows.newest.copy_(token)
-            score.copy_(log_prob)
-        else:
-            torch.max(log_probs, dim=-1, out=(score, rows.newest))
+        # Step 1: choose a token for each row from P_AR.
+        token, score = _next_tokens(decoder, rules, rows, step, options)
+        # Step 2: write it. A finished row writes on until it leaves; what lies behind its first eos
+        # is not read.
+        rows.tokens[:, step] = rows.newest = token
+        rows.scores[:, step] = score
         # Step 3: sources all of whose rows are finished leave. This waits for the device.
         if not looks_for_finished(step, options.min_length, longest, memory.device):
             continue
@@ -168,6 +158,24 @@ def _greedy_or_sampled(
             rows.leave(going, outputs)
     rows.put_back(outputs)
     return outputs.hypotheses(copies, options.length_penalty, config)
+
+
+def _next_tokens(
+    decoder: IncrementalDecoder,
+    rules: Rules,
+    rows: _Rows,
+    step: int,
+    options: AutoregressiveOptions,
+) -> tuple[Tensor, Tensor]:
+    """Each row's token number `step` and its log-probability, `[rows]`, by P_AR and the rules."""
+    if decoder.chooses and rules.are_fixed and not options.do_sample:
+        return rules.choose(step, partial(decoder.choose_next, rows.newest))
+    log_probs = rules.apply(decoder.step(rows.newest), rows.tokens[:, :step])
+    if options.do_sample:
+        draw = uniform(rows.keys, step)
+        return sample(log_probs, draw, options.temperature, options.top_k, options.top_p)
+    score, token = log_probs.max(dim=-1)
+    return token, score
 
 
 @dataclass

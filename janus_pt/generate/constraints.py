@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
+from janus_pt.model.native import BestTokens
 
 
 def forbidden_in_ar(config: ModelConfig) -> list[int]:
@@ -78,6 +79,28 @@ class Rules:
         forbidden = forbidden_in_ar(config)
         self._forbidden = ids_on(device, forbidden)
         self._forbidden_early = ids_on(device, [*forbidden, self._eos])
+        self._forbidden_mask = vocabulary_mask(forbidden, config.vocab_size, device)
+        self._forbidden_mask_early = vocabulary_mask(
+            [*forbidden, self._eos], config.vocab_size, device
+        )
+
+    @property
+    def are_fixed(self) -> bool:
+        """Whether what is forbidden does not depend on what has been written, nor a score on what is forbidden."""
+        return not self._ngram_size and not self._renormalize
+
+    def choose(self, step: int, best: Callable[[Tensor], BestTokens]) -> tuple[Tensor, Tensor]:
+        """Tokens and their scores `[rows]` after `step` tokens, where the rules `are_fixed`.
+
+        `best` gives the best tokens that are not true in a boolean `[vocab]`.
+        """
+        tokens, scores, ends = best(
+            self._forbidden_mask_early if step < self._shortest else self._forbidden_mask
+        )
+        if step < self._longest:
+            return tokens, scores
+        # Only eos is left.
+        return tokens.fill_(self._eos), torch.zeros_like(ends) if self._forced_eos else ends
 
     def apply(self, log_probs: Tensor, written: Tensor) -> Tensor:
         """Set `log_probs [rows, vocab]` to -inf where a token is forbidden, in place.

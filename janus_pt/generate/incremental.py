@@ -12,6 +12,7 @@ from torch import Tensor
 from janus_pt.generate.hypotheses import score_dtype
 from janus_pt.model.blocks import DecoderLayer
 from janus_pt.model.kv_cache import KeysValues, LayerCache
+from janus_pt.model.native import BestTokens
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.packing.slots import Source
 from janus_pt.utils.errors import UserError
@@ -53,10 +54,13 @@ class SourceMemory:
 def read_sources(model: JanusTransformer, source: Source) -> SourceMemory:
     """Run the encoder. Waits for the device if nobody has seen yet whether there is padding."""
     encoder_out = model.encode(source)
-    layers = [
-        cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out)
-        for layer in model.decoder.layers
-    ]
+    if model.native is not None:
+        layers = model.native.keys_values(encoder_out)
+    else:
+        layers = [
+            cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out)
+            for layer in model.decoder.layers
+        ]
     real = source.samples >= 0
     # Without a mask attention takes a faster kernel in all passes: worth waiting for the device.
     is_padded = not bool(real.all()) if source.is_padded is None else source.is_padded
@@ -111,6 +115,31 @@ class IncrementalDecoder:
         self._reserve(len(tokens), self._length)
         return run_pass(_read_next, self._model, self._memory, self._caches, tokens, place)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the model can choose tokens without giving their log-probabilities: see `choose_next`."""
+        return self._model.native is not None
+
+    def choose_next(self, tokens: Tensor, forbidden: Tensor) -> BestTokens:
+        """As `step`, but only the best of the tokens that are not true in `forbidden [vocab]`, for each row."""
+        place = self._length
+        self._length += 1
+        self._reserve(len(tokens), self._length)
+        mask = self._memory.mask
+        hidden = _next_hidden(self._model, self._caches, mask, tokens, place)
+        return choose(self._model, hidden, forbidden)
+
+    def choose_in_block(
+        self, tokens: Tensor, start: Tensor, reach: int, forbidden: Tensor
+    ) -> BestTokens:
+        """As `read_block`, but only the best token after each, as `choose_next`, `[rows, block]`."""
+        start, reach = start + self._length, reach + self._length
+        self._reserve(len(tokens), reach)
+        order = torch.arange(reach, device=tokens.device)
+        mask = self._memory.mask
+        hidden = _block_hidden(self._model, self._caches, mask, tokens, start, order)
+        return choose(self._model, hidden, forbidden)
+
     def read_block(self, tokens: Tensor, start: Tensor, reach: int) -> Tensor:
         """Read several tokens at once, from another place in each row.
 
@@ -157,6 +186,17 @@ def _read_next(
     place: int | Tensor,
 ) -> Tensor:
     """Log-probabilities `[rows, vocab]` of the token after `tokens [rows]`, which stand at `place` in all rows."""
+    return log_probabilities(model, _next_hidden(model, caches, cross_mask, tokens, place))
+
+
+def _next_hidden(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    place: int | Tensor,
+) -> Tensor:
+    """Hidden states `[rows, hidden]` in place of the log-probabilities of `_read_next`."""
     # All rows are equally long, so the caches take a number: a plain copy, no indexing.
     for cache in caches:
         cache.write_positions = place
@@ -178,6 +218,18 @@ def _read_block(
 ) -> Tensor:
     """Log-probabilities `[rows, block, vocab]` of the tokens after `tokens [rows, block]`, which stand from
     `start [rows]` on; `order` are the numbers below the reach."""
+    return log_probabilities(model, _block_hidden(model, caches, cross_mask, tokens, start, order))
+
+
+def _block_hidden(
+    model: JanusTransformer,
+    caches: list[LayerCache],
+    cross_mask: Tensor | None,
+    tokens: Tensor,
+    start: Tensor,
+    order: Tensor,
+) -> Tensor:
+    """Hidden states `[rows, block, hidden]` in place of the log-probabilities of `_read_block`."""
     config = model.config
     row = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     place = start[:, None] + order[: tokens.shape[1]]
@@ -198,7 +250,8 @@ def _read(
     position: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Read content slots `[rows, length]`, with their query slots if P_AR is predicted there."""
+    """Read content slots `[rows, length]`, with their query slots if P_AR is predicted there: hidden states
+    `[rows, length, hidden]` that predict."""
     config = model.config
     num_content = tokens.shape[1]
     if config.ar_stream == "query":
@@ -207,8 +260,7 @@ def _read(
         tokens = torch.cat((tokens, queries), dim=1)
         position = torch.cat((position, position), dim=1)
         mask = None if mask is None else torch.cat((mask, mask), dim=2)
-    hidden = model.decode_step(tokens, position, num_content, mask, cross_mask, caches)
-    return log_probabilities(model, hidden)
+    return model.decode_step(tokens, position, num_content, mask, cross_mask, caches)
 
 
 def run_pass(
@@ -256,3 +308,11 @@ def log_probabilities(model: JanusTransformer, hidden: Tensor) -> Tensor:
     """Log-probabilities of the vocabulary, for hidden states `[..., hidden]`; float32 at least."""
     logits = model.logits(hidden)
     return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits))
+
+
+def choose(model: JanusTransformer, hidden: Tensor, forbidden: Tensor) -> BestTokens:
+    """The best token for each of `hidden [..., hidden]` by the model's native passes, which it must have."""
+    assert model.native is not None
+    best = model.native.best_tokens(hidden.flatten(0, -2), forbidden, model.config.eos_token_id)
+    shape = hidden.shape[:-1]
+    return BestTokens(*(part.view(shape) for part in best))

@@ -12,7 +12,12 @@ from janus_pt.config.schema import Frame, ModelConfig
 from janus_pt.generate.active_rows import ActiveRows, rows_of_sources
 from janus_pt.generate.constraints import vocabulary_mask
 from janus_pt.generate.hypotheses import score_dtype
-from janus_pt.generate.incremental import SourceMemory, log_probabilities, run_pass
+from janus_pt.generate.incremental import (
+    SourceMemory,
+    choose,
+    log_probabilities,
+    run_pass,
+)
 from janus_pt.model.best_token import best_tokens
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.transformer import JanusTransformer
@@ -253,6 +258,10 @@ def most_probable(
         hidden: `[slots, hidden]`.
         forbidden_mask: boolean `[vocab]`.
     """
+
+    if model.native is not None:
+        best = choose(model, hidden, forbidden_mask)
+        return best.tokens, best.scores
 
     def allowed_log_probs(rows: Tensor) -> Tensor:
         # After the softmax, so that the score is of the full distribution.

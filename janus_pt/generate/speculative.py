@@ -19,7 +19,12 @@ from torch import Tensor
 from janus_pt.config.schema import ModelConfig
 from janus_pt.config.section import Count, Positive
 from janus_pt.generate.active_rows import ActiveRows
-from janus_pt.generate.constraints import forbidden_in_ar, forbidden_in_nar, ids_on
+from janus_pt.generate.constraints import (
+    forbidden_in_ar,
+    forbidden_in_nar,
+    ids_on,
+    vocabulary_mask,
+)
 from janus_pt.generate.hypotheses import (
     DecodingOptions,
     Hypotheses,
@@ -87,6 +92,7 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
     rows = _start(memory, newest, options.min_length, longest, config)
     outputs = _Outputs.like(rows)
     forbidden = ids_on(memory.device, forbidden_in_ar(config))
+    forbidden_mask = vocabulary_mask(forbidden_in_ar(config), config.vocab_size, memory.device)
     view = rows.look()
     while True:
         # Step 1: P_NAR drafts the rest of the sentences whose draft is used up or has failed.
@@ -99,10 +105,14 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
         # cache from its own position on, over the rejected tokens of the pass before.
         tokens = torch.cat((rows.newest[:, None], block), dim=1)
         reach = max(view.kept) + tokens.shape[1]
-        log_probs = decoder.read_block(tokens, rows.kept, reach)
         # Step 4: the token that greedy search would write after each token read.
-        log_probs, end = _allowed(log_probs, rows.kept, forbidden, config, options)
-        choice, score = _choose(log_probs, end, block, rows.kept, longest, config, options)
+        if decoder.chooses and not options.lossy and not options.min_length:
+            choice, score, end = decoder.choose_in_block(tokens, rows.kept, reach, forbidden_mask)
+        else:
+            log_probs = decoder.read_block(tokens, rows.kept, reach)
+            log_probs, end = _allowed(log_probs, rows.kept, forbidden, config, options)
+            choice, score = _choose(log_probs, block, options)
+        choice, score = _end_at_longest(choice, score, end, rows.kept, longest, config)
         # Step 5: keep the block up to the first token that differs, and P_AR's own next one.
         accepted = _agreeing_prefix(choice, block, block_length)
         rows.advance(choice, score, block_length, accepted, config.eos_token_id)
@@ -284,22 +294,13 @@ def _allowed(
     return log_probs, end
 
 
-def _choose(
-    log_probs: Tensor,
-    end: Tensor,
-    block: Tensor,
-    kept: Tensor,
-    longest: int,
-    config: ModelConfig,
-    options: SpeculativeOptions,
-) -> tuple[Tensor, Tensor]:
-    """The token that greedy search writes after each token read, by its own rules.
+def _choose(log_probs: Tensor, block: Tensor, options: SpeculativeOptions) -> tuple[Tensor, Tensor]:
+    """The token that greedy search writes after each token read, by its own rules, at the longest length apart.
 
     In `lossy` decoding a drafted token that is good enough takes its place.
 
     Args:
         log_probs: `[active, block + 1, vocab]`, of what is allowed.
-        end: log-probability of eos, `[active, block + 1]`.
         block: the drafted tokens, `[active, block]`.
 
     Returns:
@@ -308,7 +309,17 @@ def _choose(
     score, choice = log_probs.max(dim=-1)
     if options.lossy:
         choice, score = _accept_near(log_probs[:, :-1], block, choice, score, options)
-    # At the longest length only eos is left, as in greedy search.
+    return choice, score
+
+
+def _end_at_longest(
+    choice: Tensor, score: Tensor, end: Tensor, kept: Tensor, longest: int, config: ModelConfig
+) -> tuple[Tensor, Tensor]:
+    """`choice` and `score`, but at the longest length eos, which alone is left there, as in greedy search.
+
+    Args:
+        choice, score, end: tokens, their log-probabilities and eos's, `[active, block + 1]`.
+    """
     step = kept[:, None] + torch.arange(choice.shape[1], device=kept.device)
     must_end = step >= longest
     return choice.masked_fill(must_end, config.eos_token_id), end.where(must_end, score)

@@ -40,6 +40,11 @@ class LayerCache:
         """All that a pass reads and writes: the memory, and the buffers if content slots are kept."""
         return (*self.memory, self._keys, self._values) if self._keep else self.memory
 
+    @property
+    def buffers(self) -> KeysValues | None:
+        """The buffers of the content slots' keys and values, beyond `reach` as well; None if none are kept."""
+        return (self._keys, self._values) if self._keep else None
+
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> LayerCache:
         """A cache on the `tensors` of another one, which it writes to."""

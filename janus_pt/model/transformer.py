@@ -22,6 +22,7 @@ from janus_pt.model.masks import (
     make_encoder_masks,
     uses_block_masks,
 )
+from janus_pt.model.native import NativePasses
 from janus_pt.model.output_bias import OutputBias, append_bias
 from janus_pt.model.recompute import LAYER
 from janus_pt.model.recorded import RecordedCalls
@@ -53,6 +54,8 @@ class JanusTransformer(nn.Module):
         """Replaces `project` in decoding where the projection's weights are laid out otherwise."""
         self.recorded: RecordedCalls | None = None
         """Makes one call of each pass of decoding, where that is faster."""
+        self.native: NativePasses | None = None
+        """Computes the passes of decoding in place of the modules, where there is such code."""
         self.adapter: AdapterConfig | None = None
         """The adapters that `add_adapters` has put on its linear layers."""
 
@@ -87,6 +90,9 @@ class JanusTransformer(nn.Module):
 
     def encode(self, source: Source) -> Tensor:
         """Encoder output `[rows, source, hidden]`, a rank's own rows; meaningless at padding."""
+        if self.native is not None and source.layout is None:
+            mask = None if source.is_padded is False else source.samples >= 0
+            return self.native.encode(source.tokens, source.positions, mask)
         embedded = self.embed_sources(source.tokens)
         masks = self.encoder_masks(source, embedded.dtype)
         return self.encoder(embedded, source.positions, masks)
@@ -114,6 +120,10 @@ class JanusTransformer(nn.Module):
             cross_mask: `[sources, 1, 1, source]`; None: the sources have no padding.
             caches: one a layer; new content slots enter them if they keep any, query slots never do.
         """
+        if self.native is not None:
+            return self.native.decode_step(
+                tokens, positions, num_content, self_mask, cross_mask, caches
+            )
         embedded = self.embed_tokens(tokens)
         return self.decoder.decode_step(
             embedded, positions, num_content, self_mask, cross_mask, caches
@@ -137,6 +147,8 @@ class JanusTransformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""
+        if self.native is not None:
+            return self.native.logits(hidden)
         return (self.output_projection or self.project)(hidden)
 
     def project(self, hidden: Tensor) -> Tensor:
