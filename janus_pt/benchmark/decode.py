@@ -140,7 +140,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.precisions is None:
         # Older commits have no native ones.
-        args.precisions = [name for name in PRECISIONS if not (args.against and PRECISIONS[name].native)]
+        args.precisions = [
+            name for name in PRECISIONS if not (args.against and PRECISIONS[name].native)
+        ]
     if args.against:
         compare_decoding(args)
         return

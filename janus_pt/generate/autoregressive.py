@@ -114,6 +114,7 @@ def autoregressive(
             model,
             source,
             rules,
+            options.min_length,
             longest,
             options.num_beams,
             options.length_penalty,

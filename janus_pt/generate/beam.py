@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.generate.active_rows import ActiveRows
+from janus_pt.generate.active_rows import ActiveRows, looks_for_finished
 from janus_pt.generate.constraints import Rules
 from janus_pt.generate.hypotheses import Hypotheses, score_dtype
 from janus_pt.generate.incremental import IncrementalDecoder, SourceMemory, read_sources
@@ -20,6 +20,7 @@ def beam_search(
     model: JanusTransformer,
     source: Source,
     rules: Rules,
+    shortest: int,
     longest: int,
     num_beams: int,
     length_penalty: float,
@@ -60,8 +61,12 @@ def beam_search(
             complete = scores.masked_fill(ends, -torch.inf).amax(dim=1) <= worst
         else:
             complete = finished.add(beams, endings)
-        num_complete = int(complete.sum())
-        if step == longest or num_complete == len(complete):
+        if step == longest:
+            break
+        # This waits for the device. Of a complete sentence that stays, `add` takes nothing more; `keep_best` would.
+        looks = late_stopping or looks_for_finished(step, shortest, longest, memory.device)
+        num_complete = int(complete.sum()) if looks else 0
+        if num_complete == len(complete):
             break
         # Step 4: go on with the best that do not end; the sort is stable, so they stay in order.
         best = ends.byte().argsort(dim=1, stable=True)[:, :num_beams]
@@ -182,9 +187,9 @@ class _Finished:
         """
         num_beams = beams.tokens.shape[1]
         ends = endings.ends
-        self.passes[beams.index] += 1
         # The next free places; the last one for hypotheses that do not end or come too late.
         before = self.count[beams.index]
+        self.passes[beams.index] += before < num_beams
         place = before[:, None] + ends.cumsum(1) - 1
         place = place.where(ends, num_beams).clamp(max=num_beams)
         count = before + ends.sum(1)

@@ -48,6 +48,35 @@ def vocabulary_mask(ids: Iterable[int], vocab_size: int, device: torch.device) -
     return mask
 
 
+def allow_end(best: BestTokens, written: Tensor, shortest: int, eos: int) -> BestTokens:
+    """The best tokens with eos among them, once `shortest` tokens are written.
+
+    Args:
+        best: of the other tokens, `[rows, block]`.
+        written: tokens before the first of a row, `[rows]`.
+    """
+    tokens, scores, ends = best
+    step = written[:, None] + torch.arange(tokens.shape[1], device=written.device)
+    # Of equal scores the first token is taken.
+    is_better = (ends > scores) | ((ends == scores) & (tokens > eos))
+    is_end = is_better & (step >= shortest)
+    return BestTokens(tokens.masked_fill(is_end, eos), ends.where(is_end, scores), ends)
+
+
+def end_at_longest(
+    choice: Tensor, score: Tensor, end: Tensor, written: Tensor, longest: int, eos: int
+) -> tuple[Tensor, Tensor]:
+    """`choice` and `score`, but after `longest` tokens eos, which alone is left there.
+
+    Args:
+        choice, score, end: tokens, their log-probabilities and eos's, `[rows, block]`.
+        written: tokens before the first of a row, `[rows]`.
+    """
+    step = written[:, None] + torch.arange(choice.shape[1], device=written.device)
+    must_end = step >= longest
+    return choice.masked_fill(must_end, eos), end.where(must_end, score)
+
+
 class Rules:
     """Forbids tokens in left-to-right decoding. All rows have the same number of tokens."""
 

@@ -20,6 +20,8 @@ from janus_pt.config.schema import ModelConfig
 from janus_pt.config.section import Count, Positive
 from janus_pt.generate.active_rows import ActiveRows
 from janus_pt.generate.constraints import (
+    allow_end,
+    end_at_longest,
     forbidden_in_ar,
     forbidden_in_nar,
     ids_on,
@@ -92,7 +94,8 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
     rows = _start(memory, newest, options.min_length, longest, config)
     outputs = _Outputs.like(rows)
     forbidden = ids_on(memory.device, forbidden_in_ar(config))
-    forbidden_mask = vocabulary_mask(forbidden_in_ar(config), config.vocab_size, memory.device)
+    early = [*forbidden_in_ar(config), config.eos_token_id]
+    forbidden_early = vocabulary_mask(early, config.vocab_size, memory.device)
     view = rows.look()
     while True:
         # Step 1: P_NAR drafts the rest of the sentences whose draft is used up or has failed.
@@ -106,13 +109,14 @@ def speculative(model: JanusTransformer, source: Source, options: SpeculativeOpt
         tokens = torch.cat((rows.newest[:, None], block), dim=1)
         reach = max(view.kept) + tokens.shape[1]
         # Step 4: the token that greedy search would write after each token read.
-        if decoder.chooses and not options.lossy and not options.min_length:
-            choice, score, end = decoder.choose_in_block(tokens, rows.kept, reach, forbidden_mask)
+        if decoder.chooses and not options.lossy:
+            best = decoder.choose_in_block(tokens, rows.kept, reach, forbidden_early)
+            choice, score, end = allow_end(best, rows.kept, options.min_length, config.eos_token_id)
         else:
             log_probs = decoder.read_block(tokens, rows.kept, reach)
             log_probs, end = _allowed(log_probs, rows.kept, forbidden, config, options)
             choice, score = _choose(log_probs, block, options)
-        choice, score = _end_at_longest(choice, score, end, rows.kept, longest, config)
+        choice, score = end_at_longest(choice, score, end, rows.kept, longest, config.eos_token_id)
         # Step 5: keep the block up to the first token that differs, and P_AR's own next one.
         accepted = _agreeing_prefix(choice, block, block_length)
         rows.advance(choice, score, block_length, accepted, config.eos_token_id)
@@ -310,19 +314,6 @@ def _choose(log_probs: Tensor, block: Tensor, options: SpeculativeOptions) -> tu
     if options.lossy:
         choice, score = _accept_near(log_probs[:, :-1], block, choice, score, options)
     return choice, score
-
-
-def _end_at_longest(
-    choice: Tensor, score: Tensor, end: Tensor, kept: Tensor, longest: int, config: ModelConfig
-) -> tuple[Tensor, Tensor]:
-    """`choice` and `score`, but at the longest length eos, which alone is left there, as in greedy search.
-
-    Args:
-        choice, score, end: tokens, their log-probabilities and eos's, `[active, block + 1]`.
-    """
-    step = kept[:, None] + torch.arange(choice.shape[1], device=kept.device)
-    must_end = step >= longest
-    return choice.masked_fill(must_end, config.eos_token_id), end.where(must_end, score)
 
 
 def _accept_near(

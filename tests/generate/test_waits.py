@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_pt.generate import active_rows, autoregressive
+from janus_pt.generate import active_rows, autoregressive, beam
 from janus_pt.generate.modes import check_options
 from janus_pt.model.attention import kernels_for_decoding
 from tests.support.models import as_source, random_sources, tiny_model
@@ -55,9 +55,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = active_rows.looks_for_finished
     gpu = torch.device("cuda")
-    monkeypatch.setattr(
-        autoregressive, "looks_for_finished", lambda *step, **_: looks(*step[:3], gpu)
-    )
+    for module in (autoregressive, beam):
+        monkeypatch.setattr(module, "looks_for_finished", lambda *step, **_: looks(*step[:3], gpu))
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -76,15 +75,35 @@ def test_greedy_search_looks_every_eight_tokens(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("options", [{}, {"do_sample": True, "num_return_sequences": 2}])
+def test_beam_search_looks_every_eight_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sources = tiny_model(1, max_positions=40), as_source(random_sources(1, 5))
+    options = check_options("ar", num_beams=3, max_length=31)
+    with counted(monkeypatch) as waits:
+        steps = int(options.decode(model, sources).passes.max())
+    assert waits.count <= 2 * (steps // 8 + 1) + 2
+
+
+OTHER_WAYS: list[dict[str, Any]] = [
+    {},
+    {"do_sample": True, "num_return_sequences": 2},
+    {"num_beams": 3, "num_return_sequences": 3},
+    {"num_beams": 2, "late_stopping": True},
+    {"num_beams": 4, "length_penalty": 2.0, "min_length": 2},
+]
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("options", OTHER_WAYS)
 def test_outputs_do_not_depend_on_when_one_looks(options: dict[str, Any]) -> None:
     model, sources = tiny_model(2), as_source(random_sources(2, 6))
     late = check_options("ar", max_length=11, **options).decode(model, sources)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoregressive, "looks_for_finished", lambda *step: True)
+        for module in (autoregressive, beam):
+            patch.setattr(module, "looks_for_finished", lambda *step: True)
         early = check_options("ar", max_length=11, **options).decode(model, sources)
     assert torch.equal(early.lengths, late.lengths) and torch.equal(early.tokens, late.tokens)
     torch.testing.assert_close(early.scores, late.scores, rtol=1e-12, atol=0)
+    assert torch.equal(early.passes, late.passes)
 
 
 @pytest.mark.parametrize("iterations", [1, 4, 10])

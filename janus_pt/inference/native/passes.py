@@ -36,6 +36,8 @@ class NativeLinear:
 
     def __init__(self, packed: PackedWeights, weight: Tensor, bias: Tensor | None) -> None:
         """`weight [out, in]` and `bias` are float32 on the CPU."""
+        # The memory that the structure points to.
+        self._packed = packed
         self.linear = packed.linear(weight, bias)
         self._multiply = load_library().janus_multiply
         # Else numbers would be taken for 32 bits.
