@@ -16,8 +16,10 @@ from janus_pt.utils.errors import UserError
 FOLDER = Path(__file__).parent
 MAIN_SOURCE = "decoder.cpp"
 # -fno-math-errno: square roots are instructions. No OpenMP at linking: see `load_library`.
-COMPILE_FLAGS = ("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-fPIC")
-COMPILE_FLAGS += ("-fno-math-errno", "-c")
+COMPILE_FLAGS = (
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-fPIC"),
+    *("-fno-math-errno", "-c"),
+)
 
 
 @cache
