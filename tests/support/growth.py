@@ -25,7 +25,6 @@ from janus_pt.data_prep.train_tokenizer import train
 from janus_pt.utils.processes import worker_pool
 from tests.support.planted import WORDS
 
-DOCUMENTS_PER_TASK = 250_000
 COPIES, NEAR = 0.10, 0.05
 """Parts of the documents that are an earlier one again, exactly or with another last word."""
 REMEMBERED = 100_000
@@ -75,28 +74,28 @@ def texts(count: int, seed: int = 1) -> Any:
             earlier[rng.randrange(REMEMBERED)] = text
 
 
-def write_input(folder: Path, count: int) -> None:
+def write_input(folder: Path, count: int, per_task: int) -> None:
     """A file a task, and a tokenizer; nothing if they are there."""
     if (folder / "tokenizer.model").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     source = texts(count)
-    for file in range(-(-count // DOCUMENTS_PER_TASK)):
+    for file in range(-(-count // per_task)):
         with (folder / f"part-{file:05d}.jsonl").open("w") as output:
-            for _, text in zip(range(DOCUMENTS_PER_TASK), source, strict=False):
+            for _, text in zip(range(per_task), source, strict=False):
                 output.write(json.dumps({"text": text}) + "\n")
     content = train(list(texts(5000, seed=2)), 400).content
     (folder / "tokenizer.model").write_bytes(content)
 
 
-def build_config(folder: Path, count: int) -> CorpusBuildConfig:
+def build_config(folder: Path, count: int, per_task: int) -> CorpusBuildConfig:
     return CorpusBuildConfig.model_validate(
         {
             "output": str(folder / "corpus"),
             "sources": [
                 {"name": "s", "path": str(folder / "input/part-*.jsonl"), "format": "jsonl"}
             ],
-            "tasks": -(-count // DOCUMENTS_PER_TASK),
+            "tasks": -(-count // per_task),
             "filters": {"language": {"keep": ["en"], "threshold": 0.3}},
             "deduplication": {"exact": ["text"], "minhash": {}},
             "tokenizer": {"path": str(folder / "input" / "tokenizer.model")},
@@ -174,9 +173,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--documents-per-task", type=int, default=250_000)
     args = parser.parse_args()
-    write_input(args.folder / "input", args.documents)
-    config = build_config(args.folder, args.documents)
+    write_input(args.folder / "input", args.documents, args.documents_per_task)
+    config = build_config(args.folder, args.documents, args.documents_per_task)
     begin(config, overwrite=False)
     path = args.folder / "stages.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
