@@ -1,11 +1,13 @@
 """The layouts of a configuration on a cluster, the fastest first, by formula.
 
 Nothing is measured. Memory comes from `planning/memory.py`, bytes from `planning/traffic.py`; the speeds of a GPU
-and its links are assumed (`Cluster`). Nothing is taken to overlap. A step of M micro-batches a rank in S stages is
+and its links are assumed (`Cluster`). On the device nothing is taken to overlap. A step of M micro-batches a rank in S
+stages takes it
 
     (M + S - 1) · the slowest stage's micro-batch  +  the exchange of gradients and weights
 
-with computing, tensor-parallel reductions and hand-over in a micro-batch.
+with computing, tensor-parallel reductions and hand-over in a micro-batch. The host launches all of that meanwhile
+(`planning/launches.py`), which takes it the same sum of its own times. The step is the longer of the two.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from janus_pt.model.recompute import LAYER
 from janus_pt.objectives.expected_sizes import SampleSizes
 from janus_pt.parallel.stages import layer_costs, pipeline_layers, relative_costs
 from janus_pt.planning.activations import MicroBatch
+from janus_pt.planning.launches import host_seconds
 from janus_pt.planning.memory import stage_memory
 from janus_pt.planning.plan import GIB, step_flops
 from janus_pt.planning.traffic import Traffic, step_traffic
@@ -68,7 +71,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Step:
-    """A layout and its step: bytes at a GPU's peak, and seconds, as a whole and in parts."""
+    """A layout and its step: bytes at a GPU's peak, and seconds, as a whole and in parts.
+
+    `launching_s` is what the host takes longer than the device.
+    """
 
     tensor: int
     pipeline: int
@@ -77,6 +83,7 @@ class Step:
     samples: int
     micro_batches: int
     recompute: bool
+    graphs: bool
     memory: float
     step_s: float
     compute_s: float
@@ -84,17 +91,21 @@ class Step:
     tensor_s: float
     pipeline_s: float
     data_s: float
+    launching_s: float
+    host_s: float
     mfu: float
 
 
 @dataclass
 class StageSeconds:
-    """Seconds of one stage in a step: computing, and exchange by axis."""
+    """Seconds of one stage in a step: computing, exchange by axis, and what its host launches."""
 
     compute: float
     tensor: float = 0.0
     pipeline: float = 0.0
     data: float = 0.0
+    host_micro_batches: float = 0.0
+    host_once: float = 0.0
 
     @property
     def micro_batches(self) -> float:
@@ -105,8 +116,8 @@ class StageSeconds:
 def steps(read_config: ReadConfig, world_size: int, sizes: SampleSizes) -> Iterator[Step]:
     """Every layout that the configuration allows and that fits into memory."""
     unit = read_config([], None).data.batch_unit
-    for tensor, pipeline, zero, samples, recompute in product(
-        TENSOR_SIZES, PIPELINE_SIZES, ZERO_STAGES, MICRO_BATCH_SAMPLES, (False, True)
+    for tensor, pipeline, zero, samples, recompute, graphs in product(
+        TENSOR_SIZES, PIPELINE_SIZES, ZERO_STAGES, MICRO_BATCH_SAMPLES, (False, True), (False, True)
     ):
         data_parallel, rest = divmod(world_size, tensor * pipeline)
         if rest or not data_parallel:
@@ -118,6 +129,7 @@ def steps(read_config: ReadConfig, world_size: int, sizes: SampleSizes) -> Itera
             f"parallel.zero_stage={zero}",
             f"parallel.activation_checkpointing={str(recompute).lower()}",
             f"data.micro_batch_size={micro_batch}",
+            f"run.cuda_graphs={str(graphs).lower()}",
         ]
         try:
             config = read_config(layout, world_size)
@@ -131,9 +143,12 @@ def steps(read_config: ReadConfig, world_size: int, sizes: SampleSizes) -> Itera
 
 
 def fastest(steps: Iterable[Step]) -> list[Step]:
-    """The best micro-batch for every layout and stage of ZeRO; of two as fast the one with larger micro-batches."""
+    """The best micro-batch for every layout and stage of ZeRO, with graphs or without.
+
+    Of two as fast it is the one with larger micro-batches, and the one without graphs.
+    """
     best: dict[tuple[int, int, int], Step] = {}
-    for step in sorted(steps, key=lambda s: (s.step_s, -s.samples)):
+    for step in sorted(steps, key=lambda s: (s.step_s, -s.samples, s.graphs)):
         # The first is the fastest; later ones do not replace it.
         best.setdefault((step.tensor, step.pipeline, step.zero), step)
     return list(best.values())
@@ -151,14 +166,21 @@ def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Clu
     slowest = max(stages, key=lambda stage: stage.micro_batches)
     turns = count + pipeline - 1
     exchange = max(stage.data for stage in stages)
-    step_s = turns * slowest.micro_batches / count + exchange
+    device_s = turns * slowest.micro_batches / count + exchange
+    host_s = turns * max(stage.host_micro_batches for stage in stages) / count
+    host_s += max(stage.host_once for stage in stages)
+    step_s = max(device_s, host_s)
     compute_s = sum(stage.compute for stage in stages) / pipeline
-    waiting_s = step_s - exchange - compute_s - slowest.tensor - slowest.pipeline
+    waiting_s = device_s - exchange - compute_s - slowest.tensor - slowest.pipeline
 
     devices = data_parallel * tensor * pipeline
     # MFU counts needed operations, not recomputed ones.
     mfu = flops * count * data_parallel / (devices * cluster.peak_flops * step_s)
-    memory = max(stage.peak for stage in stage_memory(config, data_parallel, batch))
+    memory = max(
+        # A micro-batch of a size that has no graphs yet is computed beside their memory.
+        stage.peak + (stage.activations if config.run.cuda_graphs else 0.0)
+        for stage in stage_memory(config, data_parallel, batch)
+    )
     return Step(
         tensor=tensor,
         pipeline=pipeline,
@@ -167,6 +189,7 @@ def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Clu
         samples=round(batch.samples),
         micro_batches=count,
         recompute=parallel.activation_checkpointing != "none",
+        graphs=config.run.cuda_graphs,
         memory=memory,
         step_s=step_s,
         compute_s=compute_s,
@@ -175,6 +198,8 @@ def estimate(config: Config, data_parallel: int, batch: MicroBatch, cluster: Clu
         tensor_s=slowest.tensor,
         pipeline_s=slowest.pipeline,
         data_s=exchange,
+        launching_s=step_s - device_s,
+        host_s=host_s,
         mfu=mfu,
     )
 
@@ -207,6 +232,9 @@ def stage_seconds(
             else:
                 # Gradients, weights and the shared table: once a step, behind the micro-batches.
                 seconds.data += exchange
+        seconds.host_micro_batches, seconds.host_once = host_seconds(
+            config, batch, layers, traffic, count
+        )
         stages.append(seconds)
     return stages
 
@@ -226,13 +254,22 @@ def recomputed_share(config: Config, batch: MicroBatch) -> float:
 def table(steps: Sequence[Step]) -> str:
     """The layouts as Markdown: shares of the step by purpose, and MFU."""
     headers = ["layout", "ZeRO", "micro-batches", "memory, GiB", "step, s"]
-    headers += ["computing", "waiting", "tensor", "pipeline", "data", "MFU"]
+    headers += ["computing", "waiting", "tensor", "pipeline", "data", "launching", "MFU"]
     rows = []
     for step in steps:
         layout = f"TP{step.tensor} x PP{step.pipeline} x DP{step.data}"
         if step.recompute:
             layout += ", recomputing"
-        parts = (step.compute_s, step.waiting_s, step.tensor_s, step.pipeline_s, step.data_s)
+        if step.graphs:
+            layout += ", graphs"
+        parts = (
+            step.compute_s,
+            step.waiting_s,
+            step.tensor_s,
+            step.pipeline_s,
+            step.data_s,
+            step.launching_s,
+        )
         rows.append(
             [
                 layout,
