@@ -1,4 +1,4 @@
-"""Operations of a step by formula: sums by hand. `tests/null_gpu/test_launches.py` compares with what is counted."""
+"""Operations of a step by formula: sums by hand, and whole steps as they were counted on the null GPU."""
 
 from __future__ import annotations
 
@@ -84,3 +84,20 @@ def test_graphs_launch_less() -> None:
     graphs, _ = stage_operations(config, batch, whole(config))
     one_by_one, _ = stage_operations(read(), batch, whole(config))
     assert 0 < graphs < one_by_one / 10
+
+
+@pytest.mark.parametrize(
+    ("name", "zero", "counted"),
+    [
+        ("base", 1, 2551),
+        ("large", 1, 4723),
+        ("large", 2, 6854),
+        ("base", 3, 5860),
+        ("large", 3, 11222),
+    ],
+)
+def test_three_micro_batches_of_two_samples_as_counted(name: str, zero: int, counted: int) -> None:
+    few = ["data.micro_batch_size=1024", f"parallel.zero_stage={zero}"]
+    config = read_config(ROOT / "configs" / f"janus_{name}.json", few, 64)
+    in_micro_batch, once = stage_operations(config, batch_of(config, 2), whole(config))
+    assert 3 * in_micro_batch + once == pytest.approx(counted, rel=0.02)
