@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
 import zlib
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from janus_pt.utils.files import file_hash, sync
 
 TAR_BLOCK = 512
 """Bytes of a tar's block; each member has a header of one."""
-_CHECKSUM = slice(148, 154)
-"""Where a member's header has its checksum, in octal digits."""
 
 
 class ShardFile:
@@ -33,13 +29,17 @@ class ShardFile:
         self, folder: Path, number: int, fields: tuple[str, ...], prefix: str = "shard"
     ) -> None:
         """Open shard `number` of the corpus in `folder`; `fields` are the names of a sample's token arrays."""
-        # Members are in the order of their names, as from webdataset's writer; the index has them in the fields' order.
+        # Imported here: webdataset loads torch, which the worker processes that import this package do not need.
+        from webdataset.writer import TarWriter
+
+        # TarWriter writes members in the order of their names; the index has them in the order of the fields.
         assert tuple(sorted(fields)) == fields
         self._path = folder / f"{prefix}-{number:06d}.tar"
         self._fields = fields
         self._index: list[list[int]] = []
         self._file = open(_temporary(self._path), "wb")  # noqa: SIM115 - closed in close()
-        self._size = 0
+        # No user, time or other trace of this machine: the same samples give the same bytes.
+        self._tar = TarWriter(self._file, user="janus_pt", group="janus_pt", mtime=0, encoder=False)
 
     @property
     def samples(self) -> int:
@@ -48,24 +48,25 @@ class ShardFile:
 
     def write(self, number: int, sample: tuple[IntArray, ...]) -> None:
         """Add a sample: its number in the corpus, and its token ids by field."""
+        members = {}
         row: list[int] = []
+        offset = self._tar.tarstream.offset
         for name, ids in zip(self._fields, sample, strict=True):
-            content = ids.tobytes()
-            head = _npy_head(ids.dtype.str, len(ids))
-            size = len(head) + len(content)
-            padding = -size % TAR_BLOCK
-            member = f"{number:09d}.{name}.npy".encode()
-            self._file.write(_member_head(member, size) + head + content + bytes(padding))
+            content = npy_bytes(ids)
+            members[f"{name}.npy"] = content
+            offset += TAR_BLOCK  # the member's header
             # The token ids are the end of the member, behind the header of `.npy`.
-            row += [self._size + TAR_BLOCK + len(head), len(ids), zlib.crc32(content)]
-            self._size += TAR_BLOCK + size + padding
+            data_offset = offset + len(content) - ids.nbytes
+            row += [data_offset, len(ids), zlib.crc32(ids.tobytes())]
+            # Members fill whole blocks.
+            offset += ceil(len(content) / TAR_BLOCK) * TAR_BLOCK
+        self._tar.write({"__key__": f"{number:09d}", **members})
+        assert self._tar.tarstream.offset == offset
         self._index.append(row)
 
     def close(self) -> Shard:
         """Finish both files, put them on disk and give them their names. Returns the manifest's entry."""
-        # A tar ends with two empty blocks, and fills whole records.
-        end = self._size + 2 * TAR_BLOCK
-        self._file.write(bytes(ceil(end / tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self._size))
+        self._tar.close()
         self._file.close()
         index = np.array(self._index, dtype="<i8")
         index_path = self._path.with_suffix(".idx.npy")
@@ -93,35 +94,6 @@ def npy_bytes(array: IntArray) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-@lru_cache(maxsize=2**14)
-def _npy_head(dtype: str, length: int) -> bytes:
-    """What `.npy` has before the data of a row of numbers."""
-    ids = np.zeros(length, dtype)
-    return npy_bytes(ids)[: -ids.nbytes or None]
-
-
-@lru_cache(maxsize=2**14)
-def _nameless_head(size: int) -> tuple[bytes, int]:
-    """A tar member's header without its name, and the sum of its bytes.
-
-    To make one takes the standard library longer than all else that is done for a short sample.
-    """
-    # No user, time or other trace of this machine: the same samples give the same bytes.
-    entry = tarfile.TarInfo()
-    entry.size, entry.mode, entry.uname, entry.gname = size, 0o444, "janus_pt", "janus_pt"
-    head = entry.tobuf(tarfile.USTAR_FORMAT)
-    total = int(head[_CHECKSUM], 8)
-    return head, total
-
-
-def _member_head(name: bytes, size: int) -> bytes:
-    """The header of a member, with a name of at most 100 bytes."""
-    head, total = _nameless_head(size)
-    # The name comes first, and the checksum is the sum of all bytes, its own place counted as spaces.
-    checksum = b"%06o" % (total + sum(name))
-    return name + head[len(name) : _CHECKSUM.start] + checksum + head[_CHECKSUM.stop :]
 
 
 def _temporary(path: Path) -> Path:
