@@ -116,6 +116,8 @@ def run_training(config: Config, arguments: argparse.Namespace, processes: int) 
     """Train, replay a step, or print the plan, as the arguments say."""
     traced = parse_steps(arguments.profile) if arguments.profile else range(0)
     # Imported here: torch, DeepSpeed and megatron-core take seconds.
+    if arguments.replay is not None or not arguments.dry_run:
+        import janus_pt.parallel.light_imports  # noqa: F401  before all else that imports the two
     if arguments.replay is not None:
         from janus_pt.train.replay import replay
 

@@ -40,6 +40,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
     """Convert for any layout, and name the folder that was written."""
+    import janus_pt.parallel.light_imports  # noqa: F401  before all else that imports DeepSpeed
     from janus_pt.checkpoint.restore import convert
 
     print(convert(args.checkpoint, args.output, args.workers))

@@ -2,6 +2,7 @@
 
 DeepSpeed's autotuner imports MLflow where it is installed, and MLflow imports pandas. megatron-core decorates fused
 operations with `torch.compile`, which imports Inductor. Neither the autotuner nor those operations are used here.
+Imported by whatever starts a process that trains, before anything else imports the two.
 """
 
 from __future__ import annotations

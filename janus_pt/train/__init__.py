@@ -1,4 +1,3 @@
 """Training: the run, its step and loop, reports, and watching over it."""
 
-# Before any other import of megatron-core and DeepSpeed.
-import janus_pt.parallel.light_imports  # noqa: F401
+import janus_pt.parallel  # noqa: F401  before megatron-core and DeepSpeed, whose warnings it filters

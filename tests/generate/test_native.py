@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "heads of 32, bias": {"hidden_size": 64, "vocab_size": 27, "output_bias": True},
     "heads of 64": {"hidden_size": 64, "num_attention_heads": 1, "ffn_hidden_size": 33},
 }
+NUDGES = 6
 WAYS: list[tuple[str, dict[str, Any]]] = [
     ("ar", {}),
     ("ar", {"num_beams": 3}),
@@ -57,6 +58,22 @@ def by_modules(dtype: torch.dtype, **shape: Any) -> JanusTransformer:
     return model
 
 
+def nudged(seed: int, **shape: Any) -> JanusTransformer:
+    """The modules in float32, each weight moved by half of its last place, up or down, or not at all.
+
+    A pass of mask-predict masks again what is least sure. Where two slots are nearly as sure, one rounding decides
+    which, and the scores jump: one model in float32 may not show it.
+    """
+    model = tiny_model(4, torch.float32, **{"max_positions": 80, **shape})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            step = torch.randint(-1, 2, weight.shape, generator=generator)
+            weight.mul_(1 + step * 2.0**-24)
+    lay_out_for_cpu(model)
+    return model
+
+
 def decode(model: JanusTransformer, mode: str, options: dict[str, Any], count: int) -> Hypotheses:
     way = check_options(mode, **{"max_length": 12, **options})
     return way.decode(model, as_source(random_sources(count, count)))
@@ -69,14 +86,14 @@ def distance(hypotheses: Hypotheses, exact: Hypotheses) -> float:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("mode", "options"), WAYS)
 def test_outputs_are_the_modules(mode: str, options: dict[str, Any], variant: str) -> None:
-    """Tokens of the modules in float64, and scores as near to them as the modules' in float32."""
+    """Tokens of the modules in float64, and scores as near to them as theirs in float32."""
     shape = VARIANTS[variant]
-    native, exact, single = natively(**shape), by_modules(torch.float64, **shape), None
+    native, exact = natively(**shape), by_modules(torch.float64, **shape)
+    rounded = [nudged(seed, **shape) for seed in range(NUDGES)]
     for count in (1, 2, 7):
         expected, ours = decode(exact, mode, options, count), decode(native, mode, options, count)
         assert torch.equal(ours.tokens, expected.tokens)
-        single = single or by_modules(torch.float32, **shape)
-        rounding = distance(decode(single, mode, options, count), expected)
+        rounding = max(distance(decode(m, mode, options, count), expected) for m in rounded)
         assert distance(ours, expected) <= 3 * rounding + 1e-5
 
 

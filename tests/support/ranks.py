@@ -25,6 +25,7 @@ from janus_pt.utils.processes import end_with_parent
 TIMEOUT_S = 600
 PRELOADED = [
     # First: it imports megatron-core and DeepSpeed as a training process does.
+    "janus_pt.parallel.light_imports",
     "janus_pt.train.loop",
     "janus_pt.train.run",
     "janus_pt.commands.evaluate",

@@ -100,10 +100,11 @@ struct BestJob {
                 best = std::max(best, state.best[i]);
             }
         }
-        float normalizer = highest + std::log(sum);
+        const float spread = std::log(sum);
         tokens[row] = token;
-        scores[row] = best - normalizer;
-        ends[row] -= normalizer;
+        // The highest score first: beside large scores a log-probability near 0 would be lost.
+        scores[row] = best - highest - spread;
+        ends[row] = ends[row] - highest - spread;
     }
 
     void run() const {
