@@ -75,6 +75,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_checkpoint(args: argparse.Namespace) -> None:
     """Write an exported model, and name its folder."""
+    import janus_pt.parallel.light_imports  # noqa: F401  before all else that imports DeepSpeed
     from janus_pt.checkpoint.average import export_mean, select_checkpoints
 
     checkpoints = select_checkpoints(args.folder, args.last, args.best)
