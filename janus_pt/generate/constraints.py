@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -108,10 +109,16 @@ class Rules:
         forbidden = forbidden_in_ar(config)
         self._forbidden = ids_on(device, forbidden)
         self._forbidden_early = ids_on(device, [*forbidden, self._eos])
-        self._forbidden_mask = vocabulary_mask(forbidden, config.vocab_size, device)
-        self._forbidden_mask_early = vocabulary_mask(
-            [*forbidden, self._eos], config.vocab_size, device
+        self._vocab_size = config.vocab_size
+
+    @cached_property
+    def _masks(self) -> tuple[Tensor, Tensor]:
+        """Booleans `[vocab]` of the forbidden tokens, without eos and with it: only `choose` reads them."""
+        nothing = torch.zeros(self._vocab_size, dtype=torch.bool, device=self._forbidden.device)
+        late, early = (
+            nothing.index_fill(0, ids, True) for ids in (self._forbidden, self._forbidden_early)
         )
+        return late, early
 
     @property
     def are_fixed(self) -> bool:
@@ -123,9 +130,8 @@ class Rules:
 
         `best` gives the best tokens that are not true in a boolean `[vocab]`.
         """
-        tokens, scores, ends = best(
-            self._forbidden_mask_early if step < self._shortest else self._forbidden_mask
-        )
+        late, early = self._masks
+        tokens, scores, ends = best(early if step < self._shortest else late)
         if step < self._longest:
             return tokens, scores
         # Only eos is left.
