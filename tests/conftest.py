@@ -1,9 +1,13 @@
 """Settings of all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Before torch is imported: with one process a core, further threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is; speed is the benchmark's business.
 settings.register_profile("janus_pt", deadline=None)

@@ -153,7 +153,8 @@ def _parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Record | B
 def _warc(path: Path, name: str) -> Iterator[Record | BadLine]:
     """Pages of a WARC file, and texts of a WET file.
 
-    datatrove's reader, and warcio under it, take a file that was cut short for a shorter one.
+    datatrove's reader, and warcio under it, take a file that was cut short for a shorter one. So does this
+    one if the cut lies between two records: the format says nowhere how many there are.
     """
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
