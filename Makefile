@@ -39,11 +39,11 @@ claims: setup
 	$(BIN)/janus-pt claims $(CLAIMS_FLAGS)
 
 test: setup
-	$(BIN)/python -m pytest -q --numprocesses 2
+	$(BIN)/python -m pytest -q --numprocesses 2 --durations 25
 
 # One process more than CI has cores: many of these tests wait, for servers and time-outs.
 test-slow: setup
-	$(BIN)/python -m pytest -q -m "slow and not exhaustive" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "slow and not exhaustive" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 # Before a release: what CI's time does not allow.
 test-exhaustive: setup

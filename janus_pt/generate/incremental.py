@@ -54,13 +54,10 @@ class SourceMemory:
 def read_sources(model: JanusTransformer, source: Source) -> SourceMemory:
     """Run the encoder. Waits for the device if nobody has seen yet whether there is padding."""
     encoder_out = model.encode(source)
-    if model.native is not None:
-        layers = model.native.keys_values(encoder_out)
-    else:
-        layers = [
-            cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out)
-            for layer in model.decoder.layers
-        ]
+    layers = [
+        cast(DecoderLayer, layer).encoder_attn.keys_values(encoder_out)
+        for layer in model.decoder.layers
+    ]
     real = source.samples >= 0
     # Without a mask attention takes a faster kernel in all passes: worth waiting for the device.
     is_padded = not bool(real.all()) if source.is_padded is None else source.is_padded

@@ -145,14 +145,18 @@ def quantize_int8(model: JanusTransformer) -> None:
             continue
         if name != PROJECTION and layer.weight.numel() < SMALLEST_INT8:
             continue
-        model.set_submodule(name, Int8Linear(layer))
-        parent, _, own_name = name.rpartition(".")
-        if own_name == JOINED:
-            # Nobody needs them, and they would keep the float32 weights in memory.
-            for part in PARTS:
-                setattr(model.get_submodule(parent), part, None)
-
+        replace_linear(model, name, Int8Linear(layer))
     _record_passes(model)
+
+
+def replace_linear(model: JanusTransformer, name: str, layer: nn.Module) -> None:
+    """Put `layer`, which has a copy of its weights, in the place of the linear layer `name`."""
+    model.set_submodule(name, layer)
+    parent, _, own_name = name.rpartition(".")
+    if own_name == JOINED:
+        # Nobody needs them, and they would keep the first weights in memory.
+        for part in PARTS:
+            setattr(model.get_submodule(parent), part, None)
 
 
 def _record_passes(model: JanusTransformer) -> None:

@@ -94,7 +94,8 @@ class JanusModel:
             quantize: "int8": linear layers with int8 weights. Faster on a CPU; such a model cannot
                 be saved.
             native: passes in C++, compiled for this CPU at their first use by the compiler that is there: much
-                faster. For models with the usual layers, in float32 or with `quantize`.
+                faster. For models with the usual layers, in float32 or with `quantize`. Such a model cannot be
+                saved.
 
         Raises:
             UserError: the folder is incomplete or damaged; `quantize` or `native` does not go with the
@@ -124,12 +125,18 @@ class JanusModel:
         """Export the model; see `janus_pt.export.folder.save_export`.
 
         Raises:
-            UserError: the weights are quantised, or there are bottleneck adapters among them.
+            UserError: the weights are quantised or laid out for native passes, or there are bottleneck
+                adapters among them.
         """
         if is_quantized(self.model):
             raise UserError(
                 "save_pretrained: the weights are quantised; "
                 "load the model without quantize, and save that"
+            )
+        if self.model.native is not None:
+            raise UserError(
+                "save_pretrained: the weights are laid out for native passes; "
+                "load the model without native, and save that"
             )
         if self.model.adapter is not None:
             raise UserError(

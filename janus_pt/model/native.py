@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from janus_pt.model.kv_cache import KeysValues, LayerCache
+from janus_pt.model.kv_cache import LayerCache
 
 
 class BestTokens(NamedTuple):
@@ -29,9 +29,6 @@ class NativePasses(Protocol):
     def encode(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Encoder output `[rows, source, hidden]`; `mask [rows, source]` is true where there is no padding."""
 
-    def keys_values(self, encoder_out: Tensor) -> list[KeysValues]:
-        """Each decoder layer's cross-attention keys and values of the encoder's output."""
-
     def decode_step(
         self,
         tokens: Tensor,
@@ -42,9 +39,6 @@ class NativePasses(Protocol):
         caches: list[LayerCache],
     ) -> Tensor:
         """As `JanusTransformer.decode_step`."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """As `JanusTransformer.logits`."""
 
     def best_tokens(self, hidden: Tensor, forbidden: Tensor, eos: int) -> BestTokens:
         """For each of `hidden [rows, hidden]`, `[rows]`; none that is true in `forbidden [vocab]`."""

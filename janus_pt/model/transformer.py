@@ -147,8 +147,6 @@ class JanusTransformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores of hidden states; a sharded model needs an `output_projection`."""
-        if self.native is not None:
-            return self.native.logits(hidden)
         return (self.output_projection or self.project)(hidden)
 
     def project(self, hidden: Tensor) -> Tensor:

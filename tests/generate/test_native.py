@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from janus_pt.generate.hypotheses import Hypotheses
 from janus_pt.generate.incremental import IncrementalDecoder, read_sources
@@ -17,8 +18,7 @@ from janus_pt.generate.modes import check_options
 from janus_pt.inference.cpu import lay_out_for_cpu
 from janus_pt.inference.native import build
 from janus_pt.inference.native.layout import lay_out_natively
-from janus_pt.inference.native.passes import NativeLinear
-from janus_pt.inference.native.structures import PackedWeights
+from janus_pt.inference.native.linear import NativeLinear
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.errors import UserError
 from tests.support.models import MODERN, as_source, random_sources, tiny_model
@@ -161,14 +161,14 @@ def test_products(outputs: int, inputs: int) -> None:
     for rows in (0, 1, 2, 3, 4, 5, 6, 11, 12, 53, 120):
         x = torch.randn(rows, inputs, generator=generator)
         exact = x.double() @ weight.double().T + bias
-        ours = NativeLinear(PackedWeights(int8=False), weight, bias)(x)
+        ours = NativeLinear(weight, bias)(x)
         # The bound of a sum of so many terms, whatever their order (Higham 2002, section 3.1).
         sizes = x.double().abs() @ weight.double().abs().T + bias.abs()
         assert ((ours - exact).abs() <= (inputs + 1) * 2.0**-24 * sizes).all()
         scale = weight.abs().amax(dim=1) / 127
         rounded = (weight / scale[:, None]).round() * scale[:, None]
         exact = x.double() @ rounded.double().T + bias
-        ours = NativeLinear(PackedWeights(int8=True), weight, bias)(x)
+        ours = NativeLinear(weight, bias, int8=True)(x)
         torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=3e-4 * inputs**0.5)
 
 
@@ -176,11 +176,10 @@ def test_products(outputs: int, inputs: int) -> None:
 @pytest.mark.parametrize("vocab_size", [24, 27, 601])
 def test_best_tokens(vocab_size: int, threads: int) -> None:
     """Against torch's log-softmax of the same scores; of equal scores the first is taken."""
-    model = natively(vocab_size=vocab_size)
+    model = tiny_model(4, torch.float32, vocab_size=vocab_size)
+    weight = model.embed_tokens.get_parameter("weight")
     with torch.no_grad():
-        model.embed_tokens.get_parameter("weight")[20] = model.embed_tokens.get_parameter("weight")[
-            9
-        ]
+        weight[20] = weight[9]
     lay_out_natively(model)
     assert model.native is not None
     hidden = torch.randn(67, 16, generator=torch.Generator().manual_seed(0))
@@ -211,18 +210,47 @@ def test_two_threads_compute_the_same() -> None:
             torch.set_num_threads(1)
 
 
-def test_a_copy_uses_its_own_weights() -> None:
-    other = copy.deepcopy(natively())
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.mul_(0.5)
-    expected = tiny_model(4, torch.float32, max_positions=80)
-    with torch.no_grad():
-        for parameter in expected.parameters():
-            parameter.mul_(0.5)
-    ours, plain = decode(other, "ar", {}, 3), decode(expected, "ar", {}, 3)
-    assert torch.equal(ours.tokens, plain.tokens)
-    torch.testing.assert_close(ours.scores, plain.scores)
+def test_a_copy_writes_the_same() -> None:
+    """Packed weights never change: a copy shares them."""
+    model = natively()
+    other = copy.deepcopy(model)
+    expected = decode(model, "ar", {}, 3)
+    del model
+    ours = decode(other, "ar", {}, 3)
+    assert torch.equal(ours.tokens, expected.tokens)
+    assert torch.equal(ours.scores, expected.scores)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_are_in_memory_once(int8: bool) -> None:
+    """The bytes of all tensors that a model and its native passes hold, by what the weights take."""
+    model = tiny_model(4, torch.float32, hidden_size=64, ffn_hidden_size=128, vocab_size=608)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers.remove(model.embed_length)
+    packed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if int8:
+        # A byte instead of four, and a scale; the projection has no longer the embeddings' memory.
+        for weight in (layer.weight for layer in layers):
+            packed += 4 * len(weight) - 3 * weight.numel()
+        packed += 608 * (64 + 4)
+    lay_out_natively(model, int8)
+    held = {}
+    for owner in (model.native, *model.modules()):
+        attributes = [*vars(owner).values()]
+        for tensor in chain(*(_tensors(attribute) for attribute in attributes)):
+            memory = tensor.untyped_storage()
+            held[memory.data_ptr()] = memory.nbytes()
+    assert sum(held.values()) == packed
+
+
+def _tensors(attribute: object) -> list[Tensor]:
+    """The tensors in a module's attribute, of which some are dictionaries or lists."""
+    if isinstance(attribute, Tensor):
+        return [attribute]
+    parts = attribute.values() if isinstance(attribute, dict) else attribute
+    return (
+        [part for part in parts if isinstance(part, Tensor)] if isinstance(parts, Iterable) else []
+    )
 
 
 def test_other_layers_are_refused_by_name() -> None:

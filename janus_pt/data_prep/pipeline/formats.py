@@ -42,7 +42,7 @@ def documents(
     """The documents of a file; `name` stands for it in messages.
 
     Args:
-        part: of jsonl, the first record to take: then every `parts`-th.
+        part: the first record to take, counted from 0: then every `parts`-th.
 
     Raises:
         UserError: the file is damaged, cut short, or has another format.
@@ -50,10 +50,19 @@ def documents(
     if source.format == "jsonl":
         return json_lines(path, name, partial(_document, source), part, parts)
     if source.format == "parquet":
-        return _parquet(source, path, name)
-    if source.format == "warc":
-        return _warc(path, name)
-    return _plain(path, name)
+        records = _parquet(source, path, name)
+    elif source.format == "warc":
+        records = _warc(path, name)
+    else:
+        records = _plain(path, name)
+    return take_part(records, part, parts)
+
+
+def take_part(
+    records: Iterator[Record | BadLine], part: int, parts: int
+) -> Iterator[Record | BadLine]:
+    """The records `part`, `part + parts`, …, of which bad lines are some."""
+    yield from islice(records, part, None, parts)
 
 
 def _document(source: SourceConfig, line: int, values: dict[str, Any]) -> Record:

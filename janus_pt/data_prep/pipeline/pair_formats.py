@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from janus_pt.data_prep.files import BadLine, TextFile, decompressed
 from janus_pt.data_prep.inputs import Pair, line_pairs, text_field
-from janus_pt.data_prep.pipeline.formats import Record, json_lines, parquet_rows
+from janus_pt.data_prep.pipeline.formats import Record, json_lines, parquet_rows, take_part
 from janus_pt.data_prep.pipeline.schema import SourceConfig
 from janus_pt.utils.errors import UserError
 
@@ -28,17 +28,17 @@ def pairs(
     """The pairs of a file, or of two; `names` stand for them in messages.
 
     Args:
-        part: of jsonl, the first pair to take: then every `parts`-th.
+        part: the first pair to take, counted from 0: then every `parts`-th.
 
     Raises:
         UserError: a file is damaged, cut short, or has another format.
     """
-    if source.format == "moses":
-        return _moses(paths, names)
     if source.format == "jsonl":
         return json_lines(paths[0], names[0], partial(_pair, source), part, parts)
+    if source.format == "moses":
+        return take_part(_moses(paths, names), part, parts)
     readers = {"parquet": _parquet, "tsv": _tsv, "tmx": _tmx}
-    return readers[source.format](source, paths[0], names[0])
+    return take_part(readers[source.format](source, paths[0], names[0]), part, parts)
 
 
 def _pair(source: SourceConfig, line: int, values: dict[str, Any]) -> Record:

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +70,8 @@ class SourceReader(PipelineStep):
                 records = pairs(source, paths, names, part, parts)
             else:
                 records = documents(source, paths[0], file.url, part, parts)
-            # Of jsonl they are the task's own already.
-            first, step = (0, 1) if source.format == "jsonl" else (part, parts)
             with closing(records):  # type: ignore[type-var]
-                for record in islice(records, first, None, step):
+                for record in records:
                     if isinstance(record, BadLine):
                         self._bad(record, skipped)
                     elif record.text.strip():

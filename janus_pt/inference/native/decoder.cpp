@@ -1,7 +1,7 @@
 // A pass of an encoder or a decoder as one call.
 //
 // What it computes is defined by the modules of `janus_pt/model`; this is the same for common shapes.
-// The structures are those of `library.py`.
+// The structures are those of `structures.py`.
 
 #include <omp.h>
 
@@ -29,7 +29,10 @@ struct Stack {
     const Layer *layers;
     int64_t num_layers, hidden, ffn, heads, pre_norm, activation, has_cross;
     Norm embed_norm, last_norm;
-    const float *tokens, *positions;
+    const float *tokens;
+    // Whether the table of tokens is the output projection's weight, packed.
+    int64_t has_packed_tokens;
+    const float *positions;
     double token_scale;
 };
 
@@ -110,10 +113,13 @@ struct Job {
     void embed() const {
         int64_t hidden = stack.hidden, count = pass.rows * pass.slots;
         for (int64_t slot = thread.begin(count); slot < thread.end(count); slot++) {
-            const float *token = stack.tokens + pass.tokens[slot] * hidden;
+            int64_t number = pass.tokens[slot], apart = stack.has_packed_tokens ? PANEL : 1;
+            // Packed, a token's numbers are in its panel, one of each PANEL.
+            int64_t start = stack.has_packed_tokens ? number / PANEL * hidden * PANEL + number % PANEL : number * hidden;
+            const float *token = stack.tokens + start;
             const float *position = stack.positions + pass.positions[slot] * hidden;
             float *x = room.x + slot * hidden, scale = stack.token_scale;
-            for (int64_t i = 0; i < hidden; i++) x[i] = token[i] * scale + position[i];
+            for (int64_t i = 0; i < hidden; i++) x[i] = token[i * apart] * scale + position[i];
             normalize(stack.embed_norm, x, x, hidden);
         }
         thread.wait();

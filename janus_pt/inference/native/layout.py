@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from janus_pt.config.schema import ModelConfig
-from janus_pt.inference.cpu import join_projections
+from janus_pt.inference.cpu import is_joined, join_projections, replace_linear
+from janus_pt.inference.native.linear import NativeEmbedding, NativeLinear
 from janus_pt.inference.native.passes import NativePasses
-from janus_pt.inference.native.structures import ACTIVATIONS, PackedWeights
+from janus_pt.inference.native.structures import ACTIVATIONS
 from janus_pt.model.transformer import JanusTransformer
 from janus_pt.utils.errors import UserError
 
@@ -36,9 +38,10 @@ def unsupported(config: ModelConfig) -> list[tuple[str, str]]:
 
 
 def lay_out_natively(model: JanusTransformer, int8: bool = False) -> None:
-    """Let the library compute the model's passes, from copies of its weights.
+    """Let the library compute the model's passes, and give it the model's weights, packed.
 
-    The weights must not change any more. With `int8` the copies have int8 weights, the embeddings' float32.
+    The weights are in memory once: such a model can be decoded with, not trained, saved, moved or converted. With
+    `int8` its linear layers have int8 weights, but not the length head; the embeddings stay float32.
 
     Raises:
         UserError: the model has parts that the library lacks, is not float32 on a CPU, or there is no
@@ -55,4 +58,15 @@ def lay_out_natively(model: JanusTransformer, int8: bool = False) -> None:
         raise UserError(f"native: {key}: its native form takes {needed}; leave native out")
     model.requires_grad_(False)
     join_projections(model)
-    model.native = NativePasses(model, PackedWeights(int8))
+    # A list: layers are replaced on the way.
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, nn.Linear) or is_joined(model, name):
+            continue
+        # It is small, and a length that is wrong by one costs a whole output.
+        if layer is not model.embed_length:
+            replace_linear(model, name, NativeLinear(layer.weight, layer.bias, int8))
+    projection = NativeLinear(weight, model.output_bias, int8)
+    model.output_projection = projection
+    if not int8:
+        model.embed_tokens = NativeEmbedding(projection)
+    model.native = NativePasses(model)

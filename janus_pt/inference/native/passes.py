@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from janus_pt.inference.native.build import load_library
+from janus_pt.inference.native.linear import NativeEmbedding, NativeLinear
 from janus_pt.inference.native.structures import (
     ACTIVATIONS,
+    NORM_KINDS,
     NUMBER,
     POINTER,
     KeysValues,
     Layer,
+    Linear,
     Mask,
-    PackedWeights,
+    Norm,
     Pass,
     Stack,
     array,
@@ -27,53 +30,24 @@ from janus_pt.model.encoder_decoder import Stack as StackModule
 from janus_pt.model.kv_cache import KeysValues as KeysValuesTensors
 from janus_pt.model.kv_cache import LayerCache
 from janus_pt.model.native import BestTokens
+from janus_pt.model.norms import NORM_EPS
 from janus_pt.model.positions import SinusoidalPositions
 from janus_pt.model.transformer import JanusTransformer
-
-
-class NativeLinear:
-    """A linear layer by the library."""
-
-    def __init__(self, packed: PackedWeights, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight [out, in]` and `bias` are float32 on the CPU."""
-        # The memory that the structure points to.
-        self._packed = packed
-        self.linear = packed.linear(weight, bias)
-        self._multiply = load_library().janus_multiply
-        # Else numbers would be taken for 32 bits.
-        self._multiply.argtypes = [POINTER, POINTER, NUMBER, POINTER, NUMBER]
-        self._multiply.restype = None
-
-    @property
-    def address(self) -> int:
-        """Of the structure."""
-        return ctypes.addressof(self.linear)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x [..., in]` to `[..., out]`."""
-        x = x.contiguous()
-        product = torch.empty(*x.shape[:-1], self.linear.outputs)
-        rows = x.numel() // self.linear.inputs
-        threads = torch.get_num_threads()
-        self._multiply(self.address, x.data_ptr(), rows, product.data_ptr(), threads)
-        return product
 
 
 class NativePasses:
     """The encoder's and the decoder's passes of one model."""
 
-    def __init__(self, model: JanusTransformer, packed: PackedWeights) -> None:
-        """The weights are copied; the model must be one that `layout.unsupported` has no objection to."""
-        self._packed = packed
-        tokens = model.embed_tokens.get_parameter("weight").detach()
-        shared = model.config.source_vocab_size is None
-        source_tokens = tokens if shared else model.embed_source.get_parameter("weight").detach()
-        self._encoder = _stack(model, model.encoder, source_tokens, packed)
-        self._decoder = _stack(model, model.decoder, tokens, packed)
+    def __init__(self, model: JanusTransformer) -> None:
+        """The linear layers of encoder and decoder and the output projection must be `NativeLinear`."""
+        # Norms and tables, which the structures point to.
+        self._kept: list[Tensor] = []
+        self._output = cast(NativeLinear, model.output_projection)
         self._hidden = model.config.hidden_size
-        self._heads = model.config.num_attention_heads
-        self._output = NativeLinear(packed, tokens, model.output_bias)
-        self._memory = _memory_projection(model, packed)
+        shared = model.config.source_vocab_size is None
+        source_tokens = model.embed_tokens if shared else model.embed_source
+        self._encoder = self._stack(model, model.encoder, source_tokens)
+        self._decoder = self._stack(model, model.decoder, model.embed_tokens)
         library = load_library()
         self._choose = library.janus_best
         self._choose.argtypes = [POINTER, POINTER, NUMBER, POINTER, NUMBER, *(POINTER,) * 3, NUMBER]
@@ -81,8 +55,9 @@ class NativePasses:
         self._run_library = library.janus_run
         self._run_library.restype = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """None: a copied model may get other weights, and uses its modules."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativePasses:
+        """Itself: nothing that it reads changes."""
+        return self
 
     def encode(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Encoder output `[rows, source, hidden]`; `mask [rows, source]` is true where there is no padding."""
@@ -90,18 +65,6 @@ class NativePasses:
         slots = tokens.shape[1]
         work = Pass(contents=slots, self_mask=Mask.of(self_mask))
         return self._run(self._encoder, work, tokens, positions)
-
-    def keys_values(self, encoder_out: Tensor) -> list[KeysValuesTensors]:
-        """Each decoder layer's cross-attention keys and values of the encoder's output."""
-        rows, slots, hidden = encoder_out.shape
-        # [rows, slots, layers · 2, heads, head_size]: all in one product.
-        shape = (rows, slots, -1, self._heads, hidden // self._heads)
-        parts = self._memory(encoder_out).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
-        return list(zip(parts[::2], parts[1::2], strict=True))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the vocabulary."""
-        return self._output(hidden)
 
     def decode_step(
         self,
@@ -167,56 +130,60 @@ class NativePasses:
             self._run_library(ctypes.byref(stack), ctypes.byref(work))
         return output
 
+    def _stack(self, model: JanusTransformer, module: StackModule, tokens: nn.Module) -> Stack:
+        """The library's form of an encoder or a decoder, which embeds by `tokens`."""
+        config = model.config
+        layers = [self._layer(cast(DecoderLayer, layer)) for layer in module.layers]
+        table = cast(nn.Module, module.embed_positions)
+        is_computed = isinstance(table, SinusoidalPositions)
+        positions = table.get_buffer("table") if is_computed else table.get_parameter("weight")
+        is_packed = isinstance(tokens, NativeEmbedding)
+        rows = self._output.packed if is_packed else tokens.get_parameter("weight")
+        return Stack(
+            layers=(Layer * len(layers))(*layers),
+            num_layers=len(layers),
+            hidden=config.hidden_size,
+            ffn=config.ffn_hidden_size,
+            heads=config.num_attention_heads,
+            pre_norm=config.pre_layer_norm,
+            activation=ACTIVATIONS[config.activation],
+            has_cross=hasattr(module.layers[0], "encoder_attn"),
+            embed_norm=self._norm(module.layernorm_embedding),
+            last_norm=self._norm(module.layer_norm),
+            tokens=self._keep(rows),
+            has_packed_tokens=is_packed,
+            positions=self._keep(positions),
+            token_scale=module.scale,
+        )
 
-def _memory_projection(model: JanusTransformer, packed: PackedWeights) -> NativeLinear:
-    """Keys' and values' projections of every cross-attention, one after another."""
-    parts = []
-    for layer in model.decoder.layers:
-        attention = cast(DecoderLayer, layer).encoder_attn
-        parts += [attention.k_proj, attention.v_proj]
-    weight = torch.cat([part.get_parameter("weight").detach() for part in parts])
-    bias = torch.cat([part.get_parameter("bias").detach() for part in parts])
-    return NativeLinear(packed, weight, bias)
+    def _layer(self, module: DecoderLayer) -> Layer:
+        """The library's form of one layer; an encoder's has no cross-attention."""
+        layer = Layer(
+            qkv=_structure(module.self_attn.qkv_proj),
+            self_out=_structure(module.self_attn.out_proj),
+            fc1=_structure(module.get_submodule("fc1")),
+            fc2=_structure(module.fc2),
+            self_norm=self._norm(module.self_attn_layer_norm),
+            final_norm=self._norm(module.final_layer_norm),
+        )
+        if hasattr(module, "encoder_attn"):
+            layer.cross_query = _structure(module.encoder_attn.q_proj)
+            layer.cross_out = _structure(module.encoder_attn.out_proj)
+            layer.cross_norm = self._norm(module.encoder_attn_layer_norm)
+        return layer
+
+    def _norm(self, module: nn.Module) -> Norm:
+        kind = NORM_KINDS[type(module)]
+        if not kind:
+            return Norm()
+        weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+        return Norm(self._keep(weight), None if bias is None else self._keep(bias), kind, NORM_EPS)
+
+    def _keep(self, tensor: Tensor) -> int:
+        """The address of the tensor's numbers, row by row in memory, which stay as long as this does."""
+        self._kept.append(tensor.detach().contiguous())
+        return self._kept[-1].data_ptr()
 
 
-def _stack(
-    model: JanusTransformer, module: StackModule, tokens: Tensor, packed: PackedWeights
-) -> Stack:
-    """The library's form of an encoder or a decoder."""
-    config = model.config
-    layers = [_layer(cast(DecoderLayer, layer), packed) for layer in module.layers]
-    table = cast(nn.Module, module.embed_positions)
-    is_computed = isinstance(table, SinusoidalPositions)
-    positions = table.get_buffer("table") if is_computed else table.get_parameter("weight")
-    return Stack(
-        layers=(Layer * len(layers))(*layers),
-        num_layers=len(layers),
-        hidden=config.hidden_size,
-        ffn=config.ffn_hidden_size,
-        heads=config.num_attention_heads,
-        pre_norm=config.pre_layer_norm,
-        activation=ACTIVATIONS[config.activation],
-        has_cross=hasattr(module.layers[0], "encoder_attn"),
-        embed_norm=packed.norm(module.layernorm_embedding),
-        last_norm=packed.norm(module.layer_norm),
-        tokens=packed.keep(tokens).data_ptr(),
-        positions=packed.keep(positions.detach()).data_ptr(),
-        token_scale=module.scale,
-    )
-
-
-def _layer(module: DecoderLayer, packed: PackedWeights) -> Layer:
-    """The library's form of one layer; an encoder's has no cross-attention."""
-    layer = Layer(
-        qkv=packed.layer(cast(nn.Module, module.self_attn.qkv_proj)),
-        self_out=packed.layer(module.self_attn.out_proj),
-        fc1=packed.layer(module.get_submodule("fc1")),
-        fc2=packed.layer(module.fc2),
-        self_norm=packed.norm(module.self_attn_layer_norm),
-        final_norm=packed.norm(module.final_layer_norm),
-    )
-    if hasattr(module, "encoder_attn"):
-        layer.cross_query = packed.layer(module.encoder_attn.q_proj)
-        layer.cross_out = packed.layer(module.encoder_attn.out_proj)
-        layer.cross_norm = packed.norm(module.encoder_attn_layer_norm)
-    return layer
+def _structure(layer: nn.Module | None) -> Linear:
+    return cast(NativeLinear, layer).structure

@@ -1,15 +1,11 @@
-"""The structures that the library reads, as `decoder.cpp` declares them, and what makes them of modules."""
+"""The structures that the library reads, as `decoder.cpp` declares them."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-
-from janus_pt.inference.native.build import load_library
-from janus_pt.model.norms import NORM_EPS
 
 POINTER = ctypes.c_void_p
 NUMBER = ctypes.c_int64
@@ -65,6 +61,7 @@ class Stack(ctypes.Structure):
         ("embed_norm", Norm),
         ("last_norm", Norm),
         ("tokens", POINTER),
+        ("has_packed_tokens", NUMBER),
         ("positions", POINTER),
         ("token_scale", ctypes.c_double),
     ]
@@ -130,66 +127,6 @@ class Pass(ctypes.Structure):
         ("output", POINTER),
         ("threads", NUMBER),
     ]
-
-
-class PackedWeights:
-    """The weights of some layers as the library reads them; they stay as long as this does."""
-
-    def __init__(self, int8: bool) -> None:
-        """`int8`: weights in int8, a scale for each output, whose inputs have 16 bits."""
-        self.int8 = int8
-        self._kept: list[Tensor] = []
-
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """Pack `weight [outputs, inputs]`."""
-        outputs, inputs = weight.shape
-        weight = weight.contiguous()
-        padded = -(-outputs // PANEL) * PANEL
-        scales = None
-        if self.int8:
-            packed = self.keep(torch.empty(padded * (inputs + inputs % 2), dtype=torch.int8))
-            scales = self.keep(torch.empty(padded))
-            load_library().janus_pack_bytes(
-                POINTER(weight.data_ptr()),
-                NUMBER(outputs),
-                NUMBER(inputs),
-                POINTER(packed.data_ptr()),
-                POINTER(scales.data_ptr()),
-            )
-        else:
-            packed = self.keep(torch.empty(padded * inputs))
-            load_library().janus_pack_floats(
-                POINTER(weight.data_ptr()),
-                NUMBER(outputs),
-                NUMBER(inputs),
-                POINTER(packed.data_ptr()),
-            )
-        return Linear(
-            packed.data_ptr(), self._pointer(scales), self._pointer(bias), outputs, inputs
-        )
-
-    def layer(self, module: nn.Module) -> Linear:
-        """Pack a linear layer's."""
-        weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
-        return self.linear(weight.detach(), None if bias is None else bias.detach())
-
-    def norm(self, module: nn.Module) -> Norm:
-        """A norm's parameters."""
-        kind = NORM_KINDS[type(module)]
-        if not kind:
-            return Norm()
-        weight, bias = module.get_parameter("weight").detach(), getattr(module, "bias", None)
-        bias = None if bias is None else bias.detach()
-        return Norm(self._pointer(weight), self._pointer(bias), kind, NORM_EPS)
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """The tensor, row by row in memory, which stays."""
-        tensor = tensor.contiguous()
-        self._kept.append(tensor)
-        return tensor
-
-    def _pointer(self, tensor: Tensor | None) -> int | None:
-        return None if tensor is None else self.keep(tensor).data_ptr()
 
 
 def array(structures: Sequence[KeysValues]) -> ctypes.Array[KeysValues]:
