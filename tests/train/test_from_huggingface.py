@@ -25,8 +25,9 @@ pytestmark = pytest.mark.slow
 STEPS = 300
 COMPARED = 20
 """Steps of which the numbers are compared with those of other layouts."""
-TENSOR = Layout("TP2", 2, tensor=2)
-OTHERS = [Layout("one process"), Layout("PP2", 2, pipeline=2)]
+WHOLE = Layout("one process")
+"""Trains for all steps."""
+OTHERS = [Layout("TP2", 2, tensor=2), Layout("PP2", 2, pipeline=2)]
 
 
 def pairs(seed: int, count: int) -> list[tuple[str, str]]:
@@ -124,13 +125,13 @@ def test_it_learns_p_nar_and_keeps_p_ar(
     (tmp_path / "config.json").write_text(json.dumps(config))
     # Machines that test are often busy.
     monkeypatch.setattr("tests.support.ranks.TIMEOUT_S", 600)
-    for layout in (TENSOR, *OTHERS):
+    for layout in (WHOLE, *OTHERS):
         settings = [*layout.settings(), f"run.output_dir={tmp_path / layout.name}"]
-        if layout is not TENSOR:
+        if layout is not WHOLE:
             settings.append(f"run.max_steps={COMPARED}")
         run_ranks(train, layout.ranks, str(tmp_path / "config.json"), settings, False)
 
-    found = losses(tmp_path / TENSOR.name / "metrics.jsonl")
+    found = losses(tmp_path / WHOLE.name / "metrics.jsonl")
     before = {name: found[0, f"valid/loss/{name}"] for name in ("ar", "nar", "aux", "length")}
     after = {name: found[STEPS, f"valid/loss/{name}"] for name in before}
     print("before", before, "after", after)
@@ -148,7 +149,7 @@ def test_it_learns_p_nar_and_keeps_p_ar(
         print(layout.name, gap)
         assert gap < 1e-5
 
-    model = JanusModel.from_pretrained(tmp_path / TENSOR.name / "export")
+    model = JanusModel.from_pretrained(tmp_path / WHOLE.name / "export")
     for mode, share in (("ar", 0.85), ("nar", 0.5)):
         outputs = model.generate([source for source, _ in valid], mode=mode)
         right = sum(out.text == target for out, (_, target) in zip(outputs, valid, strict=True))

@@ -40,11 +40,14 @@ struct Linear {
 
 enum Activation : int64_t { NONE, RELU, GELU, SILU };
 
-static inline float activated(float x, int64_t activation) {
-    if (activation == RELU) return x > 0 ? x : 0;
-    if (activation == GELU) return 0.5f * x * (1 + std::erf(x * 0.70710678f));
-    if (activation == SILU) return x / (1 + std::exp(-x));
-    return x;
+// Not inlined: the sums of a tile need all registers.
+static __attribute__((noinline)) Floats gelu_or_silu(Floats x, int64_t activation) {
+    return activation == GELU ? gelu(x) : silu(x);
+}
+
+static inline Floats activated(Floats x, int64_t activation) {
+    if (activation == NONE) return x;
+    return activation == RELU ? (x > 0 ? x : Floats{}) : gelu_or_silu(x, activation);
 }
 
 // What is done with a product: bias, activation, and a residual `[rows, outputs]`, if there is one.
@@ -54,26 +57,24 @@ struct Result {
     int64_t activation = NONE;
 };
 
-// Numbers that are no whole vector, or have a rare activation.
-static __attribute__((noinline)) void store_slowly(const Linear &linear, const Result &result, int64_t row,
-                                                   int64_t column, Floats sum) {
+// The last outputs, which may fill no vector.
+static __attribute__((noinline)) void store_last(const Linear &linear, const Result &result, int64_t row,
+                                                 int64_t column, Floats sum) {
     int64_t count = std::min(LANES, linear.outputs - column);
+    for (int64_t i = 0; i < count && linear.bias; i++) sum[i] += linear.bias[column + i];
+    sum = activated(sum, result.activation);
     for (int64_t i = 0; i < count; i++) {
         int64_t place = row * linear.outputs + column + i;
-        float value = sum[i];
-        if (linear.bias) value += linear.bias[column + i];
-        value = activated(value, result.activation);
-        if (result.residual) value += result.residual[place];
-        result.out[place] = value;
+        result.out[place] = result.residual ? sum[i] + result.residual[place] : sum[i];
     }
 }
 
 template <int ROWS, int VECTORS>
 static inline __attribute__((always_inline)) void store(const Linear &linear, const Result &result, int64_t row,
                                                         int64_t column, Floats (&sums)[ROWS][VECTORS]) {
-    if (column + VECTORS * LANES > linear.outputs || result.activation > RELU) {
+    if (column + VECTORS * LANES > linear.outputs) {
         for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < VECTORS; c++) store_slowly(linear, result, row + r, column + c * LANES, sums[r][c]);
+            for (int c = 0; c < VECTORS; c++) store_last(linear, result, row + r, column + c * LANES, sums[r][c]);
         return;
     }
 #pragma GCC unroll 8
@@ -82,8 +83,7 @@ static inline __attribute__((always_inline)) void store(const Linear &linear, co
         Floats bias = linear.bias ? *(const Floats *)(linear.bias + column + c * LANES) : Floats{};
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++, place += linear.outputs) {
-            Floats value = sums[r][c] + bias;
-            if (result.activation == RELU) value = value > 0 ? value : Floats{};
+            Floats value = activated(sums[r][c] + bias, result.activation);
             if (result.residual) value += *(const Floats *)(result.residual + place);
             *(Floats *)(result.out + place) = value;
         }

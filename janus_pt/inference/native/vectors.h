@@ -49,3 +49,19 @@ static inline Floats exponential(Floats x) {
     return y * (Floats)power;
 }
 
+// erf by Abramowitz and Stegun, formula 7.1.26, whose error is below 1.5e-7.
+static inline Floats gelu(Floats x) {
+    Floats size = (x < 0 ? -x : x) * 0.70710678f;
+    Floats t = 1.0f / (1.0f + 0.3275911f * size);
+    Floats y = 1.061405429f * t - 1.453152027f;
+    y = y * t + 1.421413741f;
+    y = y * t - 0.284496736f;
+    y = y * t + 0.254829592f;
+    Floats half_rest = 0.5f * y * t * exponential(-size * size);
+    return x * (x < 0 ? half_rest : 1.0f - half_rest);
+}
+
+static inline Floats silu(Floats x) {
+    Floats power = exponential(x < 0 ? x : -x);
+    return x * (x < 0 ? power : Floats{} + 1.0f) / (1.0f + power);
+}
