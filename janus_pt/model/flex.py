@@ -19,9 +19,11 @@ symbolic_shapes.use_duck_shape = False
 FORWARD_WARPS = 8
 """With torch's own choice for the forward kernel, 4, our masks need more registers than there are: at
 head size 64 in bfloat16 a kilobyte a thread is spilled (torch 2.13, compiled for sm_90)."""
-PADDED_BACKWARD_BLOCK = 64
-"""The backward kernel computes a head size that is no power of two as the next one: then torch's own
-blocks for sm_90, of 128 queries or keys, spill as well."""
+LARGE_HEAD = 64
+"""Above this size the backward kernel has smaller blocks."""
+LARGE_HEAD_BLOCK = 64
+"""With torch's own blocks for sm_90, of 128 queries or keys, the backward kernel spills at head size 128, and at
+80, which it computes as 128."""
 MIN_HEAD_SIZE = 16
 """Triton multiplies no smaller matrices."""
 
@@ -57,8 +59,8 @@ def _attend(
 def _kernel_options(head_size: int) -> Any:
     """Options of the kernels that replace torch's own choices, so that none spills registers."""
     options = {"fwd_num_warps": FORWARD_WARPS}
-    if head_size & (head_size - 1):
-        options["bwd_BLOCK_N1"] = options["bwd_BLOCK_M2"] = PADDED_BACKWARD_BLOCK
+    if head_size > LARGE_HEAD:
+        options["bwd_BLOCK_N1"] = options["bwd_BLOCK_M2"] = LARGE_HEAD_BLOCK
     return options
 
 

@@ -83,8 +83,14 @@ def collate_examples(
                 f'objective "{objective.name}": its examples have the streams {actual}, but its '
                 f"terms have {expected}: give `Example.predict` in the order of the terms"
             )
+    has_blocks = blocks_for is not None
     batch = collate(
-        examples, objective.draws, terms.suffix_streams, terms.aligned_stream, for_graphs
+        examples,
+        objective.draws,
+        terms.suffix_streams,
+        terms.aligned_stream,
+        for_graphs,
+        has_blocks,
     )
     return batch if blocks_for is None else prepare_blocks(batch, blocks_for)
 

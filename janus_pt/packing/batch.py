@@ -13,7 +13,12 @@ from torch import Tensor
 from janus_pt.packing.alignment import Alignment, align
 from janus_pt.packing.buffer import as_buffer, pack_tensors, unpack_tensors
 from janus_pt.packing.example import Example, IntArray, SlotArray
-from janus_pt.packing.padded import round_to_graph_step, round_to_row_step, round_up
+from janus_pt.packing.padded import (
+    round_to_blocks,
+    round_to_graph_step,
+    round_to_row_step,
+    round_up,
+)
 from janus_pt.packing.row_layout import RowLayout, pack_row
 from janus_pt.packing.slots import (
     PADDING,
@@ -101,6 +106,7 @@ def collate(
     suffix_streams: Collection[str] = (),
     aligned_stream: str | None = None,
     for_graphs: bool = False,
+    for_blocks: bool = False,
 ) -> Batch:
     """Pack examples into a batch of one row; `pack_row` decides where their slots stand.
 
@@ -110,11 +116,14 @@ def collate(
             `second_draw(stream)`.
         for_graphs: all sizes are among few, by padding: each combination of them has its own CUDA
             graphs. Not for an `aligned_stream`.
+        for_blocks: no section of the row is so short that FlexAttention is compiled for it.
 
     Raises:
         ValueError: the streams' rows cannot be prefixes (or suffixes) of one list of all targets.
     """
-    round_length = round_to_graph_step if for_graphs else round_to_row_step
+    round_length = round_to_blocks if for_blocks else round_to_row_step
+    if for_graphs:
+        round_length = round_to_graph_step
     drawn = [*examples] * draws
     num_samples = round_up(len(drawn), SAMPLES_STEP if for_graphs else 1)
     layout = pack_row(drawn, round_length)

@@ -72,6 +72,8 @@ GRAPH_STEPS = 8
 """Lengths for CUDA graphs between a power of two and the next: rows get longer by a sixteenth on average."""
 MIN_GRAPH_STEP = 128
 """Slots of a block of FlexAttention's masks."""
+SHORTEST_SECTION = 2 * MIN_GRAPH_STEP
+"""So that every mask has several blocks."""
 
 
 def round_to_row_step(size: int) -> int:
@@ -79,10 +81,18 @@ def round_to_row_step(size: int) -> int:
     return round_up(size, ROW_STEP)
 
 
+def round_to_blocks(size: int) -> int:
+    """The length of a row's section that FlexAttention reads, which gets no other kernels for short ones.
+
+    torch compiles anew for masks of one block of keys, and for rows of fewer queries than a block has.
+    """
+    return max(SHORTEST_SECTION, round_to_row_step(size)) if size else 0
+
+
 def round_to_graph_step(size: int) -> int:
     """The length of a row's section where each combination of lengths has its own CUDA graphs."""
     power_of_two = 1 << max(0, int(size).bit_length() - 1)
-    return round_up(size, max(MIN_GRAPH_STEP, power_of_two // GRAPH_STEPS))
+    return round_up(round_to_blocks(size), max(MIN_GRAPH_STEP, power_of_two // GRAPH_STEPS))
 
 
 def round_up(size: int, step: int) -> int:
