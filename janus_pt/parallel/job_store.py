@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 HOST_WORK_S = 3600.0
 """The longest that ranks wait for a disk: a conversion of a large checkpoint takes minutes."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
+PARTING_S = 60.0
+"""How long the first rank waits for others that may have been lost since they met for the last time."""
 
 Value = TypeVar("Value")
 
@@ -112,3 +115,24 @@ def from_all_ranks(value: Value) -> list[Value]:
 def meet() -> None:
     """Wait until all ranks are here; as `dist.barrier`, but they may come late."""
     from_all_ranks(None)
+
+
+def part() -> None:
+    """`meet`, and nobody uses the store after it.
+
+    The first rank's process often is the store. If it ended while another rank still asked whether all had
+    met, that rank would take a finished job for a failed one.
+    """
+    meet()
+    ranks = dist.get_world_size()
+    if ranks == 1:
+        return
+    store = job_store()
+    key = store.next_key()
+    if dist.get_rank() > 0:
+        # Nothing is answered to this.
+        store.put(f"{key}/{dist.get_rank()}", None)
+        return
+    with suppress(dist.DistStoreError):
+        for rank in range(1, ranks):
+            store.wait(f"{key}/{rank}", PARTING_S)

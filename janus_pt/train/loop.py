@@ -21,7 +21,7 @@ from janus_pt.export.write_run import write_adapters, write_merged, write_whole
 from janus_pt.packing.batch import Batch
 from janus_pt.parallel import groups
 from janus_pt.parallel.gather import full_weights
-from janus_pt.parallel.job_store import meet
+from janus_pt.parallel.job_store import meet, part
 from janus_pt.train.early_stopping import (
     exported_step,
     out_of_patience,
@@ -64,7 +64,7 @@ def train(config: Config, resume: bool, instruments: Instruments | None = None) 
         # From here on ranks end at different times, which is no failure.
         heartbeat.stop()
         # Together: a launcher ends the others as soon as one ends with another code than 0.
-        meet()
+        part()
     except RuntimeError as error:
         if not is_peer_failure(error):
             raise

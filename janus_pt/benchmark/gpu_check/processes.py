@@ -19,11 +19,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from janus_pt.benchmark.gpu_check.result import FAILED, Result
+from janus_pt.parallel.job_store import part
 
 POLL_S = 0.1
-LAST_WORDS = 600
+LAST_WORDS = 3000
 """Characters of a failed process's output that the result keeps."""
+TRACEBACK = "Traceback (most recent call last)"
 
 
 def run_check(
@@ -96,9 +100,15 @@ def _result(folder: Path, codes: list[int | None], timeout_s: float) -> Result:
     if failed or late:
         rank = (failed or late)[0]
         why = f"exit code {codes[rank]}" if failed else f"not done after {timeout_s:g} s"
-        words = (folder / f"output.{rank}").read_text(errors="replace").strip()[-LAST_WORDS:]
-        return Result(FAILED, f"rank {rank}: {why}: {words}")
+        output = (folder / f"output.{rank}").read_text(errors="replace").strip()
+        return Result(FAILED, f"rank {rank}: {why}: {_last_words(output)}")
     return Result(**json.loads((folder / "result.json").read_text()))
+
+
+def _last_words(output: str) -> str:
+    """The traceback, behind which NCCL may say much while the process ends; without one the end."""
+    start = output.rfind(TRACEBACK)
+    return output[-LAST_WORDS:] if start < 0 else output[start:][:LAST_WORDS]
 
 
 def main() -> None:
@@ -112,6 +122,8 @@ def main() -> None:
     result: Result = called(**json.loads(settings))
     if os.environ["RANK"] == "0":
         Path(output).write_text(json.dumps(result.as_dict()))
+    if dist.is_initialized():
+        part()
     sys.stdout.flush()
     # Not the ordinary end, in which a process group may wait for ranks that have ended already.
     os._exit(0)
