@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -133,4 +134,5 @@ def test_a_device_that_hangs_on_all_ranks_ends_them(tmp_path: Path) -> None:
         codes = [rank.wait(TIMEOUT + GONE_S) for rank in job.ranks]
         assert codes == [EXIT_PEER_LOST] * 2
         [line] = job.errors()
-        assert "no rank came past step " in line or "rank 1 is still at " in line, line
+        # One may have launched a step more than the other.
+        assert re.search(r"no rank came past step |rank [01] is still at ", line), line

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,9 +107,12 @@ def _result(folder: Path, codes: list[int | None], timeout_s: float) -> Result:
 
 
 def _last_words(output: str) -> str:
-    """The traceback, behind which NCCL may say much while the process ends; without one the end."""
-    start = output.rfind(TRACEBACK)
-    return output[-LAST_WORDS:] if start < 0 else output[start:][:LAST_WORDS]
+    """The end of the traceback, behind which NCCL may say much while the process ends; without one of the output."""
+    frames = output[output.rfind(TRACEBACK) :].partition("\n")[2] if TRACEBACK in output else ""
+    # They are indented; the exception is the first line that is not. torch puts the rank before each.
+    exception = re.search(r"^(?:\[rank\d+\]: ?)?(?!\[rank)\S.*$", frames, re.MULTILINE)
+    words = frames[: exception.end()] if exception else output
+    return words[-LAST_WORDS:]
 
 
 def main() -> None:
