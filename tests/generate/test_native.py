@@ -92,9 +92,18 @@ def test_outputs_are_the_modules(mode: str, options: dict[str, Any], variant: st
     rounded = [nudged(seed, **shape) for seed in range(NUDGES)]
     for count in (1, 2, 7):
         expected, ours = decode(exact, mode, options, count), decode(native, mode, options, count)
-        assert torch.equal(ours.tokens, expected.tokens)
         rounding = max(distance(decode(m, mode, options, count), expected) for m in rounded)
-        assert distance(ours, expected) <= 3 * rounding + 1e-5
+        allowed = 3 * rounding + 1e-5
+        assert distance(ours, expected) <= allowed
+        for tokens, others, scores in zip(
+            ours.tokens, expected.tokens, expected.scores, strict=True
+        ):
+            # Of outputs that are as good but for rounding either may come first.
+            if scores.max() - scores.min() <= allowed:
+                tokens, others = (sorted(outputs.tolist()) for outputs in (tokens, others))
+            else:
+                tokens, others = tokens.tolist(), others.tolist()
+            assert tokens == others
 
 
 @pytest.mark.parametrize("int8", [False, True])
