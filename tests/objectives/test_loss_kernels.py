@@ -37,7 +37,7 @@ def differences() -> dict[str, dict[str, float]]:
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -114,11 +114,19 @@ def check_machine_code(made: list[Launch], capability: int, folder: Path) -> Non
             assert "ld.global.v4" in machine.ptx, launch.name
 
 
+# Launches are recorded with tensors that have no data.
+needs_out_dtype = pytest.mark.skipif(
+    torch.__version__.startswith("2.8."), reason="its mm has no out_dtype for such tensors"
+)
+
+
+@needs_out_dtype
 def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
     # A vocabulary of an odd number of tokens: rows are aligned all the same.
     check_machine_code(launches(JANUS, torch.bfloat16, 49_999), 90, tmp_path)
 
 
+@needs_out_dtype
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("capability", "terms", "dtype"),
@@ -135,6 +143,7 @@ def test_compiled_without_spills(
     check_machine_code(launches(terms, dtype), capability, tmp_path)
 
 
+@needs_out_dtype
 def test_launches_of_a_chunk() -> None:
     """A kernel forward and one backward a chunk; one more where ranks share the vocabulary."""
     made = [launch.name for launch in launches(JANUS, torch.bfloat16)]
