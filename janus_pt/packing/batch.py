@@ -121,9 +121,7 @@ def collate(
     Raises:
         ValueError: the streams' rows cannot be prefixes (or suffixes) of one list of all targets.
     """
-    round_length = round_to_blocks if for_blocks else round_to_row_step
-    if for_graphs:
-        round_length = round_to_graph_step
+    round_length = _rounding(for_graphs, for_blocks)
     drawn = [*examples] * draws
     num_samples = round_up(len(drawn), SAMPLES_STEP if for_graphs else 1)
     layout = pack_row(drawn, round_length)
@@ -162,6 +160,12 @@ def collate(
     # One block of memory: one copy to the device, one thing to hand to another process.
     packed: Batch = pack_tensors(batch)
     return packed
+
+
+def _rounding(for_graphs: bool, for_blocks: bool) -> Callable[[int], int]:
+    if for_graphs:
+        return round_to_graph_step
+    return round_to_blocks if for_blocks else round_to_row_step
 
 
 def _slot_table(examples: Sequence[Example], layout: RowLayout) -> SlotArray:
