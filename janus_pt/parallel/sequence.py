@@ -138,6 +138,7 @@ class _LinearOfGathered(torch.autograd.Function):
         own: Tensor,
         again: GatheredAgain,
     ) -> Tensor:
+        """The product with all rows, `x [1, rows, inputs]`; `own` and `again` give them back in the backward pass."""
         ctx.save_for_backward(own, weight)
         ctx.again, ctx.rows = again, x.shape[1]
         ctx.first = x.storage_offset() // x.shape[2]
@@ -147,6 +148,7 @@ class _LinearOfGathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of `x`, the weight and the bias."""
         own, weight = ctx.saved_tensors
         # Rows are on their way while the input's gradient is computed.
         ctx.again.begin(own)
