@@ -52,7 +52,8 @@ class SentencePieceSegmenter(Segmenter):
 
     def _cut(self, texts: Sequence[str], continues: bool, kind: type) -> list[list[Any]]:
         if not continues:
-            return list(self.processor.encode(list(texts), out_type=kind, num_threads=1))
+            # One by one: for a list SentencePiece starts a thread anew at every call, even where one is asked for.
+            return [self.processor.encode(text, out_type=kind) for text in texts]
         # SentencePiece has no switch for it, so each text is cut behind a line break, which never
         # joins a piece, and the break's pieces are dropped. A model that strips white space has
         # none of them, and puts a space before the text.
