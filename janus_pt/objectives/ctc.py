@@ -18,7 +18,7 @@ from torch import Tensor
 
 from janus_pt.config.schema import ModelConfig, ObjectiveConfig
 from janus_pt.objectives.base import MaskedPair, Objective, SlotCounts
-from janus_pt.objectives.fused_loss import Terms, VocabShard
+from janus_pt.objectives.fused_loss import Terms, VocabShard, require_triton
 from janus_pt.objectives.token_log_probs import token_log_probs
 from janus_pt.packing.alignment import Alignment
 from janus_pt.packing.example import Example, IntArray
@@ -89,51 +89,57 @@ def loss(hidden: Tensor, weight: Tensor, alignment: Alignment, vocab: VocabShard
     classes = alignment.classes
     of_rows = classes.index_select(0, alignment.samples)
     log_probs = token_log_probs(hidden, weight, of_rows, vocab)
-    # By place of the sample's slots: [longest, samples, classes].
-    by_place = log_probs[alignment.rows.clamp(min=0)].transpose(0, 1)
-    # A token that occurs twice is one class, named by its first occurrence.
-    first_occurrence = (classes[:, :, None] == classes[:, None, :]).byte().argmax(-1)
-    losses: Tensor = _NegativeLogLikelihood.apply(by_place, first_occurrence[:, 1:], alignment)
+    # [samples, most rows, classes]
+    by_sample = log_probs[alignment.rows.clamp(min=0)]
+    losses: Tensor = _NegativeLogLikelihood.apply(by_sample, alignment)
     return losses.sum()
 
 
 class _NegativeLogLikelihood(torch.autograd.Function):
-    """torch's CTC loss with the gradient by the log-probabilities themselves.
+    """-log P of each sample, whose gradient by a log-probability is the share of the paths through it."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, alignment: Alignment) -> Tensor:
+        """-log P `[samples]`, of log-probabilities `[samples, most rows, classes]`, the blank first."""
+        classes = alignment.classes
+        # A token that occurs twice is one class, named by its first occurrence.
+        first_occurrence = (classes[:, :, None] == classes[:, None, :]).byte().argmax(-1)
+        sum_paths = _on_cuda if log_probs.device.type == "cuda" else _by_torch
+        losses, shares = sum_paths(log_probs.detach(), first_occurrence[:, 1:], alignment)
+        is_row = alignment.rows >= 0
+        ctx.save_for_backward(shares * is_row[..., None])
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (shares,) = ctx.saved_tensors
+        return -shares * grads[0][:, None, None], None
+
+
+def _on_cuda(log_probs: Tensor, labels: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
+    """The losses and the shares of the paths, without a wait for the device."""
+    require_triton()
+    from janus_pt.objectives.ctc_kernel import losses_and_shares
+
+    # The host knows these counts too, but to bring them to the device is to wait for it.
+    row_counts = (alignment.rows >= 0).sum(1)
+    label_counts = (alignment.classes != alignment.classes[:, :1]).sum(1)
+    return losses_and_shares(log_probs, labels, row_counts, label_counts)
+
+
+def _by_torch(log_probs: Tensor, labels: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
+    """The same by torch's CTC loss.
 
     torch's own gradient is what belongs before a log-softmax over all classes: p - q where q is the
     share of the paths through a class. The classes here are some of the vocabulary, and p is added to
     each of them that torch's gradient has subtracted.
     """
-
-    @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, labels: Tensor, alignment: Alignment) -> Tensor:
-        """-log P `[samples]`.
-
-        Args:
-            log_probs: `[longest, samples, classes]`, the blank first.
-            labels: classes of the targets, `[samples, most labels]`.
-        """
-        with torch.enable_grad():
-            leaf = log_probs.detach().requires_grad_()
-            losses = F.ctc_loss(
-                leaf,
-                labels,
-                # On the host, where torch reads them without waiting for the device.
-                torch.tensor(alignment.row_counts, device="cpu"),
-                torch.tensor(alignment.label_counts, device="cpu"),
-                blank=0,
-                reduction="none",
-            )
-            (grad,) = torch.autograd.grad(losses.sum(), leaf)
-        shares = grad - leaf.detach().exp()
-        is_row = alignment.rows.t() >= 0
-        ctx.save_for_backward(shares * is_row[..., None])
-        return losses.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (shares,) = ctx.saved_tensors
-        return shares * grads[0][:, None], None, None
+    with torch.enable_grad():
+        leaf = log_probs.transpose(0, 1).requires_grad_()
+        rows, counts = torch.tensor(alignment.row_counts), torch.tensor(alignment.label_counts)
+        losses = F.ctc_loss(leaf, labels, rows, counts, blank=0, reduction="none")
+        (grad,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), (leaf.detach().exp() - grad).transpose(0, 1)
 
 
 OBJECTIVE = Objective(terms, example, expected_slots, alignment_loss=loss)

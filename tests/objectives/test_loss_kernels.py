@@ -17,6 +17,7 @@ from janus_pt.utils.errors import UserError
 
 pytest.importorskip("triton", reason="the losses' kernels on CUDA are Triton's: pip install triton")
 
+from janus_pt.objectives import ctc_kernel
 from janus_pt.objectives.fused_loss import cuda, function, kernels
 from tests.support.triton.launches import Launch, recorded
 
@@ -32,7 +33,12 @@ def differences() -> dict[str, dict[str, float]]:
     """How far the interpreted kernels are from other computations, case by case.
 
     In a process of its own: a kernel is either interpreted or compiled for as long as a process lives."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.support.triton.interpreted"]
+    return interpreted("tests.support.triton.interpreted")
+
+
+def interpreted(program: str) -> dict[str, dict[str, float]]:
+    """What a program prints under Triton's interpreter."""
+    command = [sys.executable, "-W", "ignore", "-m", program]
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
@@ -79,6 +85,33 @@ def test_a_small_divergence_is_not_lost_in_rounding(
     found = differences["streams that nearly agree"]
     assert found["kernels"] < 1e-5
     assert found["kernels"] < found["eager"]
+
+
+def test_ctc_is_the_sum_over_paths() -> None:
+    """Beside torch's own loss in float64, which `test_ctc.py` holds to all paths of small cases."""
+    found = interpreted("tests.support.triton.paths")
+    assert max(found["torch.float64"].values()) < 1e-13
+    # A path's log-probability is a float32 near 100, which is exact to 4e-6, and a share is a difference of three.
+    assert found["torch.float32"]["losses"] < FLOAT32
+    assert max(found["torch.float32"].values()) < 3 * 4e-6
+
+
+def ctc_launch(samples: int, rows: int, labels: int) -> Launch:
+    """The launch of CTC's kernel."""
+    with torch.device("meta"), recorded(ctc_kernel) as made:
+        ctc_kernel.losses_and_shares(
+            torch.empty(samples, rows, labels + 1),
+            torch.empty(samples, labels, dtype=torch.int64),
+            torch.empty(samples, dtype=torch.int64),
+            torch.empty(samples, dtype=torch.int64),
+        )
+    (launch,) = made
+    return launch
+
+
+@pytest.mark.parametrize("labels", [30, 400])
+def test_ctc_is_compiled_without_spills(labels: int, tmp_path: Path) -> None:
+    check_machine_code([ctc_launch(16, 2 * labels, labels)], 90, tmp_path)
 
 
 class Shard(VocabShard):

@@ -20,7 +20,7 @@ Sums over the vocabulary are all that tensor-parallel ranks exchange.
 """
 
 from janus_pt.objectives.fused_loss.chunks import chunk_rows
-from janus_pt.objectives.fused_loss.function import fused_losses
+from janus_pt.objectives.fused_loss.function import fused_losses, require_triton
 from janus_pt.objectives.fused_loss.terms import Terms, VocabShard
 
-__all__ = ["Terms", "VocabShard", "chunk_rows", "fused_losses"]
+__all__ = ["Terms", "VocabShard", "chunk_rows", "fused_losses", "require_triton"]

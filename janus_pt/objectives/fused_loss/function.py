@@ -49,15 +49,20 @@ def walk_for(device: torch.device) -> Walk:
     """
     if device.type != "cuda":
         return eager.walk
+    require_triton()
+    # Here and not above: PyTorch's builds for CPUs come without Triton.
+    from janus_pt.objectives.fused_loss import cuda
+
+    return cuda.walk
+
+
+def require_triton() -> None:
+    """Refuse, as `UserError`, to compute losses on a CUDA device without Triton."""
     if not is_installed("triton"):
         raise UserError(
             "Triton is not installed, and losses on a CUDA device need it (PyTorch's CUDA builds for"
             " Linux bring it along); run: pip install triton"
         )
-    # Here and not above: PyTorch's builds for CPUs come without Triton.
-    from janus_pt.objectives.fused_loss import cuda
-
-    return cuda.walk
 
 
 class _FusedLosses(torch.autograd.Function):
