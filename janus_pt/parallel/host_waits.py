@@ -4,17 +4,18 @@ They look at the gradient's norm on the host up to six times: whether it is fini
 parameters, and whether clipping applies. Here the norm is moved to the host as soon as it is known,
 and all that follows is computed there.
 
-What remains: ZeRO-3 waits for the small parameters that it gathers after the update, and is at most
-two gathers and reductions ahead of the device, to bound memory; with tensor parallelism ZeRO-2, and
-ZeRO-1 in float32, look for infinities once more.
+What remains: ZeRO-3 is at most two gathers and reductions ahead of the device, to bound memory; with
+tensor parallelism ZeRO-2, and ZeRO-1 in float32, look for infinities once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.utils import combine_grad_norm_groups
@@ -58,6 +59,9 @@ def _avoid_stage_3_waits(optimizer: Any) -> None:
             device_index=stream.device_index,
             device_type=stream.device_type,
         )
+    # Small parameters, which every rank keeps whole, are gathered behind the update.
+    for parameter in optimizer.persistent_parameters[:1]:
+        parameter.all_gather = _in_order(parameter.all_gather)
 
 
 class _OrderedStream(torch.cuda.Stream):
@@ -66,6 +70,16 @@ class _OrderedStream(torch.cuda.Stream):
     def synchronize(self) -> None:
         """What the current stream is given from now on comes after what this one has been given."""
         torch.cuda.current_stream(self.device).wait_stream(self)
+
+
+def _in_order(gather: Callable[..., None]) -> Callable[..., None]:
+    """A gathering after which the host does not wait: what the device is given from now on comes after it anyway."""
+
+    def gather_in_order(*arguments: Any, **options: Any) -> None:
+        with patch.object(get_accelerator(), "synchronize", lambda *_: None):
+            gather(*arguments, **options)
+
+    return gather_in_order
 
 
 def _on_host(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -48,9 +48,7 @@ def steps() -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", STEPS)
 def test_a_step_waits_for_the_norm_alone(steps: dict[str, Any], case: str) -> None:
-    # ZeRO-3 waits once more, for parameters that it gathers after the update.
-    allowed = 2 if "ZeRO-3" in case else 1
-    assert sum(steps[case]["waits"].values()) <= allowed, steps[case]["waits"]
+    assert sum(steps[case]["waits"].values()) <= 1, steps[case]["waits"]
 
 
 PIPELINE = {**DENSE, "ranks": 1, "parallel": {"pipeline_parallel_size": 2}, "micro_batches": 4}
