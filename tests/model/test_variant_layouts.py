@@ -36,7 +36,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, id=name, marks=[] if name == "all" else pytest.mark.exhaustive)
+        for name, variant in VARIANTS.items()
+    ],
+)
 def test_layouts_train_the_same_model(tmp_path: Path, variant: dict[str, Any]) -> None:
     comparison = Comparison(tmp_path)
     write_run_config(
