@@ -110,27 +110,27 @@ def slots_block_mask(slots: Slots, first: int, causal: bool = False) -> BlockMas
 
 def cross_block_mask(slots: Slots, source: Source, first: int) -> BlockMask:
     """Cross-attention: slots from `first` on read the source tokens of their own sample."""
-    segments = _columns(slots)[SEGMENT, first:]
-    samples = source.samples[0]
-
-    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        # Two segments a sample. Padding queries would match padding keys.
-        return (segments[q] >> 1 == samples[k]) & (samples[k] >= 0)
-
     prepared = None if slots.blocks is None else slots.blocks.source.get(first)
     blocks = prepared or _cross_blocks(slots, source, first)
-    return _block_mask(blocks, mask_mod, (len(segments), len(samples)))
+    # Two segments a sample; padding stays -1.
+    return _sample_block_mask(_columns(slots)[SEGMENT, first:] >> 1, source.samples[0], blocks)
 
 
 def source_block_mask(source: Source) -> BlockMask:
     """The encoder's self-attention: source tokens read their own sample."""
-    samples = source.samples[0]
+    blocks = source.blocks or _source_blocks(source)
+    # A tensor of its own, as in cross-attention: for a view, or the keys' again, the compiler would compile anew.
+    return _sample_block_mask(source.samples[0].clone(), source.samples[0], blocks)
+
+
+def _sample_block_mask(query_samples: Tensor, key_samples: Tensor, blocks: Blocks) -> BlockMask:
+    """Queries read the keys of their own sample. One function, so that it is compiled once for all."""
 
     def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (samples[q] == samples[k]) & (samples[k] >= 0)
+        # Padding queries would match padding keys.
+        return (query_samples[q] == key_samples[k]) & (key_samples[k] >= 0)
 
-    blocks = source.blocks or _source_blocks(source)
-    return _block_mask(blocks, mask_mod, (len(samples), len(samples)))
+    return _block_mask(blocks, mask_mod, (len(query_samples), len(key_samples)))
 
 
 def _columns(slots: Slots) -> Tensor:

@@ -53,6 +53,6 @@ def test_attention_is_never_run_unfused(lives: dict[str, Any], case: str) -> Non
 def test_each_mask_is_compiled_with_and_without_a_gradient(
     lives: dict[str, Any], case: str
 ) -> None:
-    """Once each, whatever the sizes: of the sources, of the slots, of the sources for the slots, and causal."""
-    masks = 4 if CASES[case].get("model") else 3
+    """Once each, whatever the sizes: of samples, for the encoder and cross-attention, of the slots, and causal."""
+    masks = 3 if CASES[case].get("model") else 2
     assert lives[case]["graphs"]["resumed"] == 2 * masks, lives[case]
