@@ -158,7 +158,10 @@ def state_bytes(config: Config, parameters: int, ranks: int) -> StateBytes:
             copies = width + (reduced if reduced != width else 0)
             update = min(trained, ALL_REDUCE_ELEMENTS) * copies
     if stage == 3:
-        carried = gradients
+        # Its bucket is there for good.
+        carried = gradients + bucket
+        update += bucket
+        bucket = 0.0
 
     host = 0.0
     if parallel.offload_optimizer:
