@@ -1,14 +1,9 @@
-"""One shard: a plain WebDataset tar and its sidecar index, there whole or not at all, the same bytes every time.
-
-The tar is written by `tarfile`, byte for byte as webdataset's writer does. Importing that loads torch: seconds and
-150 MB in each worker process, which needs none of it.
-"""
+"""One shard: a plain WebDataset tar and its sidecar index, there whole or not at all, the same bytes every time."""
 
 from __future__ import annotations
 
 import io
 import os
-import tarfile
 import zlib
 from math import ceil
 from pathlib import Path
@@ -21,7 +16,7 @@ from janus_pt.packing.example import IntArray
 from janus_pt.utils.files import file_hash, sync
 
 TAR_BLOCK = 512
-"""Bytes of a tar's block."""
+"""Bytes of a tar's block; each member has a header of one."""
 
 
 class ShardFile:
@@ -34,13 +29,17 @@ class ShardFile:
         self, folder: Path, number: int, fields: tuple[str, ...], prefix: str = "shard"
     ) -> None:
         """Open shard `number` of the corpus in `folder`; `fields` are the names of a sample's token arrays."""
-        # A reader of WebDataset may expect a sample's members in the order of their names.
+        # Imported here: webdataset loads torch, which the worker processes that import this package do not need.
+        from webdataset.writer import TarWriter
+
+        # TarWriter writes members in the order of their names; the index has them in the order of the fields.
         assert tuple(sorted(fields)) == fields
         self._path = folder / f"{prefix}-{number:06d}.tar"
         self._fields = fields
         self._index: list[list[int]] = []
         self._file = open(_temporary(self._path), "wb")  # noqa: SIM115 - closed in close()
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        # No user, time or other trace of this machine: the same samples give the same bytes.
+        self._tar = TarWriter(self._file, user="janus_pt", group="janus_pt", mtime=0, encoder=False)
 
     @property
     def samples(self) -> int:
@@ -49,16 +48,20 @@ class ShardFile:
 
     def write(self, number: int, sample: tuple[IntArray, ...]) -> None:
         """Add a sample: its number in the corpus, and its token ids by field."""
+        members = {}
         row: list[int] = []
+        offset = self._tar.tarstream.offset
         for name, ids in zip(self._fields, sample, strict=True):
             content = npy_bytes(ids)
-            self._tar.addfile(
-                _member(f"{number:09d}.{name}.npy", len(content)), io.BytesIO(content)
-            )
-            # The token ids are the end of the member, behind the header of `.npy`; members fill whole blocks.
-            filled = ceil(len(content) / TAR_BLOCK) * TAR_BLOCK
-            data_offset = self._tar.offset - filled + len(content) - ids.nbytes
+            members[f"{name}.npy"] = content
+            offset += TAR_BLOCK  # the member's header
+            # The token ids are the end of the member, behind the header of `.npy`.
+            data_offset = offset + len(content) - ids.nbytes
             row += [data_offset, len(ids), zlib.crc32(ids.tobytes())]
+            # Members fill whole blocks.
+            offset += ceil(len(content) / TAR_BLOCK) * TAR_BLOCK
+        self._tar.write({"__key__": f"{number:09d}", **members})
+        assert self._tar.tarstream.offset == offset
         self._index.append(row)
 
     def close(self) -> Shard:
@@ -84,15 +87,6 @@ class ShardFile:
             sha256=file_hash(self._path),
             index_sha256=file_hash(index_path),
         )
-
-
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    """A member's header without a user, a time or another trace of this machine: the same samples, the same bytes."""
-    member = tarfile.TarInfo(name)
-    member.size = size
-    member.mode = 0o444
-    member.uname = member.gname = "janus_pt"
-    return member
 
 
 def npy_bytes(array: IntArray) -> bytes:
