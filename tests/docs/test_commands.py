@@ -18,6 +18,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,8 @@ SMALL_RUN = (
 SMALLER: dict[str, str] = {
     # part of a command -> flags that make it small; the last value of a flag counts
     "train-tokenizer": f"--vocab-size {VOCABULARY}",
+    "prep demo-corpus": "--max-megabytes 1",
+    "prep cmudict": "--dictionary words.dict",
     # The model has learnt nothing, and its longest outputs may have more tokens than a task allows.
     "janus-pt distill": "--max-length 20",
     "--config janus_base": f"{SMALL_MODEL} {SMALL_RUN} --set precision.dtype=float32 "
@@ -152,6 +155,23 @@ def write_texts(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(line + "\n" for line in lines[:8]))
 
 
+def write_dictionary(folder: Path) -> None:
+    """`words.dict`: a few thousand words that are said as they are written, more than dev and test take."""
+    phonemes = {
+        "a": "AA1",
+        "d": "D",
+        "e": "EH0",
+        "k": "K",
+        "n": "N",
+        "o": "OW0",
+        "s": "S",
+        "t": "T",
+    }
+    words = islice(product(phonemes, repeat=5), 8000)
+    lines = ["".join(word) + " " + " ".join(map(phonemes.__getitem__, word)) for word in words]
+    (folder / "words.dict").write_text("".join(line + "\n" for line in lines))
+
+
 def write_models(folder: Path) -> None:
     """The reader's models for other tools: a content-stream export, an adapter, a checkpoint of fairseq."""
     write_export(folder / "model", ar_position_offset=0)
@@ -210,6 +230,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("launchers", "data_prep", "configs", "janus_pt"):
         (folder / name).symlink_to(ROOT / name)
     write_texts(folder)
+    write_dictionary(folder)
     write_models(folder)
     for command in commands():
         if elsewhere(command.text):
