@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -76,8 +75,13 @@ def _in_order(gather: Callable[..., None]) -> Callable[..., None]:
     """A gathering after which the host does not wait: what the device is given from now on comes after it anyway."""
 
     def gather_in_order(*arguments: Any, **options: Any) -> None:
-        with patch.object(get_accelerator(), "synchronize", lambda *_: None):
+        accelerator = get_accelerator()
+        accelerator.synchronize = lambda *_: None
+        try:
             gather(*arguments, **options)
+        finally:
+            # The class has its own.
+            del accelerator.synchronize
 
     return gather_in_order
 
