@@ -106,8 +106,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         first_occurrence = (classes[:, :, None] == classes[:, None, :]).byte().argmax(-1)
         sum_paths = _on_cuda if log_probs.device.type == "cuda" else _by_torch
         losses, shares = sum_paths(log_probs.detach(), first_occurrence[:, 1:], alignment)
-        is_row = alignment.rows >= 0
-        ctx.save_for_backward(shares * is_row[..., None])
+        ctx.save_for_backward(shares)
         return losses
 
     @staticmethod
@@ -139,7 +138,10 @@ def _by_torch(log_probs: Tensor, labels: Tensor, alignment: Alignment) -> tuple[
         rows, counts = torch.tensor(alignment.row_counts), torch.tensor(alignment.label_counts)
         losses = F.ctc_loss(leaf, labels, rows, counts, blank=0, reduction="none")
         (grad,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), (leaf.detach().exp() - grad).transpose(0, 1)
+    shares = (leaf.detach().exp() - grad).transpose(0, 1)
+    # No path goes through what is behind a sample's rows; torch's gradient is 0 there.
+    is_row = alignment.rows >= 0
+    return losses.detach(), shares * is_row[..., None]
 
 
 OBJECTIVE = Objective(terms, example, expected_slots, alignment_loss=loss)

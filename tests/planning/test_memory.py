@@ -13,6 +13,7 @@ CHECKED = [
     "float32, ZeRO-1, tensor 2, sequence parallel",
     "bfloat16, ZeRO-1, pipeline 2, 4 micro-batches",
 ]
+"""Every kind of state and of activations once."""
 EXHAUSTIVE = [
     "float32, ZeRO-0, large vocabulary",
     "float32, ZeRO-2, 2 micro-batches, deep",
@@ -21,7 +22,7 @@ EXHAUSTIVE = [
     "float32, ZeRO-1, attention recomputed",
     "float32, ZeRO-1, tensor 2",
 ]
-"""The others take as long and show no other part of the formula."""
+"""Before a release. The other cases take as long and show no other part of the formula."""
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def differences(dtype: torch.dtype) -> dict[str, float]:
     return {
         "losses": float(((ours - exact) / exact).abs().max()),
         "shares": float((shares - expected)[is_row].abs().max()),
-        "of a row": float((shares.sum(-1)[is_row] - 1).abs().max()),
+        "of a row": float((shares.sum(-1) - is_row.to(dtype)).abs().max()),
     }
 
 
